@@ -1,0 +1,222 @@
+"""Settings of every stage: frozen dataclasses, checked when built; standard library only.
+
+Each field carries its help text and permitted range in its metadata. The web app builds its forms from them, the
+command line its options, and the documentation its tables, so a setting is described in this one place.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
+
+from rlhf_core.errors import ConfigError
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    above: float | None = None,
+    unit: str = "",
+    advanced: bool = False,
+) -> Any:
+    """A dataclass field with its help text and range (``minimum`` and ``maximum`` inclusive, ``above`` exclusive)."""
+    metadata = dict(help=help, minimum=minimum, maximum=maximum, above=above, unit=unit, advanced=advanced)
+    return field(default=default, metadata=metadata)
+
+
+class Settings:
+    """Base of the settings: checks every field's type and range when the object is built."""
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for item in fields(self):  # type: ignore[arg-type]
+            check_value(item.name, getattr(self, item.name), hints[item.name], item.metadata)
+
+
+def check_value(name: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> None:
+    """Raise ConfigError where ``value`` is not of type ``hint`` or outside the range in ``metadata``."""
+    choices = get_args(hint)
+    if choices and all(isinstance(choice, str) for choice in choices):
+        if value not in choices:
+            raise ConfigError(name, value, "one of " + ", ".join(choices))
+        return
+    if type(None) in choices:
+        if value is None:
+            return
+        hint = next(choice for choice in choices if choice is not type(None))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if hint in (bool, int, float, str) and type(value) is not hint:
+        raise ConfigError(name, value, f"a value of type {hint.__name__}")
+    if hint in (int, float):
+        if not math.isfinite(value):
+            raise ConfigError(name, value, permitted_range(metadata))
+        minimum, maximum, above = metadata["minimum"], metadata["maximum"], metadata["above"]
+        too_low = (minimum is not None and value < minimum) or (above is not None and value <= above)
+        if too_low or (maximum is not None and value > maximum):
+            raise ConfigError(name, value, permitted_range(metadata))
+
+
+def permitted_range(metadata: Mapping[str, Any]) -> str:
+    """The range of a number in words, for messages and help texts."""
+    parts = []
+    if metadata["minimum"] is not None:
+        parts.append(f"at least {metadata['minimum']:g}")
+    if metadata["above"] is not None:
+        parts.append(f"above {metadata['above']:g}")
+    if metadata["maximum"] is not None:
+        parts.append(f"at most {metadata['maximum']:g}")
+    return " and ".join(parts) or "a finite number"
+
+
+@dataclass(frozen=True)
+class ModelConfig(Settings):
+    """Shape of a PaLM."""
+
+    num_tokens: int = setting(4096, "size of the vocabulary", minimum=4, maximum=1_000_000)
+    dim: int = setting(256, "width of the residual stream", minimum=8, maximum=65_536)
+    depth: int = setting(4, "number of blocks", minimum=1, maximum=512)
+    heads: int = setting(4, "query heads; all share one key and one value head", minimum=1, maximum=512)
+    dim_head: int = setting(64, "width of a head, even", minimum=2, maximum=1024)
+    ff_mult: int = setting(4, "width of the feed-forward part, in multiples of dim", minimum=1, maximum=64)
+    causal: bool = setting(True, "each position sees only itself and those before it")
+    qk_rmsnorm: bool = setting(True, "normalise queries and keys, which keeps attention logits bounded")
+    rotary_xpos_scale_base: int = setting(512, "distance over which xPos fades attention", minimum=1, maximum=1_000_000)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dim_head % 2:
+            raise ConfigError("dim_head", self.dim_head, "an even number, since rotary embedding turns pairs")
+
+
+@dataclass(frozen=True)
+class PretrainConfig(Settings):
+    """Next-token training on plain text."""
+
+    steps: int = setting(6000, "optimiser steps", minimum=1, maximum=10_000_000)
+    batch_size: int = setting(16, "sequences a step", minimum=1, maximum=65_536)
+    sequence_length: int = setting(128, "tokens a sequence", minimum=8, maximum=65_536)
+    learning_rate: float = setting(3e-3, "peak learning rate", above=0, maximum=1)
+    warmup_steps: int = setting(200, "steps of linear rise to the peak", minimum=0, maximum=1_000_000)
+    final_learning_rate_fraction: float = setting(
+        0.05, "learning rate at the end, of the peak (cosine)", minimum=0, maximum=1
+    )
+    weight_decay: float = setting(0.1, "AdamW weight decay of the matrices", minimum=0, maximum=10)
+    beta2: float = setting(0.95, "AdamW decay of the second moment", minimum=0, maximum=0.9999, advanced=True)
+    max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm", above=0, maximum=1e6)
+    validation_interval: int = setting(500, "steps between validations", minimum=1, maximum=1_000_000)
+    save_interval: int = setting(200, "steps between saved states", minimum=1, maximum=1_000_000)
+    seed: int = setting(0, "seed of initialisation and order", minimum=0, maximum=2**32 - 1)
+    threads: int = setting(0, "CPU threads; 0 takes the machine's cores", minimum=0, maximum=1024, advanced=True)
+
+
+@dataclass(frozen=True)
+class SamplingConfig(Settings):
+    """How samples are drawn."""
+
+    max_new_tokens: int = setting(64, "longest response", minimum=1, maximum=4096, unit="tokens")
+    max_prompt_tokens: int = setting(32, "longer prompts keep their end", minimum=1, maximum=8192, unit="tokens")
+    temperature: float = setting(
+        1.0, "1 draws from the policy as it is; lower is safer and duller", above=0, maximum=10
+    )
+    top_k: int = setting(0, "keep only so many of the likeliest tokens; 0 keeps all", minimum=0, maximum=1_000_000)
+    top_p: float = setting(1.0, "keep the likeliest tokens up to this mass; 1 keeps all", above=0, maximum=1)
+
+
+@dataclass(frozen=True)
+class RewardConfig(Settings):
+    """Training of a reward model on ratings and comparisons together."""
+
+    epochs: int = setting(2, "passes over the ratings", minimum=1, maximum=1000)
+    batch_size: int = setting(16, "ratings or comparisons a step", minimum=1, maximum=4096)
+    learning_rate: float = setting(3e-4, "peak learning rate, falls linearly to 0", above=0, maximum=1)
+    weight_decay: float = setting(0.01, "AdamW weight decay", minimum=0, maximum=10)
+    lora_rank: int = setting(8, "rank of the adapters; 0 trains all weights", minimum=0, maximum=1024)
+    bins: int = setting(5, "steps of the single-answer scale", minimum=2, maximum=100, advanced=True)
+    holdout_fraction: float = setting(0.1, "share of the prompts kept for measuring accuracy", minimum=0, maximum=0.5)
+    minimum_ratings: int = setting(20, "fewer usable ratings are refused", minimum=2, maximum=1_000_000)
+    max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm", above=0, maximum=1e6)
+    save_interval: int = setting(20, "steps between saved states", minimum=1, maximum=100_000, advanced=True)
+    seed: int = setting(0, "seed of initialisation and order", minimum=0, maximum=2**32 - 1)
+    threads: int = setting(0, "CPU threads; 0 takes the machine's cores", minimum=0, maximum=1024, advanced=True)
+
+
+@dataclass(frozen=True)
+class PolicyConfig(Settings):
+    """Improvement of a policy by PPO with a KL penalty to its frozen parent."""
+
+    updates: int = setting(30, "rounds of sampling and learning", minimum=1, maximum=1_000_000)
+    rollout_batch_size: int = setting(32, "responses a round", minimum=1, maximum=65_536)
+    minibatch_size: int = setting(16, "responses an optimiser step", minimum=1, maximum=65_536)
+    ppo_epochs: int = setting(2, "passes over each round's responses", minimum=1, maximum=100)
+    learning_rate: float = setting(3e-4, "peak learning rate of the policy, falls linearly to 0", above=0, maximum=1)
+    critic_learning_rate: float = setting(
+        1e-3, "peak learning rate of the value head and critic adapters", above=0, maximum=1
+    )
+    kl_coefficient: float = setting(
+        0.05, "reward given up for a nat of KL (beta), at the start", minimum=0, maximum=100
+    )
+    kl_target: float | None = setting(
+        8.0, "nats a response that the adaptive coefficient aims at; empty keeps it fixed", above=0, maximum=1000
+    )
+    kl_horizon: int = setting(
+        1000, "responses over which the coefficient adapts", minimum=1, maximum=10_000_000, advanced=True
+    )
+    kl_hard_cap: float = setting(50.0, "nats a response at which the run stops", above=0, maximum=10_000, advanced=True)
+    clip_ratio: float = setting(0.2, "how far a probability ratio may move (epsilon)", above=0, maximum=1)
+    value_clip: float = setting(0.2, "how far a value may move in a round", above=0, maximum=100, advanced=True)
+    value_coefficient: float = setting(0.5, "weight of the value loss", minimum=0, maximum=100, advanced=True)
+    entropy_coefficient: float = setting(0.0, "weight of the entropy bonus", minimum=0, maximum=1)
+    gamma: float = setting(1.0, "discount a token", minimum=0, maximum=1, advanced=True)
+    gae_lambda: float = setting(0.95, "bias against variance of the advantages", minimum=0, maximum=1, advanced=True)
+    critic_warmup_updates: int = setting(2, "rounds in which only the critic learns", minimum=0, maximum=10_000)
+    lora_rank: int = setting(8, "rank of the adapters; 0 trains all weights", minimum=0, maximum=1024)
+    max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm", above=0, maximum=1e6)
+    missing_end_penalty: float = setting(
+        0.0, "subtracted from the score of a response without an end token", minimum=0, maximum=100
+    )
+    max_new_tokens: int = setting(64, "longest response", minimum=1, maximum=4096, unit="tokens")
+    max_prompt_tokens: int = setting(32, "longer prompts keep their end", minimum=1, maximum=8192, unit="tokens")
+    temperature: float = setting(1.0, "of the rollouts and of their log-probabilities alike", above=0, maximum=10)
+    save_interval: int = setting(5, "rounds between saved states", minimum=1, maximum=100_000, advanced=True)
+    seed: int = setting(0, "seed of everything random", minimum=0, maximum=2**32 - 1)
+    threads: int = setting(0, "CPU threads; 0 takes the machine's cores", minimum=0, maximum=1024, advanced=True)
+
+
+RunKind = Literal["pretrain", "reward", "policy"]
+RUN_CONFIGS: dict[str, type[Settings]] = {"pretrain": PretrainConfig, "reward": RewardConfig, "policy": PolicyConfig}
+PRESETS: dict[str, dict[str, Settings]] = {
+    "reward": {"CPU": RewardConfig(), "GPU": RewardConfig(batch_size=64, lora_rank=0, learning_rate=1e-4)},
+    "policy": {"CPU": PolicyConfig(), "GPU": PolicyConfig(updates=200, rollout_batch_size=256, minibatch_size=64)},
+}
+
+SettingsType = TypeVar("SettingsType", bound=Settings)
+
+
+def settings_from_dict(settings_type: type[SettingsType], values: Mapping[str, Any]) -> SettingsType:
+    """Settings from plain values, missing ones at their defaults.
+
+    Raises:
+        ConfigError: a name is unknown, or a value has the wrong type or lies outside its range.
+    """
+    known = {item.name for item in fields(settings_type)}  # type: ignore[arg-type]
+    for name, value in values.items():
+        if name not in known:
+            raise ConfigError(name, value, f"no such setting; there are {', '.join(sorted(known))}")
+    return settings_type(**values)
+
+
+def settings_to_dict(settings: Settings) -> dict[str, Any]:
+    """Plain values that ``settings_from_dict`` takes back."""
+    return asdict(settings)  # type: ignore[call-overload, no-any-return]
+
+
+def settings_hash(settings: Settings) -> str:
+    """SHA-256 of the settings' canonical JSON."""
+    text = json.dumps(settings_to_dict(settings), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

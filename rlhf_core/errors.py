@@ -1,0 +1,43 @@
+"""Every error that this library raises on purpose, as one tree; standard library only."""
+
+from typing import Any
+
+
+class SteersmanError(Exception):
+    """The root: catch it to catch whatever the library or the studio refuses on purpose."""
+
+
+class ConfigError(SteersmanError, ValueError):
+    """A setting is outside its permitted range, of the wrong type, or unknown.
+
+    Args:
+        field: name of the setting.
+        value: what was given.
+        permitted: the permitted range, in words.
+    """
+
+    def __init__(self, field: str, value: Any, permitted: str) -> None:
+        super().__init__(f"{field} = {value!r} is not permitted: {permitted}")
+        self.field = field
+        self.value = value
+        self.permitted = permitted
+
+
+class DatasetError(SteersmanError, ValueError):
+    """The feedback cannot train a model: too little, one-sided, or malformed."""
+
+
+class CheckpointError(SteersmanError):
+    """A checkpoint is missing, torn, altered, or of another kind than asked for."""
+
+
+class TrainingDiverged(SteersmanError):
+    """A loss, reward or KL became non-finite or passed its hard cap; the last good state was kept."""
+
+
+class QueueFull(SteersmanError):
+    """The sampler's bounded queue has no room; try again after ``retry_after_seconds``."""
+
+    def __init__(self, retry_after_seconds: float) -> None:
+        super().__init__(f"the sampling queue is full; try again in {retry_after_seconds:g} s")
+        self.retry_after_seconds = retry_after_seconds
