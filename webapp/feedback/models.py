@@ -1,0 +1,196 @@
+"""What raters see and say: samples, comparisons, slots, presentations, ratings, skips and flags."""
+
+import uuid
+
+from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+from django.db.models import F, Q
+
+from webapp.ids import uuid7
+from webapp.projects.models import Guideline, Project, Prompt
+from webapp.registry.models import Checkpoint, SamplingSettings
+
+
+class Sample(models.Model):
+    """Append-only: one response of one checkpoint to one prompt, with all it takes to draw it again."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    prompt = models.ForeignKey(Prompt, on_delete=models.PROTECT, related_name="samples")
+    checkpoint = models.ForeignKey(Checkpoint, on_delete=models.PROTECT, related_name="samples")
+    sampling = models.ForeignKey(SamplingSettings, on_delete=models.PROTECT, related_name="+")
+    seed = models.BigIntegerField()
+    prompt_tokens = ArrayField(models.IntegerField())
+    tokens = ArrayField(models.IntegerField())
+    text = models.TextField()
+    text_sha256 = models.CharField(max_length=64)
+    finish_reason = models.CharField(max_length=8, choices=[("end", "end"), ("length", "length")])
+    log_prob = models.FloatField(help_text="sum over the tokens, nats")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["prompt", "checkpoint", "sampling", "seed"], name="one_sample_a_seed")
+        ]
+
+    def __str__(self) -> str:
+        return self.text[:60]
+
+
+class Comparison(models.Model):
+    """What one rater judges at a time: two samples of one prompt, or one sample alone (``second`` empty)."""
+
+    class Kind(models.TextChoices):
+        PAIR = "pair"
+        SINGLE = "single"
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="comparisons")
+    prompt = models.ForeignKey(Prompt, on_delete=models.PROTECT, related_name="comparisons")
+    kind = models.CharField(max_length=6, choices=Kind.choices)
+    first = models.ForeignKey(Sample, on_delete=models.PROTECT, related_name="first_of")
+    second = models.ForeignKey(Sample, null=True, blank=True, on_delete=models.PROTECT, related_name="second_of")
+    priority = models.IntegerField(default=0)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(kind="single", second__isnull=True) | Q(kind="pair", second__isnull=False),
+                name="a_pair_has_two_samples",
+            ),
+            models.CheckConstraint(
+                condition=Q(second__isnull=True) | Q(first__lt=F("second")), name="first_id_is_lower"
+            ),
+            models.UniqueConstraint(
+                fields=["project", "first", "second"], name="one_comparison_a_pair", nulls_distinct=False
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} of {self.prompt}"
+
+
+class Slot(models.Model):
+    """One wanted rating of a comparison: K wanted are K rows, so an overlap can not be exceeded.
+
+    ``token`` is all that a rater's browser sees. It is drawn afresh at each lease.
+    """
+
+    class State(models.TextChoices):
+        OPEN = "open"
+        LEASED = "leased"
+        DONE = "done"
+        VOID = "void"
+
+    comparison = models.ForeignKey(Comparison, on_delete=models.PROTECT, related_name="slots")
+    project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="slots")
+    ordinal = models.PositiveSmallIntegerField()
+    priority = models.IntegerField(default=0)
+    state = models.CharField(max_length=6, choices=State.choices, default=State.OPEN)
+    rater = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.PROTECT, related_name="slots")
+    token = models.UUIDField(default=uuid.uuid4, unique=True)
+    lease_until = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["comparison", "ordinal"], name="one_slot_an_ordinal"),
+            models.UniqueConstraint(
+                fields=["comparison", "rater"], condition=Q(rater__isnull=False), name="one_slot_a_rater"
+            ),
+            models.CheckConstraint(
+                condition=Q(state="open", rater__isnull=True)
+                | Q(state="void")
+                | Q(state__in=["leased", "done"], rater__isnull=False),
+                name="open_means_no_rater",
+            ),
+        ]
+        indexes = [
+            models.Index(
+                fields=["project", "-priority", "id"], name="slot_next", condition=Q(state__in=["open", "leased"])
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"slot {self.ordinal} of {self.comparison_id}: {self.state}"
+
+
+class Presentation(models.Model):
+    """Append-only: a comparison was shown to a rater, in this order, with this guideline.
+
+    ``token`` is the slot's at that time: a rating that arrives late finds its presentation by it.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    slot = models.ForeignKey(Slot, on_delete=models.PROTECT, related_name="presentations")
+    rater = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="presentations")
+    token = models.UUIDField(unique=True)
+    first_is_left = models.BooleanField()
+    guideline = models.ForeignKey(Guideline, null=True, on_delete=models.PROTECT, related_name="+")
+    shown_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return f"presentation {self.token}"
+
+
+class Rating(models.Model):
+    """Append-only: a verdict, stored against samples and never against left or right; an edit is a new revision.
+
+    ``verdict`` of a pair: +3, +2, +1 first is much, clearly, slightly better; 0 a tie; negative: second is. Of a single
+    answer: the score, 1 to 5.
+    """
+
+    class Source(models.TextChoices):
+        HUMAN = "human"
+        SIMULATED = "simulated"
+        DEMO = "demo"
+        AI = "ai", "AI"
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="ratings")
+    comparison = models.ForeignKey(Comparison, on_delete=models.PROTECT, related_name="ratings")
+    slot = models.ForeignKey(Slot, on_delete=models.PROTECT, related_name="ratings")
+    presentation = models.ForeignKey(Presentation, on_delete=models.PROTECT, related_name="ratings")
+    rater = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="ratings")
+    submission_id = models.UUIDField(help_text="the page's idempotency key")
+    revision = models.PositiveSmallIntegerField(default=1)
+    is_current = models.BooleanField(default=True, help_text="the latest revision")
+    verdict = models.SmallIntegerField()
+    both_bad = models.BooleanField(default=False)
+    source = models.CharField(max_length=9, choices=Source.choices, default=Source.HUMAN)
+    counts_toward_overlap = models.BooleanField(default=True)
+    active_ms = models.PositiveIntegerField(null=True, help_text="from first paint to verdict, as the page measured it")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["rater", "submission_id"], name="one_rating_a_submission"),
+            models.UniqueConstraint(fields=["comparison", "rater", "revision"], name="one_rating_a_revision"),
+            models.UniqueConstraint(
+                fields=["comparison", "rater"], condition=Q(is_current=True), name="one_current_rating_a_rater"
+            ),
+            models.CheckConstraint(condition=Q(verdict__gte=-3, verdict__lte=5), name="verdict_in_range"),
+            models.CheckConstraint(condition=Q(both_bad=False) | Q(verdict=0), name="both_bad_is_a_tie"),
+        ]
+        indexes = [
+            models.Index(fields=["project", "created_at"], name="rating_by_time"),
+            models.Index(fields=["rater", "-created_at"], name="rating_of_rater"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.verdict:+d} on {self.comparison_id}"
+
+
+class Skip(models.Model):
+    """Append-only: a rater passed a comparison by and never gets it again."""
+
+    comparison = models.ForeignKey(Comparison, on_delete=models.PROTECT, related_name="skips")
+    rater = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="skips")
+    reason = models.CharField(max_length=20, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["comparison", "rater"], name="one_skip_each")]
+
+    def __str__(self) -> str:
+        return f"skip of {self.comparison_id}"

@@ -1,0 +1,110 @@
+"""What is judged: projects, who takes part, guideline versions and prompts."""
+
+from django.conf import settings
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+
+from webapp.ids import uuid7
+
+
+class Project(models.Model):
+    """One question put to raters about one policy and its successors."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    name = models.CharField(max_length=120)
+    slug = models.SlugField(max_length=60, unique=True)
+    question = models.CharField(max_length=200, help_text="what raters are asked of a pair, in one sentence")
+    single_question = models.CharField(max_length=200, help_text="what raters are asked of one answer")
+    prompt_label = models.CharField(max_length=60, default="Prompt", help_text="stands before the prompt on the page")
+    pair_percent = models.PositiveSmallIntegerField(
+        default=80, validators=[MaxValueValidator(100)], help_text="share of pairs; the rest are single answers"
+    )
+    overlap = models.PositiveSmallIntegerField(
+        default=1, validators=[MinValueValidator(1), MaxValueValidator(20)], help_text="ratings wanted of each item"
+    )
+    buffer_target = models.PositiveIntegerField(default=40, help_text="open slots that the sampler keeps ready")
+    lease_minutes = models.PositiveSmallIntegerField(default=15, validators=[MinValueValidator(1)])
+    use_simulated_ratings = models.BooleanField(
+        default=True, help_text="train on ratings of simulated raters too (they are always shown as such)"
+    )
+    is_paused = models.BooleanField(default=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Membership(models.Model):
+    """A person's part in a project."""
+
+    class Role(models.TextChoices):
+        RATER = "rater"
+        ADMIN = "admin"
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="memberships")
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="memberships")
+    role = models.CharField(max_length=8, choices=Role.choices, default=Role.RATER)
+    guideline_read = models.PositiveIntegerField(default=0, help_text="the last guideline version confirmed as read")
+    joined_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["project", "user"], name="one_membership_each")]
+
+    def __str__(self) -> str:
+        return f"{self.user} is {self.role} of {self.project}"
+
+
+class Invitation(models.Model):
+    """A link by which a new person joins a project; only the SHA-256 of its token is kept."""
+
+    token_sha256 = models.CharField(max_length=64, unique=True)
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="invitations")
+    role = models.CharField(max_length=8, choices=Membership.Role.choices, default=Membership.Role.RATER)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+    expires_at = models.DateTimeField()
+    uses_left = models.PositiveSmallIntegerField(default=1)
+
+    def __str__(self) -> str:
+        return f"invitation to {self.project}"
+
+
+class Guideline(models.Model):
+    """Append-only: one version of what raters are told."""
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="guidelines")
+    version = models.PositiveIntegerField()
+    body = models.TextField()
+    sha256 = models.CharField(max_length=64)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["project", "version"], name="one_guideline_a_version")]
+        ordering = ["-version"]
+
+    def __str__(self) -> str:
+        return f"guideline {self.version} of {self.project}"
+
+
+class Prompt(models.Model):
+    """What the policy answers; its split is fixed when it is imported."""
+
+    class Split(models.TextChoices):
+        TRAIN = "train"
+        HELD_OUT = "held_out", "held out"
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="prompts")
+    text = models.TextField()
+    sha256 = models.CharField(max_length=64)
+    split = models.CharField(max_length=8, choices=Split.choices)
+    priority = models.SmallIntegerField(default=0, help_text="higher is sampled first")
+    source = models.CharField(max_length=60, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["project", "sha256"], name="one_prompt_a_text")]
+        indexes = [models.Index(fields=["project", "split", "-priority"], name="prompt_next")]
+
+    def __str__(self) -> str:
+        return self.text[:60]

@@ -1,0 +1,129 @@
+"""Training: runs with lease and fence, what they reported, and what came out."""
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+
+from webapp.ids import uuid7
+from webapp.projects.models import Project
+from webapp.quality.models import Dataset
+from webapp.registry.models import Checkpoint
+
+
+class Run(models.Model):
+    """One training job. This row is the truth; a queue message is only a doorbell."""
+
+    class Kind(models.TextChoices):
+        REWARD = "reward", "reward model"
+        POLICY = "policy", "policy (PPO)"
+
+    class State(models.TextChoices):
+        QUEUED = "queued"
+        STARTING = "starting"
+        RUNNING = "running"
+        CANCELLING = "cancelling"
+        SUCCEEDED = "succeeded"
+        FAILED = "failed"
+        CANCELLED = "cancelled"
+
+    FINISHED = (State.SUCCEEDED, State.FAILED, State.CANCELLED)
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="runs")
+    number = models.PositiveIntegerField(help_text="1, 2, 3 ... within the project")
+    kind = models.CharField(max_length=8, choices=Kind.choices)
+    state = models.CharField(max_length=10, choices=State.choices, default=State.QUEUED)
+    config = models.JSONField()
+    config_sha256 = models.CharField(max_length=64)
+    dataset = models.ForeignKey(Dataset, null=True, on_delete=models.PROTECT, related_name="runs")
+    policy = models.ForeignKey(Checkpoint, on_delete=models.PROTECT, related_name="runs_from_policy")
+    reward_model = models.ForeignKey(
+        Checkpoint, null=True, on_delete=models.PROTECT, related_name="runs_from_reward_model"
+    )
+    request_id = models.UUIDField(unique=True, help_text="the form's idempotency key: a double click is one run")
+    started_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.PROTECT, related_name="+")
+    outputs = models.ManyToManyField(Checkpoint, through="RunOutput", related_name="made_by")
+
+    lease_owner = models.CharField(max_length=120, blank=True)
+    lease_until = models.DateTimeField(null=True)
+    fence = models.PositiveIntegerField(default=0)
+    attempt = models.PositiveSmallIntegerField(default=0, help_text="claims since the last saved progress")
+    cancel_requested_at = models.DateTimeField(null=True)
+
+    step = models.PositiveIntegerField(default=0)
+    total_steps = models.PositiveIntegerField(null=True)
+    phase = models.CharField(max_length=40, blank=True)
+    saved_step = models.PositiveIntegerField(default=0)
+    error = models.TextField(blank=True)
+    result = models.JSONField(default=dict)
+    created_at = models.DateTimeField(auto_now_add=True)
+    started_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["project", "number"], name="one_run_a_number"),
+            models.CheckConstraint(
+                condition=Q(
+                    state__in=["queued", "starting", "running", "cancelling", "succeeded", "failed", "cancelled"]
+                ),
+                name="run_state_is_known",
+            ),
+        ]
+        indexes = [
+            models.Index(
+                fields=["state", "created_at"],
+                name="run_unfinished",
+                condition=Q(state__in=["queued", "starting", "running", "cancelling"]),
+            )
+        ]
+        ordering = ["-number"]
+
+    def __str__(self) -> str:
+        return f"run {self.number}"
+
+    @property
+    def is_finished(self) -> bool:
+        return self.state in self.FINISHED
+
+
+class RunEvent(models.Model):
+    """Append-only: something happened to a run (a change of state, a line of its log)."""
+
+    run = models.ForeignKey(Run, on_delete=models.PROTECT, related_name="events")
+    at = models.DateTimeField(auto_now_add=True)
+    kind = models.CharField(max_length=20)
+    message = models.TextField(blank=True)
+    fence = models.PositiveIntegerField(default=0)
+
+    class Meta:
+        ordering = ["id"]
+        indexes = [models.Index(fields=["run", "id"], name="event_of_run")]
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.message[:60]}"
+
+
+class RunMetrics(models.Model):
+    """The metrics of one step; a step that comes again after a resume replaces its row."""
+
+    run = models.ForeignKey(Run, on_delete=models.PROTECT, related_name="metrics")
+    step = models.PositiveIntegerField()
+    values = models.JSONField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["run", "step"], name="one_metrics_row_a_step")]
+        ordering = ["step"]
+
+    def __str__(self) -> str:
+        return f"step {self.step}"
+
+
+class RunOutput(models.Model):
+    """A checkpoint that a run made (so that a checkpoint itself names no run)."""
+
+    run = models.ForeignKey(Run, on_delete=models.PROTECT, related_name="run_outputs")
+    checkpoint = models.OneToOneField(Checkpoint, on_delete=models.PROTECT, related_name="origin")
+
+    def __str__(self) -> str:
+        return f"{self.checkpoint} of {self.run}"
