@@ -1,0 +1,12 @@
+"""The web process: ``python -m uvicorn webapp.asgi:application``."""
+
+import os
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
+os.environ.setdefault(
+    "STEERSMAN_ROLE", "web"
+)  # short statement time-outs and a connection pool; see webapp/settings.py
+
+from django.core.asgi import get_asgi_application  # noqa: E402
+
+application = get_asgi_application()
