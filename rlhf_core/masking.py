@@ -1,0 +1,49 @@
+"""Masks made from lengths, and means and variances over what a mask keeps.
+
+A mask is True where a token counts. It always comes from lengths, never from token ids, so a token that happens to
+equal the padding id still counts. What lies outside a mask never enters a result, not even as NaN.
+"""
+
+import torch
+from torch import Tensor
+
+
+def length_mask(lengths: Tensor, size: int) -> Tensor:
+    """(batch,) lengths -> (batch, size) bool, True at the first ``lengths[i]`` positions of row i."""
+    return torch.arange(size, device=lengths.device) < lengths[:, None]
+
+
+def response_mask(prompt_lengths: Tensor, lengths: Tensor, size: int) -> Tensor:
+    """(batch, size) bool, True from ``prompt_lengths[i]`` up to ``lengths[i]``: the response and its end token."""
+    return length_mask(lengths, size) & ~length_mask(prompt_lengths, size)
+
+
+def masked_mean(x: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
+    """Mean of ``x`` where ``mask`` is True, over everything or along ``dim``; 0 where nothing is kept."""
+    kept = torch.where(mask, x, 0.0)
+    if dim is None:
+        return kept.sum() / mask.sum().clamp(min=1)
+    return kept.sum(dim) / mask.sum(dim).clamp(min=1)
+
+
+def masked_variance(x: Tensor, mask: Tensor) -> Tensor:
+    """Biased variance (divided by n, not n - 1) of ``x`` where ``mask`` is True."""
+    return masked_mean((torch.where(mask, x, 0.0) - masked_mean(x, mask)).square(), mask)
+
+
+def masked_whiten(x: Tensor, mask: Tensor, *, center: bool = True, epsilon: float = 1e-8) -> Tensor:
+    """Scale ``x`` to variance 1 over the mask; 0 outside it.
+
+    Args:
+        x: any shape.
+        mask: bool, same shape.
+        center: True brings the mean to 0; False keeps the mean (for rewards, whose sign means something).
+        epsilon: added to the variance, so that equal values give 0 (or their mean) and not NaN.
+
+    Source: "The N implementation details of RLHF with PPO", detail on whitening (biased variance, ``shift_mean``).
+    """
+    mean = masked_mean(x, mask)
+    whitened = (x - mean) * torch.rsqrt(masked_variance(x, mask) + epsilon)
+    if not center:
+        whitened = whitened + mean
+    return torch.where(mask, whitened, 0.0)

@@ -1,0 +1,73 @@
+import pytest
+import torch
+from torch.testing import assert_close
+
+from rlhf_core.advantages import estimate_advantages, estimate_returns, explained_variance
+
+NAN = float("nan")
+
+
+def slow_advantages(rewards, values, mask, gamma, lam):
+    """Σ (γλ)^l δ_{t+l}, summed anew for each t."""
+    found = torch.zeros_like(rewards)
+    for row in range(len(rewards)):
+        n = int(mask[row].sum())
+        for t in range(n):
+            for step in range(t, n):
+                after = float(values[row, step + 1]) if step + 1 < n else 0.0
+                delta = float(rewards[row, step]) + gamma * after - float(values[row, step])
+                found[row, t] += (gamma * lam) ** (step - t) * delta
+    return found
+
+
+def test_padding_does_not_change_the_advantages_rule_17():
+    rewards, values = torch.tensor([[0.0, 1.0, NAN]]), torch.tensor([[0.5, 0.5, NAN]])
+    mask = torch.tensor([[True, True, False]])
+    found = estimate_advantages(rewards, values, mask, gamma=1.0, lam=1.0)
+    assert_close(found, torch.tensor([[0.5, 0.5, 0.0]]))  # by hand: 0 + 1 - 0.5, then 1 - 0.5
+    values[0, 2] = 100.0
+    assert torch.equal(estimate_advantages(rewards, values, mask, gamma=1.0, lam=1.0), found)
+
+
+def test_two_steps_by_hand():
+    rewards, values, mask = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]]), torch.ones(1, 2).bool()
+    found = estimate_advantages(rewards, values, mask, gamma=0.5, lam=0.5)
+    # δ1 = 2 - 4 = -2; δ0 = 1 + 0.5·4 - 3 = 0; A1 = -2; A0 = 0 + 0.25·(-2)
+    assert_close(found, torch.tensor([[-0.5, -2.0]]))
+
+
+@pytest.mark.parametrize(("gamma", "lam"), [(1.0, 0.95), (0.9, 0.5), (1.0, 0.0), (1.0, 1.0)])
+def test_advantages_equal_the_quadratic_sum_on_ragged_rows_rule_18(gamma, lam):
+    generator = torch.Generator().manual_seed(0)
+    rewards, values = torch.randn(4, 9, generator=generator), torch.randn(4, 9, generator=generator)
+    mask = torch.arange(9) < torch.tensor([9, 1, 4, 7])[:, None]
+    found = estimate_advantages(rewards, values, mask, gamma=gamma, lam=lam)
+    assert_close(found, slow_advantages(rewards, values, mask, gamma, lam))
+
+
+def test_a_value_is_that_of_the_state_before_its_token_rule_16():
+    # A process that pays 1 at each of three tokens is worth 3, 2, 1 before them. With those values nothing surprises.
+    rewards, values, mask = torch.ones(1, 3), torch.tensor([[3.0, 2.0, 1.0]]), torch.ones(1, 3).bool()
+    assert_close(estimate_advantages(rewards, values, mask, gamma=1.0, lam=0.95), torch.zeros(1, 3))
+    late = torch.tensor([[2.0, 1.0, 0.0]])  # values read after the tokens: every step surprises by 1
+    assert_close(estimate_advantages(rewards, late, mask, gamma=1.0, lam=0.0), torch.tensor([[0.0, 0.0, 1.0]]))
+
+
+def test_returns_are_advantages_plus_old_values_rule_19():
+    rewards, values = torch.tensor([[1.0, 1.0, 7.0]]), torch.tensor([[0.3, -0.2, 9.0]])
+    mask = torch.tensor([[True, True, False]])
+    advantages = estimate_advantages(rewards, values, mask, gamma=1.0, lam=1.0)
+    returns = estimate_returns(advantages, values, mask)
+    assert_close(returns, torch.tensor([[2.0, 1.0, 0.0]]))  # with λ = 1 the rewards to come, whatever the values
+
+
+def test_explained_variance_of_a_perfect_a_useless_and_a_constant_case():
+    returns, mask = torch.tensor([[1.0, 3.0, 77.0]]), torch.tensor([[True, True, False]])
+    assert explained_variance(returns, returns, mask) == 1.0
+    assert explained_variance(torch.full((1, 3), 5.0), returns, mask) == 0.0
+    assert explained_variance(returns, torch.ones(1, 3), mask) == 0.0
+
+
+def test_tensors_of_different_shapes_are_refused():
+    with pytest.raises(ValueError, match="shapes differ"):
+        estimate_advantages(torch.zeros(1, 2), torch.zeros(1, 3), torch.ones(1, 2).bool(), gamma=1.0, lam=1.0)

@@ -1,0 +1,180 @@
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from rlhf_core.losses import (
+    aggregate_loss,
+    binned_cross_entropy,
+    bradley_terry_loss,
+    clipped_policy_loss,
+    clipped_value_loss,
+    comparison_logits,
+    comparison_loss,
+    fit_step_biases,
+    histogram_targets,
+    log_probs_and_entropy,
+)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "gradient_flows"),
+    [
+        (1.0, 2.0, -2.0, True),
+        (1.5, 2.0, -2.4, False),  # already 20 % likelier: no more reward for going on
+        (0.5, 2.0, -1.0, True),  # a good token became rarer: full pull back
+        (1.5, -2.0, 3.0, True),  # a bad token became likelier: full push down
+        (0.5, -2.0, 1.6, False),
+        (1.1, -2.0, 2.2, True),
+    ],
+)
+def test_clipping_takes_the_larger_of_the_two_losses_rule_23(ratio, advantage, loss, gradient_flows):
+    log_probs = torch.tensor([[math.log(ratio)]], requires_grad=True)
+    found = clipped_policy_loss(log_probs, torch.zeros(1, 1), torch.tensor([[advantage]]), clip_low=0.2)
+    assert_close(found.per_token.detach(), torch.tensor([[loss]]))
+    found.per_token.sum().backward()
+    assert bool(log_probs.grad.abs().sum() > 0) is gradient_flows
+    assert bool(found.clipped) is not gradient_flows
+
+
+def test_asymmetric_and_dual_clipping_rule_23():
+    good = clipped_policy_loss(
+        torch.log(torch.tensor([1.5])), torch.zeros(1), torch.ones(1), clip_low=0.2, clip_high=0.3
+    )
+    assert_close(good.per_token, torch.tensor([-1.3]))
+    bad = clipped_policy_loss(
+        torch.log(torch.tensor([9.0])), torch.zeros(1), torch.tensor([-2.0]), clip_low=0.2, dual_clip=3.0
+    )
+    assert_close(bad.per_token, torch.tensor([6.0]))  # 18 without the second clip
+
+
+def test_the_value_loss_takes_the_worse_of_the_clipped_and_the_free_value_rule_22():
+    values, old = torch.tensor([1.0, 1.0, 0.1]), torch.zeros(3)
+    returns = torch.tensor([2.0, 0.0, 1.0])
+    loss, clipped = clipped_value_loss(values, old, returns, clip=0.2)
+    # to 0.2: (0.2 - 2)² = 3.24 > 1; (0.2 - 0)² < 1; within the clip both are (0.1 - 1)²
+    assert_close(loss, torch.tensor([1.62, 0.5, 0.405]))
+    assert clipped.tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "expected"), [("token-mean", 2.0), ("sequence-mean", 2.5), ("fixed-length", 1.0)]
+)
+def test_the_ways_of_aggregating_by_hand_and_in_parts_rule_24(aggregation, expected):
+    per_token = torch.tensor([[1.0, 1.0, 2.0], [4.0, 50.0, float("nan")]])
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    # tokens: 8 / 4; rows: (4/3 + 4) / 2; fixed: 8 / (2 · 4)
+    expected = 8 / 3 if aggregation == "sequence-mean" else expected
+    length = 4 if aggregation == "fixed-length" else None
+    whole = aggregate_loss(per_token, mask, aggregation, fixed_length=length)
+    assert_close(whole, torch.tensor(expected))
+    total = 4 if aggregation == "token-mean" else 2
+    parts = [
+        aggregate_loss(per_token[i : i + 1], mask[i : i + 1], aggregation, total=total, fixed_length=length)
+        for i in range(2)
+    ]
+    assert_close(sum(parts), whole)
+
+
+def test_one_batch_of_8_and_four_of_2_give_equal_gradients_rule_24():
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(5, generator=generator, dtype=torch.double).requires_grad_()
+    x = torch.randn(8, 6, 5, generator=generator, dtype=torch.double)
+    mask = torch.arange(6) < torch.randint(1, 7, (8, 1), generator=generator)
+    (whole,) = torch.autograd.grad(aggregate_loss((x @ weight).square(), mask), weight)
+    total = int(mask.sum())
+    parts = torch.zeros_like(whole)
+    for i in range(0, 8, 2):
+        loss = aggregate_loss((x[i : i + 2] @ weight).square(), mask[i : i + 2], total=total)
+        parts += torch.autograd.grad(loss, weight)[0]
+    assert_close(parts, whole)
+
+
+def test_fixed_length_aggregation_needs_a_length():
+    with pytest.raises(ValueError, match="fixed_length"):
+        aggregate_loss(torch.ones(1, 1), torch.ones(1, 1).bool(), "fixed-length")
+
+
+def test_log_probs_and_entropy_are_float32_and_by_hand_rule_38():
+    logits = torch.log(torch.tensor([[0.5, 0.25, 0.25]])).half()
+    log_probs, entropy = log_probs_and_entropy(logits, torch.tensor([0]))
+    assert log_probs.dtype == entropy.dtype == torch.float32
+    assert_close(log_probs, torch.tensor([math.log(0.5)]), atol=1e-3, rtol=0)
+    assert_close(entropy, torch.tensor([1.5 * math.log(2.0)]), atol=1e-3, rtol=0)
+    hot, _ = log_probs_and_entropy(logits.float(), torch.tensor([0]), temperature=0.5)
+    assert_close(hot, torch.tensor([math.log(0.25 / 0.375)]), atol=1e-3, rtol=0)  # squares, renormalised (rule 6)
+
+
+def test_following_the_entropy_gradient_raises_the_entropy_rule_39():
+    logits = torch.tensor([[2.0, 0.0, -1.0]], requires_grad=True)
+    _, before = log_probs_and_entropy(logits, torch.tensor([0]))
+    loss = -before.mean()  # the sign with which the entropy bonus enters the PPO loss
+    loss.backward()
+    _, after = log_probs_and_entropy(logits.detach() - 0.1 * logits.grad, torch.tensor([0]))
+    assert after > before
+
+
+def test_comparison_probabilities_by_hand():
+    # One step each way and equal habits: the odds are e^d : 1 : e^-d. At d = ln 2 that is 2 : 1 : ½.
+    logits = comparison_logits(torch.tensor([math.log(2.0)]), torch.zeros(2))
+    assert_close(logits.softmax(-1), torch.tensor([[1 / 7, 2 / 7, 4 / 7]]))
+    found = comparison_loss(torch.tensor([math.log(2.0)]), torch.tensor([1]), torch.zeros(2))
+    assert_close(found, torch.tensor(-math.log(4 / 7)))
+
+
+def test_the_gradient_of_a_comparison_is_the_expected_verdict_less_the_given_one():
+    difference = torch.zeros(4, requires_grad=True)
+    losses = comparison_loss(difference, torch.tensor([0, 1, 2, 3]), torch.zeros(4)) * 4
+    losses.backward()
+    assert_close(difference.grad, torch.tensor([0.0, -1.0, -2.0, -3.0]))  # a stronger verdict pulls more; a tie not
+    apart = torch.tensor([1.0], requires_grad=True)
+    comparison_loss(apart, torch.tensor([0]), torch.zeros(4)).backward()
+    assert apart.grad.item() > 0  # a tie between responses held apart draws them together
+
+
+def test_a_tie_is_symmetric_and_strength_orders_the_best_difference():
+    for sign in (1.0, -1.0):
+        assert_close(
+            comparison_loss(torch.tensor([sign]), torch.tensor([0]), torch.zeros(4)),
+            comparison_loss(torch.tensor([1.0]), torch.tensor([0]), torch.zeros(4)),
+        )
+    grid = torch.linspace(-3, 3, 61)
+    slight, clear = (
+        torch.stack([comparison_loss(d[None], torch.tensor([k]), torch.zeros(4)) for d in grid]).argmin()
+        for k in (1, 2)
+    )
+    assert 30 < slight < clear < 60  # "slightly better" is best explained by a smaller gap than "clearly better"
+
+
+def test_with_one_step_in_use_the_comparison_model_is_bradley_terry():
+    biases = torch.tensor([-1e9, 0.0])  # no ties
+    difference = torch.tensor([0.3, -1.2])
+    found = comparison_loss(difference, torch.tensor([1, 1]), biases)
+    assert_close(found, bradley_terry_loss(2 * difference))
+    assert_close(bradley_terry_loss(torch.zeros(3)), torch.tensor(math.log(2.0)))
+
+
+def test_the_biases_start_at_the_habits_of_the_raters():
+    strengths = torch.tensor([0] * 9 + [1] * 19 + [2] * 9)  # add one: 10, 20, 10, 1
+    found = comparison_logits(torch.zeros(1), fit_step_biases(strengths)).softmax(-1)
+    half = torch.tensor([[0.5, 5.0, 10.0, 10.0, 10.0, 5.0, 0.5]]) / 41
+    assert_close(found, half)
+
+
+def test_binned_cross_entropy_by_hand_and_weighted():
+    logits = torch.log(torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]))
+    labels = torch.tensor([0, 1])
+    assert_close(binned_cross_entropy(logits, labels), torch.tensor(-(math.log(0.5) + math.log(0.1)) / 2))
+    weighted = binned_cross_entropy(logits, labels, torch.tensor([3.0, 1.0]))
+    assert_close(weighted, torch.tensor(-(3 * math.log(0.5) + math.log(0.1)) / 4))
+
+
+def test_histogram_targets_sum_to_one_and_centre_on_the_value():
+    edges = torch.linspace(0.0, 5.0, 6)
+    found = histogram_targets(torch.tensor([2.5, 0.0, 99.0]), edges, sigma=0.75)
+    assert_close(found.sum(-1), torch.ones(3))
+    assert_close(found[0], found[0].flip(0))
+    assert_close((found[0] * (edges[:-1] + 0.5)).sum(), torch.tensor(2.5))
+    assert found[1].argmax() == 0
+    assert found[2].argmax() == 4
