@@ -195,6 +195,52 @@ PRESETS: dict[str, dict[str, Settings]] = {
     "policy": {"CPU": PolicyConfig(), "GPU": PolicyConfig(updates=200, rollout_batch_size=256, minibatch_size=64)},
 }
 
+COMMON_METRICS: dict[str, tuple[str, str]] = {
+    "learning_rate": ("size of the optimiser's steps, after warm-up and decay", ""),
+    "tokens_per_second": ("tokens learned from or drawn, by the clock", "tokens/s"),
+}
+METRICS: dict[str, dict[str, tuple[str, str]]] = {
+    "pretrain": {
+        "loss": ("mean surprise of the next token on the training text", "nats/token"),
+        "validation_loss": ("the same on text that is never trained on", "nats/token"),
+        "bits_per_character": ("surprise on the validation text, comparable between vocabularies", "bits/character"),
+        "grad_norm": ("length of the gradient before it is clipped", ""),
+        **COMMON_METRICS,
+    },
+    "reward": {
+        "loss": ("sum of the comparison and score losses, weighted by their ratings", "nats"),
+        "accuracy": ("share of the step's comparisons in which the chosen response scores higher", "share"),
+        "comparison_loss": ("Bradley-Terry loss of the comparisons; ln 2 = 0.693 is guessing", "nats"),
+        "score_loss": ("cross-entropy of the 1-to-5 ratings over the bins; ln 5 = 1.609 is guessing", "nats"),
+        "holdout_accuracy": ("accuracy on prompts that are never trained on", "share"),
+        "grad_norm": ("length of the gradient before it is clipped", ""),
+        **COMMON_METRICS,
+    },
+    "policy": {
+        "reward": ("score less the KL penalty, mean of the round's responses", "reward"),
+        "score": ("the reward model's score before any penalty, mean of the responses", "reward"),
+        "kl": ("drift from the frozen parent: sum of log-ratios of a response, mean of the responses", "nats/response"),
+        "k3": ("the same by an estimator that is never negative and varies less", "nats/response"),
+        "kl_coefficient": ("reward given up for a nat of drift (beta)", "reward/nat"),
+        "entropy": ("mean spread of the next-token distribution", "nats/token"),
+        "response_length": ("mean tokens of a response, its end token included", "tokens"),
+        "end_rate": ("share of the responses that end by themselves", "share"),
+        "truncated_rate": ("share of the responses cut at the longest length", "share"),
+        "ratio_min": ("smallest probability ratio of new to old policy in the round", ""),
+        "ratio_max": ("largest probability ratio of new to old policy in the round", ""),
+        "clip_fraction": ("share of tokens whose ratio was clipped", "share"),
+        "value_clip_fraction": ("share of tokens whose value was clipped", "share"),
+        "policy_loss": ("clipped surrogate loss, mean of the tokens", ""),
+        "value_loss": ("clipped squared error of the critic, mean of the tokens", ""),
+        "explained_variance": ("how much of the returns the critic foresees; 1 is all, 0 is none", "share"),
+        "actor_grad_norm": ("length of the policy's gradient before it is clipped", ""),
+        "critic_grad_norm": ("length of the critic's gradient before it is clipped", ""),
+        "distinct_2": ("different token pairs among all pairs of the round; falls as responses grow alike", "share"),
+        **COMMON_METRICS,
+    },
+}
+"""Help text and unit of every metric that a run of each kind records."""
+
 SettingsType = TypeVar("SettingsType", bound=Settings)
 
 
@@ -213,7 +259,7 @@ def settings_from_dict(settings_type: type[SettingsType], values: Mapping[str, A
 
 def settings_to_dict(settings: Settings) -> dict[str, Any]:
     """Plain values that ``settings_from_dict`` takes back."""
-    return asdict(settings)  # type: ignore[call-overload, no-any-return]
+    return asdict(settings)  # type: ignore[call-overload]
 
 
 def settings_hash(settings: Settings) -> str:

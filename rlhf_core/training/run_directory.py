@@ -1,0 +1,458 @@
+"""The folder through which a training process speaks with whoever started it (docs/run-protocol.md).
+
+``run.json`` says what to do, ``events.jsonl`` what happens, ``state/`` lets a killed run go on where it was,
+``result.json`` or ``error.json`` says how it ended. This module itself needs the standard library only; torch loads
+when a state is saved or read.
+"""
+
+import ctypes
+import fcntl
+import json
+import math
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf_core.config import RUN_CONFIGS, ModelConfig, Settings, settings_from_dict, settings_to_dict
+from rlhf_core.durable import (
+    UnfinishedFolder,
+    canonical_json,
+    read_verified,
+    remove_unfinished,
+    sha256,
+    write_atomically,
+)
+from rlhf_core.errors import ConfigError, DatasetError, SteersmanError
+from rlhf_core.records import Feedback, Prompt, read_feedback, read_prompts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rlhf_core.checkpoint import CheckpointRef
+
+EXIT_DONE, EXIT_REFUSED, EXIT_DIVERGED, EXIT_STOPPED = 0, 2, 3, 75
+STATES_KEPT = 2
+SAVES_THAT_MAY_FAIL = 2
+ORPHAN_GRACE_SECONDS = 10.0
+LOCK_WAIT_SECONDS = 30.0
+PR_SET_PDEATHSIG = 1
+
+
+class RunStopped(Exception):
+    """The run was asked to stop and its state is saved; starting it again goes on from there."""
+
+
+class StateNotSaved(SteersmanError):
+    """Saving the resume state failed so often in a row that going on would risk the work."""
+
+
+class RunDirectoryBusy(SteersmanError):
+    """Another process is training in this run directory."""
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A saved state: ``step`` optimiser steps were done; tensors and plain values as they were given."""
+
+    step: int
+    tensors: "dict[str, Tensor]"
+    values: dict[str, Any]
+
+
+class RunDirectory:
+    """One run: its request, its events, its resume state and its end.
+
+    A training function reads ``config``, ``model``, ``inputs`` and the records, calls ``load_state`` once, then in its
+    loop ``progress``, ``metrics`` and ``save_or_stop``, and at last ``finish``.
+
+    Attributes:
+        path: the folder.
+        kind: "pretrain", "reward" or "policy".
+        config: the stage's settings.
+        model: shape of the model to make (pretrain), else None.
+        inputs: absolute paths: "policy", "reward_model", and for pretrain "text" (a list) and "tokenizer".
+        store: folder of the checkpoint store for outputs.
+        meta: goes into the checkpoint's ``meta``.
+        listener: called with every event after it is written; the command line draws its bar from it.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path).absolute()
+        request = read_request(self.path / "run.json")
+        self.kind: str = request["kind"]
+        if self.kind not in RUN_CONFIGS:
+            raise ConfigError("kind", self.kind, "one of " + ", ".join(RUN_CONFIGS))
+        self.config: Settings = settings_from_dict(RUN_CONFIGS[self.kind], request.get("config") or {})
+        model = request.get("model")
+        self.model: ModelConfig | None = settings_from_dict(ModelConfig, model) if model is not None else None
+        self.inputs: dict[str, Any] = request.get("inputs") or {}
+        self.store = Path(request["store"])
+        self.meta: dict[str, Any] = request.get("meta") or {}
+        self.feedback_name: str | None = plain_name("feedback", request.get("feedback"))
+        self.prompts_name: str | None = plain_name("prompts", request.get("prompts"))
+        self.listener: Callable[[dict[str, Any]], None] | None = None
+        self.stop_event = threading.Event()
+        self.failed_saves = 0
+        self.damaged: set[str] = set()
+        self.events: int | None = None
+        self.events_torn = False
+        self.lock: int | None = None
+
+    @classmethod
+    def create(
+        cls,
+        path: Path | str,
+        *,
+        kind: str,
+        config: Settings,
+        store: Path | str,
+        policy: Path | str | None = None,
+        reward_model: Path | str | None = None,
+        feedback: Path | str | None = None,
+        prompts: Path | str | None = None,
+        text: Sequence[Path | str] = (),
+        tokenizer: Path | str | None = None,
+        model: ModelConfig | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> "RunDirectory":
+        """Make the folder, copy ``feedback`` and ``prompts`` into it, and write ``run.json`` last.
+
+        Raises:
+            FileExistsError: the folder already holds a run.
+        """
+        folder = Path(path).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "run.json").exists():
+            raise FileExistsError(f"{folder} already holds a run")
+        for name, source in (("feedback.jsonl", feedback), ("prompts.jsonl", prompts)):
+            if source is not None and Path(source).absolute() != folder / name:
+                shutil.copyfile(source, folder / name)
+        inputs: dict[str, Any] = {"policy": absolute(policy), "reward_model": absolute(reward_model)}
+        if kind == "pretrain":
+            inputs |= {"text": [absolute(file) for file in text], "tokenizer": absolute(tokenizer)}
+        request = {
+            "kind": kind,
+            "config": settings_to_dict(config),
+            "model": settings_to_dict(model) if model is not None else None,
+            "inputs": inputs,
+            "feedback": "feedback.jsonl" if feedback is not None else None,
+            "prompts": "prompts.jsonl" if prompts is not None else None,
+            "store": absolute(store),
+            "meta": dict(meta or {}),
+        }
+        write_atomically(folder / "run.json", canonical_json(request))
+        return cls(folder)
+
+    # What to train on
+
+    @property
+    def policy(self) -> Path:
+        """Folder of the policy checkpoint to start from.
+
+        Raises:
+            ConfigError: the run names none.
+        """
+        return self.checkpoint_input("policy")
+
+    @property
+    def reward_model(self) -> Path:
+        """Folder of the reward model's checkpoint.
+
+        Raises:
+            ConfigError: the run names none.
+        """
+        return self.checkpoint_input("reward_model")
+
+    def checkpoint_input(self, name: str) -> Path:
+        if not self.inputs.get(name):
+            raise ConfigError(name, None, "the folder of a checkpoint")
+        return Path(self.inputs[name])
+
+    def read_feedback(self) -> list[Feedback]:
+        """The run's feedback records.
+
+        Raises:
+            DatasetError: there is no feedback file, or a line of it is malformed.
+        """
+        return read_feedback(self.record_file("feedback", self.feedback_name))
+
+    def read_prompts(self) -> list[Prompt]:
+        """The run's prompts.
+
+        Raises:
+            DatasetError: there is no prompt file, or a line of it is malformed.
+        """
+        return read_prompts(self.record_file("prompts", self.prompts_name))
+
+    def record_file(self, label: str, name: str | None) -> Path:
+        if name is None or not (self.path / name).is_file():
+            raise DatasetError(f"the run has no {label} file")
+        return self.path / name
+
+    # What happens
+
+    def progress(self, step: int, total_steps: int, phase: str) -> None:
+        """Say where the run stands; ``step`` of ``total_steps`` are done."""
+        self.append("progress", step=step, total_steps=total_steps, phase=phase)
+
+    def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record the metrics of one step; a number that is not finite is written as null."""
+        self.append("metrics", step=step, metrics={name: finite(value) for name, value in metrics.items()})
+
+    def log(self, message: str) -> None:
+        """Record a line for people."""
+        self.append("log", message=message)
+
+    def append(self, kind: str, **fields: Any) -> None:
+        """Append one event line in one write; a full disk loses the event, not the run."""
+        event = {"kind": kind, "time": time.time(), **fields}
+        line = json.dumps(event, allow_nan=False).encode() + b"\n"
+        try:
+            if self.events is None:
+                self.events = self.open_events()
+            written = os.write(self.events, b"\n" + line if self.events_torn else line)
+            self.events_torn = written < len(line)
+        except OSError as error:
+            print(f"event not written ({error}): {line.decode().strip()}", file=sys.stderr, flush=True)
+        if self.listener is not None:
+            self.listener(event)
+
+    def open_events(self) -> int:
+        """Open the event file for appending; a line that a killed writer left unfinished is closed first."""
+        descriptor = os.open(self.path / "events.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        size = os.fstat(descriptor).st_size
+        self.events_torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        return descriptor
+
+    # Stopping
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether SIGTERM came or the supervisor is gone: save and leave within seconds."""
+        return self.stop_event.is_set()
+
+    def listen(self, control_fd: int | None = None) -> None:
+        """Stop on SIGTERM and SIGINT; with ``control_fd`` also when its other end closes. Call on the main thread.
+
+        After the other end has closed, the process leaves within ``ORPHAN_GRACE_SECONDS`` whatever it is doing: the
+        state is crash-safe, and a run without a supervisor must not go on.
+        """
+        signal.signal(signal.SIGTERM, lambda *_: self.stop_event.set())
+        signal.signal(signal.SIGINT, lambda *_: self.stop_event.set())
+        if control_fd is not None:
+            die_with_parent()
+            threading.Thread(target=self.watch_control, args=(control_fd,), daemon=True).start()
+
+    def watch_control(self, control_fd: int) -> None:
+        try:
+            while os.read(control_fd, 4096):
+                pass
+        except OSError:
+            pass  # an unreadable control descriptor is as good as a closed one
+        self.stop_event.set()
+        time.sleep(ORPHAN_GRACE_SECONDS)
+        os._exit(EXIT_STOPPED)
+
+    def acquire(self, wait_seconds: float = LOCK_WAIT_SECONDS) -> None:
+        """Take the folder for this process until it ends, so that two never train in it.
+
+        Raises:
+            RunDirectoryBusy: another process still holds it after ``wait_seconds``.
+        """
+        self.lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        deadline = time.monotonic() + wait_seconds
+        while True:
+            try:
+                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise RunDirectoryBusy(f"another process is training in {self.path}") from None
+                time.sleep(0.1)
+
+    # State
+
+    def save_or_stop(
+        self, step: int, interval: int, capture: "Callable[[], tuple[Mapping[str, Tensor], Mapping[str, Any]]]"
+    ) -> None:
+        """Save the state when ``step`` is a multiple of ``interval`` or a stop was asked for.
+
+        Raises:
+            RunStopped: a stop was asked for; the state is saved.
+        """
+        if self.stop_requested or step % interval == 0:
+            self.save_state(step, *capture())
+        if self.stop_requested:
+            raise RunStopped(f"stopped after step {step}")
+
+    def save_state(self, step: int, tensors: "Mapping[str, Tensor]", values: Mapping[str, Any]) -> bool:
+        """Save what resuming after ``step`` needs; the last two states are kept. Returns whether it was saved.
+
+        Raises:
+            StateNotSaved: the disk refused for the third time in a row.
+        """
+        from rlhf_core.training.state import pack_tensors  # torch loads only when it is needed
+
+        folder = self.path / "state"
+        try:
+            with UnfinishedFolder(folder) as unfinished:
+                files = {
+                    "tensors.safetensors": unfinished.write("tensors.safetensors", pack_tensors(tensors)),
+                    "values.json": unfinished.write("values.json", json.dumps(dict(values)).encode()),
+                }
+                serial = 1 + max((int(path.name) for path in self.saved_states()), default=0)
+                unfinished.publish(f"{serial:08d}", canonical_json({"step": step, "files": files}))
+        except OSError as error:
+            self.failed_saves += 1
+            self.log(f"the state of step {step} could not be saved: {error}; the one before it still stands")
+            if self.failed_saves > SAVES_THAT_MAY_FAIL:
+                raise StateNotSaved(f"saving failed {self.failed_saves} times in a row: {error}") from error
+            return False
+        self.failed_saves = 0
+        self.append("saved", step=step)
+        whole = [path for path in self.saved_states() if path.name not in self.damaged]
+        for path in self.saved_states():
+            if path not in whole[:STATES_KEPT]:
+                shutil.rmtree(path, ignore_errors=True)
+        return True
+
+    def load_state(self) -> RunState | None:
+        """The newest whole state, or None at the first start; a torn or altered one is passed over and logged."""
+        from rlhf_core.training.state import unpack_tensors
+
+        for path in self.saved_states():
+            try:
+                manifest = json.loads((path / "manifest.json").read_bytes())
+                files = read_verified(path, manifest["files"])
+                tensors, values = unpack_tensors(files["tensors.safetensors"]), json.loads(files["values.json"])
+                return RunState(manifest["step"], tensors, values)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                self.damaged.add(path.name)
+                self.log(f"saved state {path.name} is damaged and passed over: {error}")
+        return None
+
+    def saved_states(self) -> list[Path]:
+        """Folders of the saved states, newest first."""
+        folder = self.path / "state"
+        names = sorted((path.name for path in folder.iterdir()), reverse=True) if folder.is_dir() else []
+        return [folder / name for name in names if name.isdigit()]
+
+    # The end
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What ``finish`` wrote, or None while the run is not done."""
+        path = self.path / "result.json"
+        return json.loads(path.read_bytes()) if path.is_file() else None
+
+    def finish(self, outputs: "Sequence[CheckpointRef]", metrics: Mapping[str, float]) -> None:
+        """Write ``result.json``, the last act of a run; then drop the resume state, which nothing needs any more."""
+        result = {
+            "outputs": [{"kind": output.kind, "id": output.id, "path": str(output.path)} for output in outputs],
+            "metrics": {name: finite(value) for name, value in metrics.items()},
+        }
+        write_atomically(self.path / "result.json", canonical_json(result))
+        shutil.rmtree(self.path / "state", ignore_errors=True)
+
+    def refuse(self, error: Exception) -> None:
+        """Write ``error.json``: why the run was refused or given up."""
+        write_error(self.path, error)
+
+    def forget_error(self) -> None:
+        """Remove the ``error.json`` of an earlier attempt, and what a killed save left behind."""
+        (self.path / "error.json").unlink(missing_ok=True)
+        remove_unfinished(self.path / "state", older_than_seconds=0.0)
+        remove_unfinished(self.path, older_than_seconds=0.0)
+
+
+def read_request(path: Path) -> dict[str, Any]:
+    """The content of ``run.json``.
+
+    Raises:
+        ConfigError: it is missing, no JSON object, or lacks "kind" or "store".
+    """
+    try:
+        request = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ConfigError("run-dir", str(path.parent), "a folder with a run.json") from None
+    except ValueError as error:
+        raise ConfigError("run.json", str(path), f"JSON ({error})") from error
+    if not isinstance(request, dict) or not isinstance(request.get("kind"), str) or not request.get("store"):
+        raise ConfigError("run.json", str(path), 'an object with "kind" and "store"')
+    return request
+
+
+def plain_name(label: str, name: str | None) -> str | None:
+    """``name``, which must be a file of the run directory itself.
+
+    Raises:
+        ConfigError: it leads elsewhere.
+    """
+    if name is not None and (name != os.path.basename(name) or name in ("", ".", "..")):
+        raise ConfigError(label, name, "the name of a file in the run directory")
+    return name
+
+
+def absolute(path: Path | str | None) -> str | None:
+    """An absolute path as text, or None."""
+    return None if path is None else os.path.abspath(path)
+
+
+def finite(value: float) -> float | None:
+    """A plain float, or None where JSON has no word for it."""
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def write_error(path: Path, error: Exception) -> None:
+    """Write ``error.json`` into a run directory."""
+    write_atomically(path / "error.json", canonical_json({"error": type(error).__name__, "message": str(error)}))
+
+
+def read_events(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+    """Events after byte ``offset`` of an event file, and the offset to go on from.
+
+    A last line that is still being written is left for the next call; a line torn by a kill is passed over.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read()
+    except FileNotFoundError:
+        return [], offset
+    whole = data[: data.rfind(b"\n") + 1]
+    return list(parse_events(whole.splitlines())), offset + len(whole)
+
+
+def parse_events(lines: Iterable[bytes]) -> Iterable[dict[str, Any]]:
+    """The events among ``lines``; what is no JSON object is passed over."""
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict):
+            yield event
+
+
+def die_with_parent() -> None:
+    """Ask Linux for SIGTERM when the thread that started this process ends; elsewhere the control pipe must do."""
+    try:
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    except (OSError, AttributeError):
+        return
+
+
+def settings_digest(run: RunDirectory) -> str:
+    """SHA-256 of everything in ``run.json`` that decides what is learned; goes into the state and the checkpoint."""
+    request = read_request(run.path / "run.json")
+    request.pop("meta", None)
+    request.pop("store", None)
+    return sha256(canonical_json(request))
