@@ -1,0 +1,129 @@
+"""The PaLM block: multi-query attention and a SwiGLU feed-forward side by side, behind one norm and one projection."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rlhf_core.generation.cache import KeyValueCache
+from rlhf_core.modules.lora import BlockLoRA
+from rlhf_core.modules.rotary import rotate
+
+QK_NORM_SCALE = 8.0  # attention logits are this times the cosine of query and key
+
+
+class LayerNorm(nn.Module):
+    """Layer norm without bias; the gain is stored as its offset from 1, so that a decayed gain returns to 1."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gain_offset = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], self.gain_offset + 1)
+
+
+@dataclass(slots=True)
+class Surroundings:
+    """What all blocks share in one forward pass, worked out once.
+
+    Attributes:
+        tables: rotary tables of the new tokens.
+        is_causal: let the kernel do the causal masking, since the keys are those of the new tokens alone.
+        mask: (batch, 1, queries or 1, keys) bool, True where a key counts; None where all do.
+        cache: where to store keys and values, if anywhere.
+        slots: rows and positions of the new tokens in the cache.
+    """
+
+    tables: tuple[Tensor, Tensor]
+    is_causal: bool
+    mask: Tensor | None = None
+    cache: KeyValueCache | None = None
+    slots: tuple[Tensor, Tensor] | None = None
+
+
+class ParallelBlock(nn.Module):
+    """``x + attention(norm(x)) + feed_forward(norm(x))``, with one fused input projection.
+
+    All query heads share one key and one value head (Shazeer 2019, arXiv 1911.02150); the feed-forward part is SwiGLU
+    (Shazeer 2020, arXiv 2002.05202); the parallel form is PaLM's (Chowdhery et al. 2022, arXiv 2204.02311).
+
+    With ``qk_rmsnorm`` queries and keys are brought to norm sqrt(dim_head) and get a learned gain; the attention scale
+    is then 8 / dim_head, so that the logits are 8 times a cosine before the gains move (Henry et al. 2020,
+    arXiv 2010.04245).
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        dim_head: int,
+        heads: int,
+        ff_mult: int,
+        attn_dropout: float,
+        ff_dropout: float,
+        qk_rmsnorm: bool,
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dim_head = dim_head
+        self.attn_dropout = attn_dropout
+        self.ff_dropout = ff_dropout
+        self.scale = QK_NORM_SCALE / dim_head if qk_rmsnorm else dim_head**-0.5
+        inner = ff_mult * dim
+        self.widths = [heads * dim_head + dim_head, dim_head, 2 * inner]  # queries and key, value, feed-forward
+        self.norm = LayerNorm(dim)
+        self.project_in = nn.Linear(dim, sum(self.widths), bias=False)
+        self.attention_out = nn.Linear(heads * dim_head, dim, bias=False)
+        self.feed_forward_out = nn.Linear(inner, dim, bias=False)
+        # One gain a channel of every query head and of the key head; flat, so that weight decay knows it as no matrix.
+        self.qk_gain = nn.Parameter(torch.ones((heads + 1) * dim_head)) if qk_rmsnorm else None
+
+    def forward(self, x: Tensor, index: int, around: Surroundings, lora: BlockLoRA | None = None) -> Tensor:
+        """(batch, seq, dim) -> (batch, seq, dim); ``index`` is the block's own number, its place in the cache."""
+        batch, seq, _ = x.shape
+        normed = self.norm(x)
+        query_key, value, feed_forward = self.project_in(normed).split(self.widths, dim=-1)
+        if lora is not None:
+            query_key = query_key + torch.cat((lora.q(normed), lora.k(normed)), dim=-1)
+            value = value + lora.v(normed)
+        query_key = query_key.view(batch, seq, self.heads + 1, self.dim_head)
+        if self.qk_gain is not None:
+            query_key = F.rms_norm(query_key, (self.dim_head,)) * self.qk_gain.view(self.heads + 1, self.dim_head)
+        query_key = rotate(query_key, around.tables)
+        query, key = query_key[:, :, :-1], query_key[:, :, -1]
+        attended = self.attend(query, key, value, index, around)
+        out = self.attention_out(attended)
+        if lora is not None:
+            out = out + lora.o(attended)
+        hidden, gate = feed_forward.chunk(2, dim=-1)
+        hidden = F.silu(gate) * hidden
+        if self.training and self.ff_dropout:
+            hidden = F.dropout(hidden, self.ff_dropout)
+        return x + out + self.feed_forward_out(hidden)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, index: int, around: Surroundings) -> Tensor:
+        """(batch, seq, heads, dim_head) queries, (batch, seq, dim_head) keys and values -> (batch, seq, inner)."""
+        batch, seq = query.shape[:2]
+        if around.cache is not None and around.slots is not None:
+            all_keys, all_values = around.cache.write(index, around.slots, key, value)
+            if not around.is_causal:
+                key, value = all_keys, all_values
+        key, value = key[:, None], value[:, None]  # one head
+        dropout = self.attn_dropout if self.training else 0.0
+        if seq == 1:
+            # The heads stand in the place of the sequence: they share their keys, so no copy of those is needed.
+            query = query.view(batch, 1, self.heads, self.dim_head)
+            out = F.scaled_dot_product_attention(query, key, value, around.mask, dropout, scale=self.scale)
+            return out.reshape(batch, 1, -1)
+        out = F.scaled_dot_product_attention(
+            query.transpose(1, 2),
+            key.expand(-1, self.heads, -1, -1),
+            value.expand(-1, self.heads, -1, -1),
+            around.mask,
+            dropout,
+            around.is_causal,
+            scale=self.scale,
+        )
+        return out.transpose(1, 2).reshape(batch, seq, -1)

@@ -1,0 +1,414 @@
+"""PaLM: the one network under policy, reference, critic and reward model."""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from rlhf_core.config import ModelConfig, settings_from_dict, settings_to_dict
+from rlhf_core.errors import CheckpointError
+from rlhf_core.generation.cache import KeyValueCache
+from rlhf_core.modules.attention import LayerNorm, ParallelBlock, Surroundings
+from rlhf_core.modules.lora import BlockLoRA
+from rlhf_core.modules.rotary import Rotary
+
+NOT_A_TOKEN = -100  # a label that the loss leaves out
+
+
+def top_k(logits: Tensor, thres: float = 0.9) -> Tensor:
+    """Keep the likeliest ``1 - thres`` share of the vocabulary, at least one token; the rest becomes -inf."""
+    kept = max(1, int((1 - thres) * logits.shape[-1]))
+    lowest = logits.topk(kept, dim=-1).values[..., -1:]
+    return logits.masked_fill(logits < lowest, float("-inf"))
+
+
+class PaLM(nn.Module):
+    """A decoder of parallel blocks (see ``ParallelBlock``), with a tied output matrix and named LoRA scopes.
+
+    Args:
+        dim: width of the residual stream.
+        num_tokens: size of the vocabulary.
+        depth: number of blocks.
+        causal: each position sees only itself and those before it; xPos is on only then.
+        dim_head: width of a head, even.
+        heads: query heads; one key and one value head serve them all.
+        ff_mult: width of the feed-forward part, in multiples of ``dim``.
+        attn_dropout, ff_dropout: on attention weights and on the gated hidden layer, in training only.
+        qk_rmsnorm: normalise queries and keys.
+        lora_r: rank of scopes added without one.
+        rotary_xpos_scale_base: distance over which xPos fades attention.
+        flash_attn: accepted for the seed library's sake; attention always goes through PyTorch's fused kernels.
+        finetune_scopes: LoRA scopes to add at once.
+        cross_entropy_ignore_index: label that ``return_loss`` leaves out.
+
+    Source: Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311. Ours differs: rotary over xPos, QK-norm optional.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        num_tokens: int,
+        depth: int,
+        causal: bool = True,
+        dim_head: int = 64,
+        heads: int = 8,
+        ff_mult: int = 4,
+        attn_dropout: float = 0.0,
+        ff_dropout: float = 0.0,
+        qk_rmsnorm: bool = False,
+        lora_r: int = 8,
+        rotary_xpos_scale_base: int = 512,
+        flash_attn: bool = False,
+        finetune_scopes: Sequence[str] = (),
+        cross_entropy_ignore_index: int = 0,
+    ) -> None:
+        super().__init__()
+        self.config = ModelConfig(
+            num_tokens=num_tokens,
+            dim=dim,
+            depth=depth,
+            heads=heads,
+            dim_head=dim_head,
+            ff_mult=ff_mult,
+            causal=causal,
+            qk_rmsnorm=qk_rmsnorm,
+            rotary_xpos_scale_base=rotary_xpos_scale_base,
+        )
+        self.dim = dim
+        self.num_tokens = num_tokens
+        self.causal = causal
+        self.lora_r = lora_r
+        self.cross_entropy_ignore_index = cross_entropy_ignore_index
+        self.token_emb = nn.Embedding(num_tokens, dim)
+        nn.init.normal_(self.token_emb.weight, std=0.02)
+        self.rotary = Rotary(dim_head, heads, rotary_xpos_scale_base if causal else None)
+        self.blocks = nn.ModuleList(
+            ParallelBlock(
+                dim=dim,
+                dim_head=dim_head,
+                heads=heads,
+                ff_mult=ff_mult,
+                attn_dropout=attn_dropout,
+                ff_dropout=ff_dropout,
+                qk_rmsnorm=qk_rmsnorm,
+            )
+            for _ in range(depth)
+        )
+        self.norm = LayerNorm(dim)
+        self.lora = nn.ModuleDict()
+        for scope in finetune_scopes:
+            self.add_finetune_params(scope)
+
+    @classmethod
+    def from_config(cls, config: ModelConfig) -> "PaLM":
+        """A PaLM of this shape without dropout; its loss leaves no token out (padding is told by lengths)."""
+        return cls(**settings_to_dict(config), cross_entropy_ignore_index=NOT_A_TOKEN)
+
+    @property
+    def device(self) -> torch.device:
+        return self.token_emb.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.token_emb.weight.dtype
+
+    def set_dropout(self, dropout: float) -> "PaLM":
+        """Set both dropouts of every block."""
+        for block in self.each_block():
+            block.attn_dropout = block.ff_dropout = dropout
+        return self
+
+    # ---- LoRA scopes
+
+    def add_finetune_params(self, scope: str, lora_r: int | None = None, lora_alpha: float | None = None) -> None:
+        """Add adapters of this name to every block; they change nothing until trained.
+
+        Args:
+            lora_r: rank, by default the model's ``lora_r``.
+            lora_alpha: the adapters' strength, by default the rank, which makes their factor 1.
+
+        Raises:
+            ValueError: the scope exists, or its name is empty or holds a dot.
+        """
+        if not scope or "." in scope or scope in self.lora:
+            raise ValueError(f"LoRA scope {scope!r} is not permitted: a new, non-empty name without dots")
+        shape = self.config
+        rank = self.lora_r if lora_r is None else lora_r
+        adapters = (BlockLoRA(shape.dim, shape.heads, shape.dim_head, rank, lora_alpha) for _ in self.blocks)
+        self.lora[scope] = nn.ModuleList(adapters).to(self.device, self.dtype)
+
+    def remove_finetune_params(self, scope: str) -> None:
+        """Forget a scope."""
+        self.scope_adapters(scope)
+        del self.lora[scope]
+
+    @torch.no_grad()
+    def merge_finetune_params(self, scope: str) -> None:
+        """Fold a scope into the weights of the base and forget it."""
+        for block, adapters in zip(self.each_block(), self.scope_adapters(scope), strict=True):
+            changes = [lora.weight_change() for lora in (adapters.q, adapters.k, adapters.v)]
+            weight = block.project_in.weight
+            weight[: sum(len(change) for change in changes)] += torch.cat(changes)
+            block.attention_out.weight += adapters.o.weight_change()
+        del self.lora[scope]
+
+    def palm_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the base, without those of any scope."""
+        adapters = {id(parameter) for parameter in self.lora.parameters()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in adapters]
+
+    def finetune_parameters(self, scope: str = "default") -> list[nn.Parameter]:
+        """Parameters of one scope."""
+        return [parameter for adapters in self.scope_adapters(scope) for parameter in adapters.parameters()]
+
+    def train_only(self, scope: str | None) -> None:
+        """Let gradients flow to one scope alone, or, given None, to the base alone; the rest needs none."""
+        chosen = self.palm_parameters() if scope is None else self.finetune_parameters(scope)
+        self.requires_grad_(False)
+        for parameter in chosen:
+            parameter.requires_grad_(True)
+
+    def each_block(self) -> list[ParallelBlock]:
+        return cast(list[ParallelBlock], list(self.blocks))
+
+    def scope_adapters(self, scope: str) -> list[BlockLoRA]:
+        """The adapters of a scope, one a block.
+
+        Raises:
+            ValueError: there is no such scope.
+        """
+        if scope not in self.lora:
+            raise ValueError(f"there is no LoRA scope {scope!r}; there are {sorted(self.lora)}")
+        return cast(list[BlockLoRA], list(cast(nn.ModuleList, self.lora[scope])))
+
+    # ---- forward
+
+    def forward(
+        self,
+        x: Tensor,
+        return_loss: bool = False,
+        disable_lora: bool = False,
+        finetune_scope: str | None = None,
+        extra_embed: Tensor | None = None,
+        return_only_embedding: bool = False,
+        return_logits_with_embedding: bool = False,
+        lengths: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Any:
+        """Logits, or what the flags ask for instead.
+
+        Args:
+            x: (batch, seq) token ids, padded on the right. Without ``causal``, ids below 0 are padding too.
+            return_loss: the mean cross-entropy of each next token instead, in nats.
+            disable_lora: leave all adapters out, whatever ``finetune_scope`` says.
+            finetune_scope: adapters to use; None uses none.
+            extra_embed: added to the token embeddings, broadcastable to (batch, seq, dim).
+            return_only_embedding: the final, normed embeddings (batch, seq, dim) instead.
+            return_logits_with_embedding: the pair of logits and embeddings instead.
+            lengths: (batch,) real tokens of each row. Causal attention needs no help against padding on the right,
+                so there they only keep it out of the loss.
+            cache: keys and values of what came before; see ``KeyValueCache``. Causal models only.
+
+        Returns:
+            (batch, seq, num_tokens) logits unless a flag says otherwise.
+
+        Raises:
+            ValueError: ``finetune_scope`` is unknown, or a cache was given to a model that isn't causal.
+        """
+        adapters = None if disable_lora or finetune_scope is None else self.scope_adapters(finetune_scope)
+        labels = None
+        if return_loss:
+            labels = self.labels(x[:, 1:], None if lengths is None else lengths - 1)
+            x = x[:, :-1]
+        around = self.surroundings(x, lengths, cache)
+        hidden = self.token_emb(x if self.causal else x.clamp(min=0))
+        if extra_embed is not None:
+            hidden = hidden + extra_embed
+        for index, block in enumerate(self.each_block()):
+            hidden = block(hidden, index, around, None if adapters is None else adapters[index])
+        hidden = self.norm(hidden)
+        if return_only_embedding:
+            return hidden
+        logits = self.to_logits(hidden)
+        if labels is not None:
+            return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=NOT_A_TOKEN)
+        if return_logits_with_embedding:
+            return logits, hidden
+        return logits
+
+    def to_logits(self, embeddings: Tensor) -> Tensor:
+        """(..., dim) final embeddings -> (..., num_tokens), by the transposed embedding matrix."""
+        return F.linear(embeddings, self.token_emb.weight)
+
+    def labels(self, targets: Tensor, lengths: Tensor | None) -> Tensor:
+        """``targets`` (batch, seq) with ``NOT_A_TOKEN`` where the loss must not look."""
+        left_out = targets == self.cross_entropy_ignore_index
+        if not self.causal:
+            left_out = left_out | (targets < 0)
+        if lengths is not None:
+            left_out = left_out | (torch.arange(targets.shape[1], device=targets.device) >= lengths[:, None])
+        return targets.masked_fill(left_out, NOT_A_TOKEN)
+
+    def surroundings(self, x: Tensor, lengths: Tensor | None, cache: KeyValueCache | None) -> Surroundings:
+        """Positions, masks and cache slots of this pass, shared by all blocks."""
+        seq = x.shape[1]
+        steps = torch.arange(seq, device=x.device)
+        if cache is None:
+            mask = None
+            if not self.causal:
+                mask = x >= 0
+                if lengths is not None:
+                    mask = mask & (steps < lengths[:, None])
+                mask = mask[:, None, None]
+            return Surroundings(self.rotary(steps, seq), self.causal and seq > 1, mask)
+        if not self.causal:
+            raise ValueError(
+                "a key/value cache needs a causal model: without causal=True earlier tokens see later ones"
+            )
+        is_new = cache.extent == 0
+        positions = cache.reserve(seq)
+        tables = self.rotary(positions, cache.extent)
+        rows = torch.arange(cache.batch, device=x.device)[:, None]
+        if is_new and seq > 1:
+            return Surroundings(tables, True, None, cache, (rows, positions))
+        keys = torch.arange(cache.extent, device=x.device)
+        mask = (keys <= positions[..., None])[:, None]
+        return Surroundings(tables, False, mask, cache, (rows, positions))
+
+    def new_cache(self, batch: int, capacity: int) -> KeyValueCache:
+        """An empty cache that fits this model."""
+        return KeyValueCache(batch, capacity, self.config.depth, self.config.dim_head, self.device, self.dtype)
+
+    # ---- generation
+
+    @torch.no_grad()
+    def generate(
+        self,
+        seq_len: int,
+        prompt: Tensor | None = None,
+        temperature: float = 1.0,
+        filter_logits_fn: Callable[[Tensor, float], Tensor] = top_k,
+        filter_thres: float = 0.9,
+        pad_value: float = 0.0,
+        eos_token: int | None = None,
+        return_seq_without_prompt: bool = True,
+        use_tqdm: bool = False,
+        **forward_kwargs: Any,
+    ) -> Tensor:
+        """Sample up to a total length of ``seq_len``; at least one token is drawn.
+
+        The plain way from the seed library, for prompts of one length; ``rlhf_core.generation`` serves ragged ones,
+        with log-probabilities and a seed a row.
+
+        Args:
+            seq_len: total length, prompt included.
+            prompt: (..., prompt_len) token ids; None starts from one random token, which the result then includes.
+            temperature: 0 takes the likeliest token.
+            filter_logits_fn, filter_thres: applied to the logits before drawing.
+            pad_value: fills each row after its first drawn ``eos_token``.
+            eos_token: drawing stops once every row has drawn it.
+            return_seq_without_prompt: return the drawn tokens alone.
+            use_tqdm: accepted for the seed library's sake; progress is not shown.
+            forward_kwargs: passed to ``forward``, for instance ``finetune_scope``.
+
+        Returns:
+            (..., drawn) token ids, or (..., prompt_len + drawn) with the prompt.
+        """
+        if prompt is None:
+            prompt = torch.randint(0, self.num_tokens, (1, 1), device=self.device)
+            return_seq_without_prompt = False
+        leading = prompt.shape[:-1]
+        tokens = prompt.reshape(-1, prompt.shape[-1]).to(self.device)
+        prompt_len = tokens.shape[1]
+        was_training = self.training
+        self.eval()
+        cache = self.new_cache(len(tokens), max(seq_len, prompt_len + 1)) if self.causal else None
+        fresh = tokens
+        ended = torch.zeros(len(tokens), dtype=torch.bool, device=self.device)
+        for _ in range(max(1, seq_len - prompt_len)):
+            logits = self(fresh, cache=cache, **forward_kwargs)[:, -1]
+            drawn = draw(filter_logits_fn(logits, filter_thres), temperature)
+            if eos_token is not None:
+                drawn = drawn.masked_fill(ended, int(pad_value))
+                ended = ended | (drawn == eos_token)
+            tokens = torch.cat((tokens, drawn[:, None]), dim=1)
+            if ended.all():
+                break
+            if cache is None:
+                fresh = tokens
+            else:
+                cache.lengths += fresh.shape[1]
+                fresh = drawn[:, None]
+        self.train(was_training)
+        return tokens[:, prompt_len if return_seq_without_prompt else 0 :].reshape(*leading, -1)
+
+    # ---- files
+
+    def save(self, path: str | Path) -> None:
+        """Write weights and shape to one safetensors file, by way of a temporary file beside it."""
+        path = Path(path)
+        partial = path.with_name(path.name + ".partial")
+        state = {name: tensor.detach().contiguous().cpu() for name, tensor in self.state_dict().items()}
+        save_file(state, partial, metadata={"config": json.dumps(settings_to_dict(self.config), sort_keys=True)})
+        os.replace(partial, path)
+
+    def load(self, path: str | Path) -> None:
+        """Read what ``save`` wrote by a PaLM of the same shape, LoRA scopes included.
+
+        Raises:
+            CheckpointError: the file is missing, torn, or of another shape.
+        """
+        config, state = read_weights(path)
+        if config != self.config:
+            raise CheckpointError(f"{path} holds a PaLM of another shape: {config}, not {self.config}")
+        self.load_state_dict(state)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "PaLM":
+        """A PaLM of the shape and weights that ``save`` wrote."""
+        config, state = read_weights(path)
+        palm = cls.from_config(config)
+        palm.load_state_dict(state)
+        return palm
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:  # called by load_state_dict before it turns to the parts of this module
+        """Add the scopes that a state holds and this model lacks, so that it loads into a fresh PaLM."""
+        start = f"{prefix}lora."
+        for name, tensor in state_dict.items():
+            if name.startswith(start) and name.endswith(".0.q.A"):
+                scope = name[len(start) : -len(".0.q.A")]
+                if scope not in self.lora:
+                    self.add_finetune_params(scope, lora_r=tensor.shape[1])
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def draw(logits: Tensor, temperature: float) -> Tensor:
+    """(batch, num_tokens) logits -> (batch,) tokens, by the Gumbel-max trick; temperature 0 takes the likeliest."""
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    noise = torch.rand_like(logits, dtype=torch.float32).clamp(min=1e-20)
+    return (logits.float() / temperature - (-noise.log()).log()).argmax(dim=-1)
+
+
+def read_weights(path: str | Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Shape and tensors of a file that ``PaLM.save`` wrote.
+
+    Raises:
+        CheckpointError: the file is missing, torn, or says nothing of a shape.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            config = settings_from_dict(ModelConfig, json.loads(file.metadata()["config"]))
+            return config, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except Exception as error:  # safetensors raises its own kinds, and a torn file may fail anywhere
+        raise CheckpointError(f"{path} is no readable PaLM file: {error}") from error
