@@ -134,6 +134,16 @@ DATABASES = {
 }
 BROKER_URL = env.str("BROKER_URL", default="") or ENDPOINTS.get("broker_url", "") or "redis://127.0.0.1:1/0"
 
+# --- Runs ------------------------------------------------------------------------------------------------------------
+
+RUN_LEASE_SECONDS = env.int("RUN_LEASE_SECONDS", default=60)  # a supervisor that is silent for so long has died
+RUN_RENEW_SECONDS = env.int("RUN_RENEW_SECONDS", default=10)
+RUN_REAP_SECONDS = env.int("RUN_REAP_SECONDS", default=15)
+RUN_START_SECONDS = env.int("RUN_START_SECONDS", default=180)  # from claim to the first word of the child
+RUN_CANCEL_SECONDS = env.int("RUN_CANCEL_SECONDS", default=120)
+RUN_STALL_SECONDS = env.int("RUN_STALL_SECONDS", default=600)  # no step for so long: killed and tried again
+RUN_MAX_ATTEMPTS = env.int("RUN_MAX_ATTEMPTS", default=3)  # claims without saved progress between them
+
 # --- People ----------------------------------------------------------------------------------------------------------
 
 AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
