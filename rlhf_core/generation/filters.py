@@ -1,0 +1,69 @@
+"""Filters that cut the tail of a next-token distribution, and the one definition of the scores that are drawn from."""
+
+import math
+
+import torch
+from torch import Tensor
+
+CUT = float("-inf")
+
+
+def keep_top_k(logits: Tensor, count: int) -> Tensor:
+    """Keep the ``count`` likeliest tokens of (..., vocabulary) logits; the rest becomes -inf. Ties are kept."""
+    if not 0 < count < logits.shape[-1]:
+        return logits
+    lowest = logits.topk(count, dim=-1).values[..., -1:]
+    return logits.masked_fill(logits < lowest, CUT)
+
+
+def keep_top_p(logits: Tensor, mass: float) -> Tensor:
+    """Keep the fewest likeliest tokens that together hold at least ``mass`` of the probability, at least one.
+
+    Source: Holtzman et al. 2019, https://arxiv.org/abs/1904.09751
+    """
+    if mass >= 1.0:
+        return logits
+    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+    probabilities = ordered.softmax(dim=-1, dtype=torch.float32)
+    mass_before = probabilities.cumsum(dim=-1, dtype=torch.float64) - probabilities
+    is_cut = mass_before >= mass
+    is_cut[..., 0] = False
+    return logits.masked_fill(torch.zeros_like(is_cut).scatter(-1, order, is_cut), CUT)
+
+
+def keep_min_p(logits: Tensor, share: float) -> Tensor:
+    """Keep the tokens at least ``share`` times as likely as the likeliest.
+
+    Source: Nguyen et al. 2024, https://arxiv.org/abs/2407.01082
+    """
+    if share <= 0.0:
+        return logits
+    highest = logits.amax(dim=-1, keepdim=True)
+    return logits.masked_fill(logits < highest + math.log(share), CUT)
+
+
+def top_k(logits: Tensor, thres: float = 0.9) -> Tensor:
+    """Keep the likeliest ``1 - thres`` share of the vocabulary, at least one token (the seed library's meaning)."""
+    return keep_top_k(logits, max(1, int((1 - thres) * logits.shape[-1])))
+
+
+def top_p(logits: Tensor, thres: float = 0.9) -> Tensor:
+    """Keep the likeliest tokens up to a mass of ``thres``; the seed library kept ``1 - thres`` by mistake."""
+    return keep_top_p(logits, thres)
+
+
+def min_p(logits: Tensor, thres: float = 0.1) -> Tensor:
+    """Keep the tokens at least ``thres`` times as likely as the likeliest."""
+    return keep_min_p(logits, thres)
+
+
+def scores_to_draw_from(logits: Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0) -> Tensor:
+    """(..., vocabulary) float32 scores whose softmax is the distribution that tokens are drawn from.
+
+    Sampling and training both take theirs from here, so a token has one probability (rules 5 to 7 of a correct
+    trainer). Temperature comes first, then the ``top_k`` likeliest, then ``top_p`` of what is left.
+    """
+    scores = logits.float()
+    if temperature != 1.0:
+        scores = scores / temperature
+    return keep_top_p(keep_top_k(scores, top_k), top_p)
