@@ -4,6 +4,9 @@ A mask is True where a token counts. It always comes from lengths, never from to
 equal the padding id still counts. What lies outside a mask never enters a result, not even as NaN.
 """
 
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -47,3 +50,44 @@ def masked_whiten(x: Tensor, mask: Tensor, *, center: bool = True, epsilon: floa
     if not center:
         whitened = whitened + mean
     return torch.where(mask, whitened, 0.0)
+
+
+class Sequences(NamedTuple):
+    """Prompts and responses side by side in one right-padded tensor, with the lengths that all masks come from.
+
+    Attributes:
+        tokens: (batch, longest) int64.
+        prompt_lengths: (batch,) tokens of each prompt.
+        lengths: (batch,) tokens of each prompt and response together.
+    """
+
+    tokens: Tensor
+    prompt_lengths: Tensor
+    lengths: Tensor
+
+    @property
+    def response_lengths(self) -> Tensor:
+        return self.lengths - self.prompt_lengths
+
+    def rows(self, index: Tensor) -> "Sequences":
+        """Some rows, cut to the longest of them."""
+        lengths = self.lengths[index]
+        return Sequences(self.tokens[index, : int(lengths.max())], self.prompt_lengths[index], lengths)
+
+
+def join_sequences(
+    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], *, pad: int = 0, device: Any = None
+) -> Sequences:
+    """Put each response behind its prompt and pad on the right; ``pad`` is never read back, lengths are."""
+    rows = [[*prompt, *response] for prompt, response in zip(prompts, responses, strict=True)]
+    longest = max(len(row) for row in rows)
+    tokens = torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
+    prompt_lengths = torch.tensor([len(prompt) for prompt in prompts])
+    lengths = torch.tensor([len(row) for row in rows])
+    return Sequences(tokens.to(device), prompt_lengths.to(device), lengths.to(device))
+
+
+def cut_after_end(tokens: Sequence[int], end_id: int | None) -> list[int]:
+    """``tokens`` up to and including the first end token; all of them where there is none."""
+    kept = list(tokens)
+    return kept[: kept.index(end_id) + 1] if end_id is not None and end_id in kept else kept
