@@ -6,9 +6,6 @@ free ``meta``. Equal content gives an equal id, so saving twice stores once.
 """
 
 import copy
-import json
-import os
-import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,8 +16,9 @@ import torch
 from torch import Tensor
 
 from rlhf_core.config import ModelConfig, settings_from_dict, settings_to_dict
-from rlhf_core.durable import UnfinishedFolder, canonical_json, read_verified, remove_unfinished, sha256
+from rlhf_core.durable import UnfinishedFolder, canonical_json, remove_unfinished, sha256
 from rlhf_core.errors import CheckpointError, ConfigError
+from rlhf_core.store import FILES, FORMAT, checkpoint_path, is_identity, read_checkpoint, remove_checkpoint, verify
 from rlhf_core.training.state import pack_tensors, unpack_tensors
 
 if TYPE_CHECKING:
@@ -28,8 +26,8 @@ if TYPE_CHECKING:
     from rlhf_core.modules.reward_model import RewardModel
     from rlhf_core.text.tokenizer import Tokenizer
 
-FORMAT = 1
-FILES = ("model.safetensors", "tokenizer.json")
+__all__ = ["FILES", "FORMAT", "CheckpointRef", "checkpoint_path", "is_identity", "load_policy", "load_reward_model"]
+__all__ += ["read_checkpoint", "remove_checkpoint", "save_policy", "save_reward_model", "verify"]
 STORAGE = {"float32": torch.float32, "float16": torch.float16}
 Kind = Literal["policy", "reward_model"]
 Storage = Literal["float32", "float16"]
@@ -114,15 +112,6 @@ def load_reward_model(
     reward_model = RewardModel(palm, **manifest["head"])
     fill(reward_model, state, path)
     return reward_model.to(device).eval(), tokenizer, manifest
-
-
-def verify(path: Path | str) -> dict[str, Any]:
-    """Check every byte of a checkpoint against its manifest and its name; returns the manifest, with its "id".
-
-    Raises:
-        CheckpointError: it is missing, torn or altered.
-    """
-    return read_checkpoint(Path(path))[0]
 
 
 def merged_weights(palm: "PaLM", finetune_scope: str | None) -> dict[str, Tensor]:
@@ -215,51 +204,6 @@ def load(path: Path, kind: Kind) -> "tuple[dict[str, Any], dict[str, Tensor], To
         copied.write_bytes(files["tokenizer.json"])
         tokenizer = Tokenizer.load(copied)
     return manifest, state, tokenizer
-
-
-def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The manifest (with its "id" added) and the bytes of the files, all verified."""
-    folder = Path(os.path.abspath(path))
-    manifest_path = folder / "manifest.json"
-    if folder.is_symlink() or manifest_path.is_symlink() or not manifest_path.is_file():
-        raise CheckpointError(f"{path} is no checkpoint: it has no manifest.json of its own")
-    data = manifest_path.read_bytes()
-    identity = sha256(data)
-    if is_identity(folder.name) and folder.name != identity:
-        raise CheckpointError(f"{path}: the manifest was altered, its SHA-256 is not the folder's name")
-    try:
-        manifest = json.loads(data)
-        if manifest["format"] != FORMAT:
-            raise CheckpointError(f"{path} has format {manifest['format']!r}; this version reads {FORMAT}")
-        if sorted(manifest["files"]) != sorted(FILES):
-            raise CheckpointError(f"{path} names the files {sorted(manifest['files'])}, not {sorted(FILES)}")
-        files = read_verified(folder, manifest["files"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    return {**manifest, "id": identity}, files
-
-
-def is_identity(name: str) -> bool:
-    """Whether a name is a SHA-256 in hexadecimal."""
-    return len(name) == 64 and set(name) <= set("0123456789abcdef")
-
-
-def checkpoint_path(store: Path | str, identity: str) -> Path:
-    """The folder of a checkpoint of a store.
-
-    Raises:
-        CheckpointError: ``identity`` is no SHA-256, so it might lead out of the store.
-    """
-    if not is_identity(identity):
-        raise CheckpointError(f"{identity!r} is no checkpoint id")
-    return Path(store).absolute() / identity
-
-
-def remove_checkpoint(store: Path | str, identity: str) -> None:
-    """Remove a checkpoint; a crash in between leaves nothing that could pass for one."""
-    path = checkpoint_path(store, identity)
-    (path / "manifest.json").unlink(missing_ok=True)
-    shutil.rmtree(path, ignore_errors=True)
 
 
 def fill(module: torch.nn.Module, state: Mapping[str, Tensor], path: Path | str) -> None:
