@@ -143,6 +143,13 @@ RUN_START_SECONDS = env.int("RUN_START_SECONDS", default=180)  # from claim to t
 RUN_CANCEL_SECONDS = env.int("RUN_CANCEL_SECONDS", default=120)
 RUN_STALL_SECONDS = env.int("RUN_STALL_SECONDS", default=600)  # no step for so long: killed and tried again
 RUN_MAX_ATTEMPTS = env.int("RUN_MAX_ATTEMPTS", default=3)  # claims without saved progress between them
+RUN_POLL_SECONDS = env.float("RUN_POLL_SECONDS", default=0.5)  # between two looks of a supervisor at its child
+RUN_STOP_SECONDS = env.int("RUN_STOP_SECONDS", default=60)  # from SIGTERM, which saves the state, to SIGKILL
+RUN_DATABASE_SECONDS = env.int("RUN_DATABASE_SECONDS", default=300)  # computing on while the database is away
+REFILL_SECONDS = env.int("REFILL_SECONDS", default=10)  # between two looks at every project's queue
+SAMPLER_ADDRESS = env.str("SAMPLER_ADDRESS", default="")  # http://host:port; empty: a socket in the data folder
+SAMPLER_DEVICE = env.str("SAMPLER_DEVICE", default="")  # empty: a graphics card where there is one, else the CPU
+SAMPLER_THREADS = env.int("SAMPLER_THREADS", default=1)
 
 # --- People ----------------------------------------------------------------------------------------------------------
 

@@ -54,6 +54,9 @@ class Run(models.Model):
     total_steps = models.PositiveIntegerField(null=True)
     phase = models.CharField(max_length=40, blank=True)
     saved_step = models.PositiveIntegerField(default=0)
+    events_offset = models.PositiveBigIntegerField(
+        default=0, help_text="bytes of the run directory's event file that are recorded here, each event once"
+    )
     error = models.TextField(blank=True)
     result = models.JSONField(default=dict)
     created_at = models.DateTimeField(auto_now_add=True)
