@@ -103,9 +103,10 @@ class PretrainConfig(Settings):
     sequence_length: int = setting(128, "tokens a sequence", minimum=8, maximum=65_536)
     learning_rate: float = setting(3e-3, "peak learning rate", above=0, maximum=1)
     warmup_steps: int = setting(200, "steps of linear rise to the peak", minimum=0, maximum=1_000_000)
-    final_learning_rate_fraction: float = setting(
-        0.05, "learning rate at the end, of the peak (cosine)", minimum=0, maximum=1
+    decay_fraction: float = setting(
+        0.3, "share of the steps, the last ones, over which the learning rate falls", minimum=0, maximum=1
     )
+    final_learning_rate_fraction: float = setting(0.0, "learning rate at the end, of the peak", minimum=0, maximum=1)
     weight_decay: float = setting(0.1, "AdamW weight decay of the matrices", minimum=0, maximum=10)
     beta2: float = setting(0.95, "AdamW decay of the second moment", minimum=0, maximum=0.9999, advanced=True)
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm", above=0, maximum=1e6)
