@@ -121,7 +121,7 @@ class SamplingConfig(Settings):
     """How samples are drawn."""
 
     max_new_tokens: int = setting(64, "longest response", minimum=1, maximum=4096, unit="tokens")
-    max_prompt_tokens: int = setting(32, "longer prompts keep their end", minimum=1, maximum=8192, unit="tokens")
+    max_prompt_tokens: int = setting(32, "longer prompts keep their end", minimum=2, maximum=8192, unit="tokens")
     temperature: float = setting(
         1.0, "1 draws from the policy as it is; lower is safer and duller", above=0, maximum=10
     )
@@ -182,7 +182,7 @@ class PolicyConfig(Settings):
         0.0, "subtracted from the score of a response without an end token", minimum=0, maximum=100
     )
     max_new_tokens: int = setting(64, "longest response", minimum=1, maximum=4096, unit="tokens")
-    max_prompt_tokens: int = setting(32, "longer prompts keep their end", minimum=1, maximum=8192, unit="tokens")
+    max_prompt_tokens: int = setting(32, "longer prompts keep their end", minimum=2, maximum=8192, unit="tokens")
     temperature: float = setting(1.0, "of the rollouts and of their log-probabilities alike", above=0, maximum=10)
     save_interval: int = setting(5, "rounds between saved states", minimum=1, maximum=100_000, advanced=True)
     seed: int = setting(0, "seed of everything random", minimum=0, maximum=2**32 - 1)

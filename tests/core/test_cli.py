@@ -1,0 +1,265 @@
+"""The command line: options from the settings, refusals without a traceback, exit codes, resuming."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlhf_core import cli
+from rlhf_core.config import PRESETS, RUN_CONFIGS, ModelConfig, PolicyConfig, RewardConfig, SamplingConfig
+from rlhf_core.training.run_directory import RunDirectory, read_events
+
+HERE = Path(__file__).parent
+COMMAND = [sys.executable, "-m", "rlhf_core"]
+WITH_TEST_TRAINER = f"""
+import sys
+sys.path.insert(0, {str(HERE)!r})
+from rlhf_core import cli
+cli.TRAINERS["reward"] = ("trainers_for_tests", "train_counting")
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def make_run(path: Path, mood: str = "", **config) -> RunDirectory:
+    settings = RewardConfig(threads=1, **config)
+    return RunDirectory.create(path / "run", kind="reward", config=settings, store=path / "store", meta={"mood": mood})
+
+
+def start(run: RunDirectory, *more: str, **options) -> subprocess.Popen:
+    arguments = [sys.executable, "-c", WITH_TEST_TRAINER, "reward", "--run-dir", str(run.path), *more]
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def finish(run: RunDirectory, *more: str) -> tuple[int, str, str]:
+    child = start(run, *more)
+    out, err = child.communicate(timeout=60)
+    return child.returncode, out, err
+
+
+# Help and options
+
+
+def test_help_needs_no_torch():
+    code = "import sys; from rlhf_core.cli import make_parser; make_parser().format_help(); import rlhf_core; " + (
+        "print([name for name in ('torch', 'numpy', 'yaml', 'rich', 'tokenizers') if name in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"
+    assert "pretrain" in subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("kind", [*RUN_CONFIGS, "sample"])
+def test_every_setting_is_an_option_with_its_help(kind, capsys):
+    with pytest.raises(SystemExit) as left:
+        cli.main([kind, "--help"])
+    assert left.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for field in dataclasses.fields(RUN_CONFIGS.get(kind, SamplingConfig)):  # type: ignore[arg-type]
+        assert "--" + field.name.replace("_", "-") in shown
+        assert field.metadata["help"].split()[0] in shown
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch) -> Path:
+    """A folder with everything a run may name; the test stands in it."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("policy", "reward_model"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text("{}")
+    for name in ("feedback.jsonl", "prompts.jsonl", "text.txt"):
+        (tmp_path / name).write_text("")
+    return tmp_path
+
+
+def prepared(*arguments: str) -> RunDirectory:
+    return RunDirectory(cli.prepare_run(cli.make_parser().parse_args(arguments)))
+
+
+REWARD = ("reward", "--run-dir", "run", "--policy", "policy", "--feedback", "feedback.jsonl")
+POLICY = (
+    "policy",
+    "--run-dir",
+    "run",
+    "--policy",
+    "policy",
+    "--reward-model",
+    "reward_model",
+    "--prompts",
+    "prompts.jsonl",
+)
+
+
+def test_options_become_a_run_directory(files):
+    run = prepared(*REWARD, "--learning-rate", "2e-4", "--epochs", "3", "--store", "kept")
+    assert run.config == RewardConfig(learning_rate=2e-4, epochs=3)
+    assert run.inputs == {"policy": str(files / "policy"), "reward_model": None}
+    assert run.store == files / "kept"
+    assert run.read_feedback() == []
+
+
+def test_settings_come_from_preset_then_file_then_options(files):
+    (files / "settings.yaml").write_text("updates: 7\nlearning_rate: 1e-5\nkl_target: null\n")
+    run = prepared(*POLICY, "--preset", "GPU", "--config", "settings.yaml", "--updates", "9")
+    expected = dataclasses.replace(PRESETS["policy"]["GPU"], updates=9, learning_rate=1e-5, kl_target=None)
+    assert run.config == expected
+
+
+def test_an_optional_setting_can_be_emptied_and_a_switch_said_in_words(files):
+    assert prepared(*POLICY, "--kl-target", "none").config == PolicyConfig(kl_target=None)
+    run = prepared("pretrain", "--run-dir", "other", "--text", "text.txt", "--qk-rmsnorm", "no", "--vocab-size", "512")
+    assert run.model == ModelConfig(qk_rmsnorm=False, num_tokens=512)
+    assert run.inputs["text"] == [str(files / "text.txt")]
+
+
+def test_the_shape_of_a_model_may_stand_in_the_file(files):
+    (files / "settings.json").write_text('{"steps": 5, "model": {"dim": 64, "depth": 2}}')
+    run = prepared("pretrain", "--run-dir", "run", "--text", "text.txt", "--config", "settings.json", "--depth", "3")
+    assert run.model == ModelConfig(dim=64, depth=3)
+
+
+def test_without_a_folder_the_run_gets_one_of_its_own(files, capsys):
+    run = prepared("reward", "--policy", "policy", "--feedback", "feedback.jsonl")
+    assert run.path.parent == files / "runs"
+    assert str(run.path.name) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*REWARD, "--learning-rate", "-1"], "learning_rate = -1.0 is not permitted: above 0 and at most 1"),
+        ([*REWARD, "--epochs", "two"], "epochs = 'two' is not permitted: a whole number"),
+        ([*REWARD, "--epochs", "0"], "epochs = 0 is not permitted: at least 1 and at most 1000"),
+        ([*REWARD, "--learning-rate", "nan"], "learning_rate = nan is not permitted"),
+        (["pretrain", "--run-dir", "run", "--text", "text.txt", "--qk-rmsnorm", "maybe"], "qk_rmsnorm = 'maybe'"),
+        (
+            ["pretrain", "--run-dir", "run", "--text", "gone.txt"],
+            "text = 'gone.txt' is not permitted: an existing file",
+        ),
+        (["pretrain", "--run-dir", "run", "--steps", "3"], "text = None is not permitted: given"),
+        (["reward", "--run-dir", "run", "--policy", "policy"], "feedback = None"),
+        ([*REWARD[:4], "nowhere", *REWARD[5:]], "policy = 'nowhere' is not permitted: the folder of a checkpoint"),
+        ([*REWARD, "--config", "gone.yaml"], "config = 'gone.yaml'"),
+        (["reward", "--run-dir", "nowhere"], "run-dir = 'nowhere' is not permitted: a folder with a run.json"),
+        (["sample", "--policy", "policy", "--prompt", "a", "--samples", "0"], "samples = 0 is not permitted"),
+        (["sample", "--policy", "policy", "--prompt", "a", "--top-p", "2"], "top_p = 2.0 is not permitted"),
+        (["sample", "--policy", "nowhere", "--prompt", "a"], "nowhere is no checkpoint"),
+        (["sample", "--policy", "policy", "--prompts", "gone"], "prompts = 'gone' is not permitted: an existing file"),
+    ],
+)
+def test_what_is_not_permitted_is_named_and_nothing_is_made(files, capsys, arguments, message):
+    assert cli.main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not (files / "run" / "run.json").exists()
+
+
+@pytest.mark.parametrize("content", ["epochs: [", "- 1", "just words", "epoch: 3", "epochs: 1.5"])
+def test_a_bad_settings_file_is_refused(files, capsys, content):
+    (files / "settings.yaml").write_text(content)
+    assert cli.main([*REWARD, "--config", "settings.yaml"]) == 2
+    assert "not permitted" in capsys.readouterr().err
+
+
+def test_a_run_that_exists_takes_no_settings_again(files, capsys):
+    prepared(*REWARD)
+    assert cli.main([*REWARD, "--epochs", "3"]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+
+
+# Ends of a run
+
+
+def test_a_run_that_is_done_says_so_and_is_done_the_next_time_too(tmp_path):
+    run = make_run(tmp_path)
+    code, out, err = finish(run)
+    assert (code, err) == (0, "")
+    assert json.loads(out) == run.result
+    assert json.loads(out)["metrics"] == {"total": 15.0}
+    before = (run.path / "events.jsonl").read_bytes()
+    assert finish(run)[0] == 0
+    assert (run.path / "events.jsonl").read_bytes() == before
+    metrics = [event["metrics"] for event in read_events(run.path / "events.jsonl")[0] if event["kind"] == "metrics"]
+    assert [entry["threads"] for entry in metrics] == [1.0] * 5
+
+
+def test_a_refusal_ends_with_2_and_an_error_file_and_can_be_tried_again(tmp_path):
+    run = make_run(tmp_path, "refused")
+    code, _, err = finish(run)
+    assert code == 2
+    assert err == "error: 3 usable ratings, 20 are needed\n"
+    error = {"error": "DatasetError", "message": "3 usable ratings, 20 are needed"}
+    assert json.loads((run.path / "error.json").read_text()) == error
+    request = json.loads((run.path / "run.json").read_text())
+    (run.path / "run.json").write_text(json.dumps({**request, "meta": {}}))
+    assert finish(run)[0] == 0
+    assert not (run.path / "error.json").exists()
+
+
+def test_a_divergence_ends_with_3(tmp_path):
+    run = make_run(tmp_path, "diverged")
+    assert finish(run)[0] == 3
+    assert json.loads((run.path / "error.json").read_text())["error"] == "TrainingDiverged"
+    state = run.load_state()
+    assert state is not None
+    assert state.step == 2  # the last good state stands
+
+
+def test_a_malformed_request_is_refused_in_the_run_directory(tmp_path):
+    run = make_run(tmp_path)
+    (run.path / "run.json").write_text('{"kind":"reward","store":"x","config":{"epochs":0}}')
+    code, _, err = finish(run)
+    assert code == 2
+    assert "Traceback" not in err
+    assert "epochs = 0" in json.loads((run.path / "error.json").read_text())["message"]
+
+
+def test_a_run_of_another_kind_is_refused(tmp_path):
+    run = RunDirectory.create(tmp_path / "run", kind="policy", config=PolicyConfig(), store=tmp_path)
+    code, _, err = finish(run)
+    assert code == 2
+    assert "kind = 'policy'" in err
+
+
+def test_sigterm_ends_with_75_and_the_next_start_goes_on(tmp_path):
+    run = make_run(tmp_path, "slow")
+    child = start(run)
+    while not run.saved_states():
+        assert child.poll() is None
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(timeout=20) == 75
+    assert run.result is None
+    assert finish(run)[0] == 0
+    assert run.result is not None
+    assert run.result["metrics"] == {"total": 15.0}
+    events = read_events(run.path / "events.jsonl")[0]
+    assert [event["step"] for event in events if event["kind"] == "progress"] == [1, 2, 3, 4, 5]
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path):
+    run = make_run(tmp_path, "killed")
+    assert finish(run)[0] == -signal.SIGKILL
+    assert finish(run)[0] == 0
+    assert run.result is not None
+    assert run.result["metrics"] == {"total": 15.0}
+
+
+def test_a_run_whose_supervisor_is_gone_saves_and_leaves(tmp_path):
+    run = make_run(tmp_path, "slow")
+    reading, writing = os.pipe()
+    child = start(run, "--control-fd", str(reading), pass_fds=[reading])
+    os.close(reading)
+    while not run.saved_states():
+        assert child.poll() is None
+    os.close(writing)
+    assert child.wait(timeout=20) == 75
+    assert run.load_state() is not None
+    child.communicate()
+
+
+def test_the_figures_beside_the_bar_leave_out_what_is_not_known():
+    assert cli.figures({"loss": 0.5, "kl": None, "tokens_per_second": 1234.4}) == "loss 0.500  1,234 tokens/s"
+    assert cli.figures({}) == ""
