@@ -1,0 +1,158 @@
+"""The sampler's door: HTTP with JSON over a socket file or a loopback port. It has no log-in: keep it on one machine
+or on an internal network.
+
+``POST /sample``: {"checkpoint", "prompts", "seeds", "sampling", "deadline_seconds"} -> {"checkpoint", "samples"};
+400 malformed, 409 the policy can not be loaded, 429 with Retry-After while the queue is full, 503 shutting down,
+504 the deadline passed. ``GET /health``: what it is doing.
+"""
+
+import json
+import logging
+import os
+import socket
+import socketserver
+from dataclasses import asdict
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+from rlhf_core.config import SamplingConfig, settings_from_dict
+from rlhf_core.errors import CheckpointError, QueueFull
+from workers.sampler.engine import DeadlinePassed, Sampler, SamplerStopped
+
+LARGEST_REQUEST = 1_048_576  # bytes
+LONGEST_DEADLINE = 300.0  # seconds
+log = logging.getLogger("sampler")
+
+
+class SamplerBusy(RuntimeError):
+    """Another sampler already answers at this address."""
+
+
+class Door(socketserver.ThreadingMixIn, socketserver.TCPServer):
+    """Accepts requests, a thread each; they wait in the sampler's bounded queue."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+    request_queue_size = 64
+
+    def __init__(self, address: Path | tuple[str, int], sampler: Sampler) -> None:
+        self.sampler = sampler
+        self.path = address if isinstance(address, Path) else None
+        if self.path is not None:
+            self.address_family = socket.AF_UNIX
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            remove_dead_socket(self.path)
+            before = os.umask(0o077)  # only the owner may connect
+            try:
+                super().__init__(str(self.path), Handler)  # type: ignore[arg-type]
+            finally:
+                os.umask(before)
+        else:
+            super().__init__(address, Handler)  # type: ignore[arg-type]
+
+    def server_close(self) -> None:
+        super().server_close()
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+
+def remove_dead_socket(path: Path) -> None:
+    """Remove a socket file that nobody answers any more.
+
+    Raises:
+        SamplerBusy: somebody does.
+    """
+    if not path.exists():
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(2)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            path.unlink(missing_ok=True)
+            return
+    raise SamplerBusy(f"a sampler already answers at {path}")
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One request: read, ask the sampler, answer."""
+
+    server: Door
+    protocol_version = "HTTP/1.1"
+    timeout = LONGEST_DEADLINE + 60
+
+    def do_GET(self) -> None:  # noqa: N802 (the base class's name)
+        if self.path == "/health":
+            self.answer(HTTPStatus.OK, self.server.sampler.health())
+        else:
+            self.answer(HTTPStatus.NOT_FOUND, {"error": "there is only GET /health and POST /sample"})
+
+    def do_POST(self) -> None:  # noqa: N802
+        if self.path != "/sample":
+            self.answer(HTTPStatus.NOT_FOUND, {"error": "there is only GET /health and POST /sample"})
+            return
+        try:
+            checkpoint, samples = self.server.sampler.draw(**self.read_request())
+        except QueueFull as error:
+            self.answer(HTTPStatus.TOO_MANY_REQUESTS, {"error": str(error)}, retry_after=error.retry_after_seconds)
+        except DeadlinePassed as error:
+            self.answer(HTTPStatus.GATEWAY_TIMEOUT, {"error": str(error)})
+        except SamplerStopped as error:
+            self.answer(HTTPStatus.SERVICE_UNAVAILABLE, {"error": str(error)})
+        except CheckpointError as error:
+            log.warning("%s", error)
+            self.answer(HTTPStatus.CONFLICT, {"error": str(error)})
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            self.answer(HTTPStatus.BAD_REQUEST, {"error": f"{type(error).__name__}: {error}"})
+        except Exception as error:
+            log.exception("drawing failed")
+            self.answer(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": f"{type(error).__name__}: {error}"})
+        else:
+            self.answer(HTTPStatus.OK, {"checkpoint": checkpoint, "samples": [asdict(sample) for sample in samples]})
+
+    def read_request(self) -> dict[str, Any]:
+        """The arguments of ``Sampler.draw``.
+
+        Raises:
+            ValueError, KeyError, TypeError: the request is malformed.
+        """
+        length = int(self.headers.get("Content-Length", ""))
+        if not 0 < length <= LARGEST_REQUEST:
+            self.close_connection = True
+            raise ValueError(f"a request has 1 to {LARGEST_REQUEST} bytes, not {length}")
+        request = json.loads(self.rfile.read(length))
+        prompts = [str(prompt) for prompt in request["prompts"]]
+        seeds = [int(seed) for seed in request["seeds"]]
+        if any(not 0 <= seed < 2**63 for seed in seeds):
+            raise ValueError("a seed is 0 to 2**63 - 1")
+        deadline = float(request["deadline_seconds"])
+        if not 0 < deadline <= LONGEST_DEADLINE:
+            raise ValueError(f"deadline_seconds = {deadline:g} is not between 0 and {LONGEST_DEADLINE:g}")
+        return {
+            "checkpoint": str(request["checkpoint"]),
+            "prompts": prompts,
+            "seeds": seeds,
+            "sampling": settings_from_dict(SamplingConfig, request["sampling"]),
+            "deadline_seconds": deadline,
+        }
+
+    def answer(self, status: HTTPStatus, content: dict[str, Any], *, retry_after: float | None = None) -> None:
+        body = json.dumps(content).encode()
+        try:
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            if retry_after is not None:
+                self.send_header("Retry-After", str(int(retry_after)))
+            self.end_headers()
+            self.wfile.write(body)
+        except OSError:  # whoever asked has gone
+            self.close_connection = True
+
+    def address_string(self) -> str:
+        return "local" if isinstance(self.client_address, (str, bytes)) else str(self.client_address[0])
+
+    def log_message(self, format: str, *args: Any) -> None:
+        log.debug(format, *args)
