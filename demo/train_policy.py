@@ -18,7 +18,7 @@ from demo.reviews import write_training_text
 from rlhf_core.config import ModelConfig, PretrainConfig, settings_from_dict, settings_to_dict
 from rlhf_core.durable import canonical_json, write_atomically
 from rlhf_core.modules.palm import PaLM
-from rlhf_core.training.pretrain import make_optimizer, next_token_loss, pretrain
+from rlhf_core.training.pretrain import make_optimizer, next_token_loss, train_pretrain
 from rlhf_core.training.run_directory import EXIT_STOPPED, RunDirectory, RunStopped
 
 SHAPE = ModelConfig(num_tokens=4096, dim=256, depth=4, heads=4, dim_head=64, qk_rmsnorm=True)
@@ -56,7 +56,7 @@ def main() -> int:
         print(json.dumps(run.result))
         return 0
     try:
-        pretrain(run)
+        train_pretrain(run)
     except RunStopped as stopped:
         print(f"{stopped}; the same command goes on from there")
         return EXIT_STOPPED

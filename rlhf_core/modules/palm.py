@@ -1,6 +1,7 @@
 """PaLM: the one network under policy, reference, critic and reward model."""
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,8 +24,8 @@ NOT_A_TOKEN = -100  # a label that the loss leaves out
 
 
 def top_k(logits: Tensor, thres: float = 0.9) -> Tensor:
-    """Keep the likeliest ``1 - thres`` share of the vocabulary, at least one token; the rest becomes -inf."""
-    kept = max(1, int((1 - thres) * logits.shape[-1]))
+    """Keep the likeliest ``1 - thres`` share of the vocabulary, rounded up; the rest becomes -inf."""
+    kept = max(1, math.ceil((1 - thres) * logits.shape[-1]))
     lowest = logits.topk(kept, dim=-1).values[..., -1:]
     return logits.masked_fill(logits < lowest, float("-inf"))
 

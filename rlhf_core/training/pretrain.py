@@ -32,7 +32,7 @@ QUICK_VALIDATION_TOKENS = 16_384
 ADAM_EPS = 1e-8  # not RL's 1e-5: gradients of rare tokens' embeddings are smaller than that and would be damped
 
 
-def pretrain(run: RunDirectory) -> None:
+def train_pretrain(run: RunDirectory) -> None:
     """Train as ``run`` asks and leave a policy checkpoint in its store.
 
     ``run.model`` is the shape (its vocabulary is trained from the text unless ``inputs["tokenizer"]`` names one), and

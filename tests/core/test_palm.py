@@ -1,0 +1,269 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from rlhf_core.config import ModelConfig
+from rlhf_core.errors import CheckpointError, ConfigError
+from rlhf_core.modules.palm import PaLM, top_k
+
+LENGTHS = torch.tensor([3, 7, 12])
+
+
+def make_palm(**changes) -> PaLM:
+    torch.manual_seed(0)
+    shape = {"dim": 32, "num_tokens": 50, "depth": 3, "dim_head": 8, "heads": 4, "finetune_scopes": ("actor",)}
+    palm = PaLM(**{**shape, **changes}).eval()
+    for scope in palm.lora:
+        for parameter in palm.finetune_parameters(scope):
+            torch.nn.init.normal_(parameter, std=0.3)
+    return palm
+
+
+def random_tokens(*shape: int) -> torch.Tensor:
+    return torch.randint(0, 50, shape, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("scope", [None, "actor"])
+@pytest.mark.parametrize("qk_rmsnorm", [False, True])
+def test_a_row_answers_the_same_alone_and_padded_beside_others(scope, qk_rmsnorm):
+    palm, tokens = make_palm(qk_rmsnorm=qk_rmsnorm), random_tokens(3, 12)
+    together = palm(tokens, lengths=LENGTHS, finetune_scope=scope)
+    for row, length in enumerate(LENGTHS):
+        alone = palm(tokens[row : row + 1, :length], finetune_scope=scope)
+        assert (together[row, :length] - alone[0]).abs().max() < 1e-5
+
+
+def test_without_causality_padding_on_the_right_stays_unseen():
+    palm, tokens = make_palm(causal=False), random_tokens(3, 12)
+    together = palm(tokens, lengths=LENGTHS)
+    by_sign = palm(tokens.masked_fill(torch.arange(12) >= LENGTHS[:, None], -1))
+    for row, length in enumerate(LENGTHS):
+        alone = palm(tokens[row : row + 1, :length])
+        assert (together[row, :length] - alone[0]).abs().max() < 1e-5
+        assert (by_sign[row, :length] - alone[0]).abs().max() < 1e-5
+
+
+def test_the_pad_id_inside_a_row_is_a_token_like_any_other():
+    palm = make_palm()
+    assert not torch.allclose(palm(torch.tensor([[4, 0, 5]]))[:, -1], palm(torch.tensor([[4, 5]]))[:, -1], atol=1e-3)
+
+
+def test_causality_is_what_its_flag_says():
+    tokens, changed = random_tokens(1, 6), random_tokens(1, 6)
+    changed[0, -1] = (tokens[0, -1] + 1) % 50
+    causal, free = make_palm(), make_palm(causal=False)
+    assert torch.equal(causal(tokens)[:, :-1], causal(changed)[:, :-1])
+    assert not torch.allclose(free(tokens)[:, 0], free(changed)[:, 0], atol=1e-6)
+
+
+def test_xpos_is_on_only_where_attention_is_causal():
+    assert make_palm().rotary.xpos_scale_base == 512
+    assert make_palm(causal=False).rotary.xpos_scale_base is None
+
+
+@pytest.mark.parametrize("scope", [None, "actor"])
+@pytest.mark.parametrize("qk_rmsnorm", [False, True])
+def test_64_cached_steps_of_ragged_rows_equal_the_full_forward(scope, qk_rmsnorm):
+    palm, tokens = make_palm(qk_rmsnorm=qk_rmsnorm), random_tokens(3, 80)
+    with torch.inference_mode():
+        expected = palm(tokens, finetune_scope=scope)
+        cache = palm.new_cache(3, 80)
+        palm(tokens[:, :12], lengths=LENGTHS, cache=cache, finetune_scope=scope)
+        cache.lengths += LENGTHS
+        rows = torch.arange(3)
+        for _ in range(64):
+            logits = palm(tokens.gather(1, cache.lengths[:, None]), cache=cache, finetune_scope=scope)[:, 0]
+            wanted = expected[rows, cache.lengths]
+            assert (logits - wanted).abs().max() < 1e-5
+            assert torch.equal(logits.argmax(-1), wanted.argmax(-1))
+            cache.lengths += 1
+
+
+def test_a_cache_takes_several_tokens_at_once_after_the_first():
+    palm, tokens = make_palm(), random_tokens(2, 10)
+    cache = palm.new_cache(2, 10)
+    first = palm(tokens[:, :4], cache=cache)
+    cache.lengths += 4
+    second = palm(tokens[:, 4:], cache=cache)
+    assert_close(torch.cat((first, second), dim=1), palm(tokens), atol=1e-5, rtol=1e-5)
+
+
+def test_a_row_goes_on_unchanged_when_its_neighbours_leave():
+    palm, tokens = make_palm(), random_tokens(3, 20)
+    cache = palm.new_cache(3, 20)
+    palm(tokens[:, :12], lengths=LENGTHS, cache=cache)
+    cache.lengths += LENGTHS
+    cache.select(torch.tensor([2, 0]))
+    following = torch.stack((tokens[2, 12:15], tokens[0, 3:6]))
+    found = palm(following, cache=cache)
+    assert_close(found[0], palm(tokens[2:, :15])[0, 12:], atol=1e-5, rtol=1e-5)
+    assert_close(found[1], palm(tokens[:1, :6])[0, 3:], atol=1e-5, rtol=1e-5)
+
+
+def test_a_cache_needs_causality():
+    palm = make_palm(causal=False)
+    with pytest.raises(ValueError, match="causal"):
+        palm(random_tokens(1, 3), cache=palm.new_cache(1, 8))
+
+
+def test_the_loss_is_the_mean_of_the_next_tokens_but_the_ignored_label():
+    palm, tokens = make_palm(), torch.tensor([[3, 8, 0, 9]])
+    log_probs = palm(tokens).log_softmax(-1)[0]
+    expected = -(log_probs[0, 8] + log_probs[2, 9]) / 2  # the label 0 is left out, as in the seed library
+    assert_close(palm(tokens, return_loss=True), expected)
+    palm.cross_entropy_ignore_index = -100
+    assert_close(palm(tokens, return_loss=True), -(log_probs[0, 8] + log_probs[1, 0] + log_probs[2, 9]) / 3)
+
+
+def test_padding_stays_out_of_the_loss():
+    palm = make_palm()
+    short, padded = torch.tensor([[3, 8, 4]]), torch.tensor([[3, 8, 4, 7, 7]])
+    found = palm(padded, return_loss=True, lengths=torch.tensor([3]))
+    assert_close(found, palm(short, return_loss=True))
+
+
+def test_the_loss_is_worked_out_in_float32():
+    palm = make_palm().bfloat16()
+    assert palm(random_tokens(2, 5), return_loss=True).dtype == torch.float32
+
+
+def test_forward_returns_what_its_flags_ask_for():
+    palm, tokens = make_palm(), random_tokens(2, 5)
+    logits, embedding = palm(tokens, return_logits_with_embedding=True)
+    assert logits.shape == (2, 5, 50)
+    assert_close(palm(tokens, return_only_embedding=True), embedding)
+    assert_close(embedding @ palm.token_emb.weight.T, logits)
+    shifted = palm(tokens, extra_embed=torch.linspace(0, 1, 32))
+    assert not torch.allclose(shifted, logits, atol=1e-3)
+
+
+def test_the_output_matrix_is_the_embedding_which_starts_small():
+    palm = PaLM(dim=64, num_tokens=2000, depth=1)
+    assert float(palm.token_emb.weight.detach().std()) == pytest.approx(0.02, rel=0.02)
+    assert not any(
+        parameter.shape == (2000, 64) for name, parameter in palm.named_parameters() if "token_emb" not in name
+    )
+
+
+def test_the_demo_shape_has_4_85_million_parameters():
+    palm = PaLM.from_config(ModelConfig())
+    # 4096 x 256, and in each of 4 blocks 256 x (256 + 64 + 64 + 2048) + 256 x 256 + 1024 x 256, gains 256 and 5 x 64;
+    # the last norm 256
+    assert sum(parameter.numel() for parameter in palm.parameters()) == 1048576 + 4 * (950272 + 256 + 320) + 256
+
+
+def test_settings_reach_the_model_and_come_back():
+    config = ModelConfig(
+        num_tokens=300, dim=16, depth=2, heads=3, dim_head=6, ff_mult=2, causal=False, qk_rmsnorm=False
+    )
+    assert PaLM.from_config(config).config == config
+    with pytest.raises(ConfigError, match="dim_head = 7"):
+        replace(config, dim_head=7)
+
+
+def test_dropout_reaches_every_block_and_only_training():
+    palm, tokens = make_palm(), random_tokens(1, 9)
+    assert_close(palm.train()(tokens), palm.eval()(tokens))  # none by default
+    palm.set_dropout(0.5)
+    assert torch.equal(palm(tokens), palm(tokens))
+    palm.train()
+    assert not torch.allclose(palm(tokens), palm(tokens))
+    assert {block.attn_dropout for block in palm.each_block()} == {0.5}
+
+
+def test_generate_returns_the_shapes_of_the_seed_library():
+    palm = make_palm()
+    assert palm.generate(20).shape == (1, 20)
+    assert palm.generate(20, random_tokens(4)).shape == (16,)
+    assert palm.generate(20, random_tokens(2, 3, 4)).shape == (2, 3, 16)
+    assert palm.generate(9, random_tokens(2, 4), return_seq_without_prompt=False).shape == (2, 9)
+    assert palm.generate(3, random_tokens(2, 4)).shape == (2, 1)  # at least one token
+    assert palm.generate(6, random_tokens(2, 4), finetune_scope="actor").shape == (2, 2)
+    assert make_palm(causal=False).generate(6, random_tokens(2, 4)).shape == (2, 2)
+
+
+def test_generate_at_temperature_zero_takes_the_likeliest_token():
+    palm, prompt = make_palm(), random_tokens(2, 5)
+    found = palm.generate(15, prompt, temperature=0)
+    whole = torch.cat((prompt, found), dim=1)
+    assert torch.equal(palm(whole[:, :-1]).argmax(-1)[:, 4:], found)
+
+
+def test_generate_follows_its_seed():
+    palm, prompt = make_palm(), random_tokens(2, 5)
+    runs = []
+    for _ in range(2):
+        torch.manual_seed(7)
+        runs.append(palm.generate(30, prompt))
+    assert torch.equal(*runs)
+
+
+def test_generate_pads_behind_a_drawn_end_token_but_minds_none_in_the_prompt():
+    palm = make_palm()
+    torch.manual_seed(0)
+    found = palm.generate(60, torch.full((8, 4), 9), eos_token=9, filter_thres=0.5, pad_value=3)
+    ends = [row.index(9) for row in found.tolist() if 9 in row]
+    assert ends
+    for row in found.tolist():
+        if 9 in row:
+            assert set(row[row.index(9) + 1 :]) <= {3}
+
+
+def test_generate_stops_when_every_row_has_ended():
+    palm = make_palm()
+    prompt = random_tokens(1, 4)
+    first = int(palm.generate(5, prompt, temperature=0))
+    assert palm.generate(40, prompt, temperature=0, eos_token=first).shape == (1, 1)
+
+
+def test_top_k_keeps_a_tenth_of_the_vocabulary():
+    kept = top_k(torch.arange(20.0)[None], 0.9)
+    assert kept[0].isfinite().tolist() == [False] * 18 + [True] * 2
+    assert top_k(torch.arange(3.0)[None], 0.9)[0].isfinite().tolist() == [False, False, True]
+
+
+def test_a_saved_palm_comes_back_with_shape_and_scopes(tmp_path):
+    palm = make_palm()
+    palm.save(tmp_path / "palm.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["palm.safetensors"]
+    tokens = random_tokens(2, 6)
+    fresh = make_palm(finetune_scopes=())
+    fresh.load(tmp_path / "palm.safetensors")
+    again = PaLM.from_file(tmp_path / "palm.safetensors").eval()
+    for scope in (None, "actor"):
+        assert torch.equal(fresh(tokens, finetune_scope=scope), palm(tokens, finetune_scope=scope))
+        assert torch.equal(again(tokens, finetune_scope=scope), palm(tokens, finetune_scope=scope))
+
+
+def test_a_torn_or_foreign_file_is_refused(tmp_path):
+    palm = make_palm()
+    path = tmp_path / "palm.safetensors"
+    with pytest.raises(CheckpointError, match="no readable PaLM file"):
+        palm.load(path)
+    palm.save(path)
+    with pytest.raises(CheckpointError, match="another shape"):
+        make_palm(heads=2).load(path)
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(CheckpointError, match="no readable PaLM file"):
+        palm.load(path)
+
+
+def test_one_token_is_decoded_with_few_calls():
+    palm = make_palm(finetune_scopes=())
+    cache = palm.new_cache(1, 40)
+    with torch.inference_mode():
+        palm(random_tokens(1, 8), cache=cache)
+        cache.lengths += 8
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            palm(random_tokens(1, 1), cache=cache)
+    top_level = [event for event in profile.events() if event.cpu_parent is None]
+    assert len(top_level) <= 30 + 35 * 3, len(top_level)  # once a pass, and a block
+
+
+def test_logits_of_a_new_model_are_near_uniform():
+    palm = PaLM(dim=64, num_tokens=512, depth=2)
+    loss = palm(torch.randint(0, 512, (4, 64)), return_loss=True)
+    assert float(loss) == pytest.approx(math.log(512), rel=0.03)
