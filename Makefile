@@ -1,0 +1,78 @@
+# Steersman. "make help" lists what there is; pip follows its own configuration throughout.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip install --disable-pip-version-check --quiet
+DONE := $(VENV)/.done
+# A requirement such as torch==2.13.0, or the path of a wheel; by default the pinned version, in the build that pip finds.
+TORCH ?=
+TORCH_REQUIREMENT := $(if $(TORCH),$(TORCH) -c requirements/constraints.txt,-r requirements/torch.txt)
+TORCH_DONE := $(DONE)/torch-$(shell printf '%s' '$(TORCH_REQUIREMENT)' | cksum | cut -d' ' -f1)
+PYTEST_WORKERS ?= 2
+PYTEST ?=
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help up setup test lint bench figures demo-policy docs clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | while IFS='|' read -r name words; do \
+		printf '  make %-12s %s\n' "$$name" "$$words"; done
+	@echo
+	@echo '  make up TORCH=torch==2.13.0 (or the path of a wheel) chooses the build of torch; ARGS="--port 9000" goes to manage.py up.'
+
+up: setup ## install what is missing, start everything, print the address; Ctrl-C stops it
+	@exec $(RUN) manage.py up $(ARGS)
+
+setup: $(DONE)/run ## install what "make up" needs into .venv
+
+test: $(DONE)/dev lint ## set up, then lint, types and all tests (BROWSER=0 leaves the browser tests out)
+	@BROWSER='$(BROWSER)' .ci/chromium
+	$(RUN) -m pytest -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST)
+
+lint: $(DONE)/dev ## ruff and mypy
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy .
+
+bench: $(DONE)/run ## speed and learning: JSON and a table
+	$(RUN) -m benchmarks $(ARGS)
+
+figures: $(DONE)/run ## every figure that the documents promise, beside its goal
+	$(RUN) -m benchmarks.figures $(ARGS)
+
+demo-policy: $(DONE)/run ## train the demo policy again (hours; interrupt and repeat at will)
+	nice -n 10 $(RUN) -m demo.train_policy --out .steersman/demo-policy $(or $(ARGS),--minutes 180)
+	$(RUN) -m demo.export_policy --run .steersman/demo-policy
+
+docs: $(DONE)/dev ## write docs/training-settings.md from the settings
+	$(RUN) -m tests.house.training_settings
+
+clean: ## remove .venv and caches; your data in .steersman stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -not -path './.git/*' -exec rm -rf {} +
+
+$(DONE)/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo 'Python 3.11 or newer is needed: make up PYTHON=python3.11'; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { [ "$$(id -u)" = 0 ] && apt-get install -y -qq python3-venv; } \
+		|| { echo 'Python has no venv here: sudo apt-get install -y python3-venv'; exit 1; }
+	@echo 'Making $(VENV)'
+	@$(PYTHON) -m venv $(VENV)
+	@mkdir -p $(DONE) && touch $@
+
+$(TORCH_DONE): requirements/torch.txt | $(DONE)/venv
+	@$(RUN) requirements/torch_size.py $(TORCH_REQUIREMENT)
+	$(PIP) $(TORCH_REQUIREMENT)
+	@rm -f $(DONE)/torch-* && touch $@
+
+$(DONE)/run: $(TORCH_DONE) requirements/local.txt requirements/base.txt requirements/web.txt requirements/demo.txt requirements/constraints.txt
+	$(PIP) -r requirements/local.txt
+	$(PIP) --no-deps -r requirements/demo.txt
+	@touch $@
+
+$(DONE)/dev: $(DONE)/run requirements/dev.txt
+	$(PIP) -r requirements/dev.txt
+	@touch $@
