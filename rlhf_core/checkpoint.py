@@ -72,7 +72,7 @@ def load_policy(path: Path | str, device: torch.device | str = "cpu") -> "tuple[
     from rlhf_core.modules.palm import PaLM
 
     manifest, state, tokenizer = load(Path(path), "policy")
-    palm = PaLM.from_config(settings_from_dict(ModelConfig, manifest["model"]))
+    palm = PaLM.from_config(model_shape(manifest, path))
     fill(palm, state, path)
     return palm.to(device).eval(), tokenizer, manifest
 
@@ -107,8 +107,11 @@ def load_reward_model(
     from rlhf_core.modules.reward_model import RewardModel
 
     manifest, state, tokenizer = load(Path(path), "reward_model")
-    palm = PaLM.from_config(settings_from_dict(ModelConfig, manifest["model"]))
-    reward_model = RewardModel(palm, **manifest["head"])
+    palm = PaLM.from_config(model_shape(manifest, path))
+    try:
+        reward_model = RewardModel(palm, **manifest["head"])
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: the manifest's head is none of ours: {error}") from error
     fill(reward_model, state, path)
     return reward_model.to(device).eval(), tokenizer, manifest
 
@@ -143,12 +146,12 @@ def save(
 
     if dtype not in STORAGE:
         raise ConfigError("dtype", dtype, "one of " + ", ".join(STORAGE))
-    for name, tensor in state.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{name} holds a number that is not finite; such a model is not saved")
     stored = {
         name: tensor.to(STORAGE[dtype]) if tensor.is_floating_point() else tensor for name, tensor in state.items()
     }
+    for name, tensor in stored.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{name} holds a number that is not finite in {dtype}; such a model is not saved")
     store = Path(store).absolute()
     remove_unfinished(store)
     with UnfinishedFolder(store) as unfinished:
@@ -203,6 +206,14 @@ def load(path: Path, kind: Kind) -> "tuple[dict[str, Any], dict[str, Tensor], To
     except Exception as error:  # the backend raises bare exceptions
         raise CheckpointError(f"{path}: tokenizer.json is no tokenizer: {error}") from error
     return manifest, state, tokenizer
+
+
+def model_shape(manifest: Mapping[str, Any], path: Path | str) -> ModelConfig:
+    """The shape that a manifest names."""
+    try:
+        return settings_from_dict(ModelConfig, manifest["model"])
+    except (ConfigError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: the manifest's model has no permitted shape: {error}") from error
 
 
 def fill(module: torch.nn.Module, state: Mapping[str, Tensor], path: Path | str) -> None:
