@@ -171,7 +171,6 @@ class PolicyConfig(Settings):
     kl_hard_cap: float = setting(50.0, "nats a response at which the run stops", above=0, maximum=10_000, advanced=True)
     clip_ratio: float = setting(0.2, "how far a probability ratio may move (epsilon)", above=0, maximum=1)
     value_clip: float = setting(0.2, "how far a value may move in a round", above=0, maximum=100, advanced=True)
-    value_coefficient: float = setting(0.5, "weight of the value loss", minimum=0, maximum=100, advanced=True)
     entropy_coefficient: float = setting(0.0, "weight of the entropy bonus", minimum=0, maximum=1)
     gamma: float = setting(1.0, "discount a token", minimum=0, maximum=1, advanced=True)
     gae_lambda: float = setting(0.95, "bias against variance of the advantages", minimum=0, maximum=1, advanced=True)
@@ -180,6 +179,13 @@ class PolicyConfig(Settings):
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm", above=0, maximum=1e6)
     missing_end_penalty: float = setting(
         0.0, "subtracted from the score of a response without an end token", minimum=0, maximum=100
+    )
+    exclude_truncated: bool = setting(
+        False, "the policy learns nothing from responses without an end token", advanced=True
+    )
+    whiten_rewards: bool = setting(False, "scale each round's rewards to variance 1, mean kept", advanced=True)
+    adam_epsilon: float = setting(
+        1e-5, "AdamW epsilon; a larger one tames the first steps", above=0, maximum=0.1, advanced=True
     )
     max_new_tokens: int = setting(64, "longest response", minimum=1, maximum=4096, unit="tokens")
     max_prompt_tokens: int = setting(32, "longer prompts keep their end", minimum=2, maximum=8192, unit="tokens")
@@ -209,11 +215,13 @@ METRICS: dict[str, dict[str, tuple[str, str]]] = {
         **COMMON_METRICS,
     },
     "reward": {
-        "loss": ("sum of the comparison and score losses, weighted by their ratings", "nats"),
-        "accuracy": ("share of the step's comparisons in which the chosen response scores higher", "share"),
-        "comparison_loss": ("Bradley-Terry loss of the comparisons; ln 2 = 0.693 is guessing", "nats"),
+        "loss": ("mean negative log-likelihood of the step's ratings of both kinds", "nats"),
+        "accuracy": ("share of the step's verdicts whose better response scores higher; ties are left out", "share"),
+        "comparison_loss": ("negative log-likelihood of the comparisons, their ties and strengths included", "nats"),
         "score_loss": ("cross-entropy of the 1-to-5 ratings over the bins; ln 5 = 1.609 is guessing", "nats"),
         "holdout_accuracy": ("accuracy on prompts that are never trained on", "share"),
+        "holdout_count": ("verdicts that holdout_accuracy is measured on", "verdicts"),
+        "holdout_concordance": ("share of held-out pairs of different 1-to-5 ratings in the right order", "share"),
         "grad_norm": ("length of the gradient before it is clipped", ""),
         **COMMON_METRICS,
     },

@@ -97,19 +97,6 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, *, c
     return 0.5 * torch.maximum(unclipped, clipped), (clipped > unclipped).detach()
 
 
-def log_probs_and_entropy(logits: Tensor, tokens: Tensor, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Log-probability of ``tokens`` and entropy of their distributions, in nats, in float32, gradient kept.
-
-    Args:
-        logits: (..., vocabulary), any float type.
-        tokens: (...) ids.
-        temperature: logits are divided by it; the same as when sampling.
-    """
-    log_probabilities = F.log_softmax(logits.float() / temperature, dim=-1)
-    entropy = -(log_probabilities.exp() * log_probabilities).sum(dim=-1)
-    return log_probabilities.gather(-1, tokens[..., None]).squeeze(-1), entropy
-
-
 def binned_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """Weighted mean cross-entropy of class labels.
 

@@ -85,9 +85,3 @@ def join_sequences(
     prompt_lengths = torch.tensor([len(prompt) for prompt in prompts])
     lengths = torch.tensor([len(row) for row in rows])
     return Sequences(tokens.to(device), prompt_lengths.to(device), lengths.to(device))
-
-
-def cut_after_end(tokens: Sequence[int], end_id: int | None) -> list[int]:
-    """``tokens`` up to and including the first end token; all of them where there is none."""
-    kept = list(tokens)
-    return kept[: kept.index(end_id) + 1] if end_id is not None and end_id in kept else kept

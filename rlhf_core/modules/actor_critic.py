@@ -1,14 +1,20 @@
 """Policy and critic over one PaLM: two LoRA scopes on the same frozen base, whose bare weights are the reference."""
 
 import copy
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from rlhf_core.losses import log_probs_and_entropy
-from rlhf_core.masking import Sequences, length_mask, masked_mean
+from rlhf_core.config import SamplingConfig
+from rlhf_core.generation.log_probs import SequenceLogProbs, sequence_log_probs
+from rlhf_core.generation.sampler import generate_batch
+from rlhf_core.masking import Sequences, join_sequences, length_mask, masked_mean
 from rlhf_core.modules.palm import PaLM
+from rlhf_core.seeds import derive_seed
+
+Tokens: TypeAlias = Sequence[Sequence[int]]
 
 
 class Generated(NamedTuple):
@@ -108,18 +114,22 @@ class ActorCritic(nn.Module):
         """The learned tensors by name; with ``load_state_dict(strict=False)`` over the same parents they are all."""
         return {name: parameter.detach() for name, parameter in self.named_parameters() if parameter.requires_grad}
 
-    def log_probs(self, sequences: Sequences, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of the response tokens and entropies of their distributions, each (batch, response).
+    def log_probs(self, prompts: Tokens, responses: Tokens, *, temperature: float = 1.0) -> SequenceLogProbs:
+        """Log-probabilities of the response tokens under the policy, and entropies, each (batch, response)."""
+        return sequence_log_probs(
+            self.palm,
+            prompts,
+            responses,
+            temperature=temperature,
+            finetune_scope=self.actor_scope,
+            with_entropies=True,
+        )
 
-        Both are 0 beyond a row's response. Logits are made at response positions alone.
-        """
-        return response_log_probs(self.palm, sequences, scope=self.actor_scope, temperature=temperature)
-
-    def reference_log_probs(self, sequences: Sequences, *, temperature: float = 1.0) -> Tensor:
+    def reference_log_probs(self, prompts: Tokens, responses: Tokens, *, temperature: float = 1.0) -> Tensor:
         """The same of the policy as it was before training: the base with adapters off, or the frozen copy."""
         palm = self.palm if self.reference_palm is None else self.reference_palm
         with torch.no_grad():
-            return response_log_probs(palm, sequences, scope=None, temperature=temperature)[0]
+            return sequence_log_probs(palm, prompts, responses, temperature=temperature, disable_lora=True).log_probs
 
     def value_outputs(self, sequences: Sequences) -> Tensor:
         """(batch, response, outputs) of the value head at the state before each response token."""
@@ -167,18 +177,13 @@ class ActorCritic(nn.Module):
         self, state: Tensor, max_seq_len: int, eos_token: int | None = None, temperature: float = 1.0, seed: int = 0
     ) -> Generated:
         """Continue prompts (batch, prompt) or (prompt,) up to a total length of ``max_seq_len``."""
-        from rlhf_core.config import SamplingConfig
-        from rlhf_core.generation.sampler import generate_batch
-        from rlhf_core.masking import join_sequences
-        from rlhf_core.training.seeds import derive_seed
-
         prompts = (state if state.ndim == 2 else state[None]).tolist()
         room = max(1, max_seq_len - len(prompts[0]))
         generations = generate_batch(
             self.palm,
             prompts,
             sampling=SamplingConfig(max_new_tokens=room, max_prompt_tokens=len(prompts[0]), temperature=temperature),
-            end_id=-1 if eos_token is None else eos_token,
+            end_id=eos_token,
             seeds=[derive_seed(seed, "generate", row) for row in range(len(prompts))],
             finetune_scope=self.actor_scope,
         )
@@ -198,23 +203,3 @@ def before_response(x: Tensor, sequences: Sequences) -> Tensor:
     steps = torch.arange(longest, device=x.device)
     index = (sequences.prompt_lengths[:, None] - 1 + steps).clamp(max=x.shape[1] - 1)
     return x[torch.arange(len(x), device=x.device)[:, None], index]
-
-
-def response_tokens(sequences: Sequences) -> tuple[Tensor, Tensor]:
-    """Response tokens and their mask, each (batch, response)."""
-    mask = length_mask(sequences.response_lengths, int(sequences.response_lengths.max()))
-    steps = torch.arange(mask.shape[1], device=mask.device)
-    index = (sequences.prompt_lengths[:, None] + steps).clamp(max=sequences.tokens.shape[1] - 1)
-    return sequences.tokens.gather(1, index), mask
-
-
-def response_log_probs(
-    palm: PaLM, sequences: Sequences, *, scope: str | None, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and entropies (batch, response) of the response tokens under ``palm``; 0 outside the mask."""
-    embeddings = palm(sequences.tokens, lengths=sequences.lengths, finetune_scope=scope, return_only_embedding=True)
-    tokens, mask = response_tokens(sequences)
-    logits = palm.to_logits(before_response(embeddings, sequences)[mask])  # (real response tokens, vocabulary)
-    log_probs, entropy = log_probs_and_entropy(logits, tokens[mask], temperature=temperature)
-    empty = torch.zeros(mask.shape, device=mask.device)
-    return empty.masked_scatter(mask, log_probs), empty.masked_scatter(mask, entropy)

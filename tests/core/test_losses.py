@@ -14,7 +14,6 @@ from rlhf_core.losses import (
     comparison_loss,
     fit_step_biases,
     histogram_targets,
-    log_probs_and_entropy,
 )
 
 
@@ -94,25 +93,6 @@ def test_one_batch_of_8_and_four_of_2_give_equal_gradients_rule_24():
 def test_fixed_length_aggregation_needs_a_length():
     with pytest.raises(ValueError, match="fixed_length"):
         aggregate_loss(torch.ones(1, 1), torch.ones(1, 1).bool(), "fixed-length")
-
-
-def test_log_probs_and_entropy_are_float32_and_by_hand_rule_38():
-    logits = torch.log(torch.tensor([[0.5, 0.25, 0.25]])).half()
-    log_probs, entropy = log_probs_and_entropy(logits, torch.tensor([0]))
-    assert log_probs.dtype == entropy.dtype == torch.float32
-    assert_close(log_probs, torch.tensor([math.log(0.5)]), atol=1e-3, rtol=0)
-    assert_close(entropy, torch.tensor([1.5 * math.log(2.0)]), atol=1e-3, rtol=0)
-    hot, _ = log_probs_and_entropy(logits.float(), torch.tensor([0]), temperature=0.5)
-    assert_close(hot, torch.tensor([math.log(0.25 / 0.375)]), atol=1e-3, rtol=0)  # squares, renormalised (rule 6)
-
-
-def test_following_the_entropy_gradient_raises_the_entropy_rule_39():
-    logits = torch.tensor([[2.0, 0.0, -1.0]], requires_grad=True)
-    _, before = log_probs_and_entropy(logits, torch.tensor([0]))
-    loss = -before.mean()  # the sign with which the entropy bonus enters the PPO loss
-    loss.backward()
-    _, after = log_probs_and_entropy(logits.detach() - 0.1 * logits.grad, torch.tensor([0]))
-    assert after > before
 
 
 def test_comparison_probabilities_by_hand():

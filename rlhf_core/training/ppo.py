@@ -1,0 +1,445 @@
+"""Improving a policy by PPO, with a KL penalty to its frozen parent (docs/algorithms/ppo.md)."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rlhf_core.advantages import estimate_advantages, estimate_returns, explained_variance
+from rlhf_core.checkpoint import load_policy, load_reward_model, save_policy
+from rlhf_core.config import PolicyConfig, SamplingConfig, settings_to_dict
+from rlhf_core.errors import CheckpointError, DatasetError, TrainingDiverged
+from rlhf_core.generation.sampler import generate_batch
+from rlhf_core.kl import AdaptiveKLController, k1, k3, penalised_rewards, sequence_kl
+from rlhf_core.losses import aggregate_loss, clipped_policy_loss, clipped_value_loss, histogram_targets
+from rlhf_core.masking import Sequences, join_sequences, masked_mean, masked_whiten
+from rlhf_core.modules.actor_critic import ActorCritic
+from rlhf_core.modules.reward_model import RewardModel
+from rlhf_core.seeds import derive_generator, derive_seed
+from rlhf_core.text.template import cut_response, encode_prompt
+from rlhf_core.training.run_directory import RunDirectory, settings_digest
+from rlhf_core.training.state import optimizer_tensors, restore_optimizer, take_prefix, with_prefix
+
+Score: TypeAlias = Callable[[list[list[int]], list[list[int]]], Tensor]  # prompts, responses -> (batch,) scores
+
+
+def train_policy(run: RunDirectory) -> None:
+    """Train and save a policy; goes on where a stopped or killed run left off.
+
+    Raises:
+        DatasetError: there are no prompts.
+        CheckpointError: policy and reward model don't share a tokenizer.
+        TrainingDiverged: a score, loss or the KL became non-finite, or the KL passed its hard cap. The last saved
+            state stands.
+        RunStopped: a stop was asked for and the state is saved.
+    """
+    config = cast(PolicyConfig, run.config)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    palm, tokenizer, parent = load_policy(run.policy)
+    reward_model, reward_tokenizer, reward_manifest = load_reward_model(run.reward_model)
+    if reward_tokenizer.sha256 != tokenizer.sha256:
+        raise CheckpointError("the reward model reads other tokens than the policy writes: their tokenizers differ")
+    prompts = [encode_prompt(tokenizer, prompt.text, config.max_prompt_tokens) for prompt in run.read_prompts()]
+    if not prompts:
+        raise DatasetError("found 0 prompts; at least 1 is needed")
+
+    torch.manual_seed(derive_seed(config.seed, "initialise"))
+    model = ActorCritic(
+        palm,
+        actor_lora=config.lora_rank > 0,
+        critic_lora=config.lora_rank > 0,
+        actor_lora_r=max(config.lora_rank, 1),
+        critic_lora_r=max(config.lora_rank, 1),
+        critic_dim_out=1,
+    )
+    trainer = PolicyTrainer(model, prompts, reward_of(reward_model, tokenizer.end), config, tokenizer.end)
+
+    digest = settings_digest(run)
+    start, last = 0, dict[str, float]()
+    state = run.load_state()
+    if state is not None and state.values["digest"] == digest:
+        start, last = state.step, state.values["metrics"]
+        trainer.restore(state.tensors, state.values)
+    for update in range(start, config.updates):
+        last = trainer.update(update, lambda phase, done=update: run.progress(done, config.updates, phase))  # type: ignore[misc]
+        run.metrics(update + 1, last)
+        run.progress(update + 1, config.updates, "learn")
+        saved = {"metrics": last, "digest": digest}
+        run.save_or_stop(update + 1, config.save_interval, lambda saved=saved: trainer.capture(saved))  # type: ignore[misc]
+
+    meta = {
+        **run.meta,
+        "parent": parent["id"],
+        "reward_model": reward_manifest["id"],
+        "config": settings_to_dict(config),
+        "run_digest": digest,
+        "metrics": {name: value for name, value in last.items() if name != "tokens_per_second"},
+    }
+    output = save_policy(run.store, model.palm, tokenizer, meta, finetune_scope=model.actor_scope)
+    run.finish([output], last)
+
+
+def reward_of(reward_model: RewardModel, end_id: int | None) -> Score:
+    """A reward model as a score of whole responses; what stands after the first end token is not read."""
+    reward_model.eval().requires_grad_(False)  # no dropout: equal responses get equal scores
+
+    def score(prompts: list[list[int]], responses: list[list[int]]) -> Tensor:
+        ended = responses if end_id is None else [cut_response(response, end_id) for response in responses]
+        return reward_model.score(join_sequences(prompts, ended, device=reward_model.palm.device))
+
+    return score
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Responses of one round and all that is known of them before learning; tensors are (responses, longest).
+
+    Attributes:
+        prompts, responses: token ids.
+        mask: True at response tokens, the end token included.
+        log_probs: of the drawn tokens as they were drawn.
+        reference_log_probs: of the same under the frozen parent.
+        values: the critic's, of the state before each token.
+        scores: (responses,) of the reward model.
+        ended: (responses,) bool, False where the length limit cut the response.
+    """
+
+    prompts: list[list[int]]
+    responses: list[list[int]]
+    mask: Tensor
+    log_probs: Tensor
+    reference_log_probs: Tensor
+    values: Tensor
+    scores: Tensor
+    ended: Tensor
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What a rollout teaches; tensors are (responses, longest)."""
+
+    rewards: Tensor
+    advantages: Tensor
+    returns: Tensor
+    kl: float
+    k3: float
+    explained_variance: float
+
+
+class PolicyTrainer:
+    """PPO, one round at a time: sample, score, estimate advantages, learn, adapt the KL coefficient.
+
+    Everything random in round u comes from (seed, use, u, …), so a trainer that is restored after any round goes on
+    exactly as one that was never stopped.
+
+    Args:
+        model: policy, critic and reference.
+        prompts: token ids to draw prompts from; each pass over them has a fresh order.
+        score: gives each response its score.
+        config: the settings.
+        end_id: the token that ends a response; None lets all run to the limit.
+        betas, actor_weight_decay, critic_weight_decay: of AdamW.
+    """
+
+    def __init__(
+        self,
+        model: ActorCritic,
+        prompts: Sequence[Sequence[int]],
+        score: Score,
+        config: PolicyConfig,
+        end_id: int | None,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        actor_weight_decay: float = 0.0,
+        critic_weight_decay: float = 0.0,
+    ) -> None:
+        self.model = model.eval()  # for good: dropout would make the ratios of unchanged weights differ from 1
+        self.prompts = [list(prompt) for prompt in prompts]
+        self.score = score
+        self.config = config
+        self.end_id = end_id
+        self.sampling = SamplingConfig(
+            max_new_tokens=config.max_new_tokens,
+            max_prompt_tokens=config.max_prompt_tokens,
+            temperature=config.temperature,
+        )
+        self.controller = AdaptiveKLController(config.kl_coefficient, config.kl_target, config.kl_horizon)
+        shared: dict[str, Any] = {"betas": betas, "eps": config.adam_epsilon}
+        self.actor_optimizer = torch.optim.AdamW(
+            model.actor_parameters(), lr=config.learning_rate, weight_decay=actor_weight_decay, **shared
+        )
+        self.critic_optimizer = torch.optim.AdamW(
+            model.critic_parameters(), lr=config.critic_learning_rate, weight_decay=critic_weight_decay, **shared
+        )
+
+    def update(self, index: int, on_phase: Callable[[str], None] | None = None) -> dict[str, float]:
+        """One round; ``index`` counts from 0. Returns its metrics.
+
+        Raises:
+            TrainingDiverged: a number is not finite, or the KL passed its hard cap.
+        """
+        started = time.perf_counter()
+        remaining = 1 - index / self.config.updates
+        self.actor_optimizer.param_groups[0]["lr"] = self.config.learning_rate * remaining
+        self.critic_optimizer.param_groups[0]["lr"] = self.config.critic_learning_rate * remaining
+        if on_phase is not None:
+            on_phase("rollout")
+        rollout = self.roll_out(index)
+        lessons = self.derive_lessons(rollout)
+        coefficient = self.controller.coefficient
+        if on_phase is not None:
+            on_phase("learn")
+        learned = self.learn(index, rollout, lessons)
+        self.controller.update(lessons.kl, len(rollout.responses))
+
+        lengths = rollout.mask.sum(dim=1).float()
+        return {
+            "reward": float(lessons.rewards.sum(dim=1).mean()),
+            "score": float(rollout.scores.mean()),
+            "kl": lessons.kl,
+            "k3": lessons.k3,
+            "kl_coefficient": coefficient,
+            "response_length": float(lengths.mean()),
+            "end_rate": float(rollout.ended.float().mean()),
+            "truncated_rate": 1 - float(rollout.ended.float().mean()),
+            "explained_variance": lessons.explained_variance,
+            "distinct_2": distinct_pairs(rollout.responses),
+            "learning_rate": self.config.learning_rate * remaining,
+            **learned,
+            "tokens_per_second": float(lengths.sum()) / (time.perf_counter() - started),
+        }
+
+    def choose_prompts(self, index: int) -> list[list[int]]:
+        """The prompts of a round: the next ones of an endless row of shuffled passes over all prompts."""
+        size, count = self.config.rollout_batch_size, len(self.prompts)
+        chosen: list[list[int]] = []
+        position = index * size
+        while len(chosen) < size:
+            order = torch.randperm(count, generator=derive_generator(self.config.seed, "prompts", position // count))
+            taken = order[position % count :][: size - len(chosen)].tolist()
+            chosen += [self.prompts[number] for number in taken]
+            position += len(taken)
+        return chosen
+
+    @torch.no_grad()
+    def roll_out(self, index: int) -> Rollout:
+        """Draw responses and score them; log-probabilities are kept from the drawing, at the same temperature."""
+        prompts = self.choose_prompts(index)
+        generations = generate_batch(
+            self.model.palm,
+            prompts,
+            sampling=self.sampling,
+            end_id=self.end_id,
+            seeds=[derive_seed(self.config.seed, "rollout", index, row) for row in range(len(prompts))],
+            finetune_scope=self.model.actor_scope,
+        )
+        responses = [generation.tokens for generation in generations]
+        device = self.model.palm.device
+        longest = max(map(len, responses))
+        log_probs = torch.zeros(len(responses), longest)
+        for row, generation in enumerate(generations):
+            log_probs[row, : len(generation.log_probs)] = torch.tensor(generation.log_probs)
+        mask = torch.arange(longest) < torch.tensor([len(response) for response in responses])[:, None]
+        reference, values = [], []
+        for at in range(0, len(prompts), self.config.minibatch_size):
+            part = slice(at, at + self.config.minibatch_size)
+            found = self.model.reference_log_probs(prompts[part], responses[part], temperature=self.config.temperature)
+            reference.append(widen(found, longest))
+            values.append(widen(self.model.values(self.join(prompts[part], responses[part])), longest))
+        scores = self.score(prompts, responses).to(device).float()
+        if not bool(torch.isfinite(scores).all()):
+            raise TrainingDiverged(f"round {index + 1}: a score is not finite: {scores.tolist()}")
+        return Rollout(
+            prompts=prompts,
+            responses=responses,
+            mask=mask.to(device),
+            log_probs=log_probs.to(device),
+            reference_log_probs=torch.cat(reference),
+            values=torch.cat(values),
+            scores=scores,
+            ended=torch.tensor([generation.finish_reason == "end" for generation in generations], device=device),
+        )
+
+    @torch.no_grad()
+    def derive_lessons(self, rollout: Rollout) -> Lessons:
+        """Rewards per token, advantages and returns."""
+        config, mask = self.config, rollout.mask
+        kl = float(sequence_kl(k1(rollout.log_probs, rollout.reference_log_probs), mask))
+        if not math.isfinite(kl) or kl > config.kl_hard_cap:
+            raise TrainingDiverged(
+                f"the policy is {kl:.3g} nats a response from its parent; the cap is {config.kl_hard_cap:g}. "
+                "Try a lower learning rate or a higher KL coefficient"
+            )
+        rewards = penalised_rewards(
+            rollout.scores - config.missing_end_penalty * (~rollout.ended).float(),
+            rollout.log_probs,
+            rollout.reference_log_probs,
+            mask,
+            coefficient=self.controller.coefficient,
+        )
+        taught = masked_whiten(rewards, mask, center=False) if config.whiten_rewards else rewards
+        advantages = estimate_advantages(taught, rollout.values, mask, gamma=config.gamma, lam=config.gae_lambda)
+        returns = estimate_returns(advantages, rollout.values, mask)
+        return Lessons(
+            rewards=rewards,
+            advantages=masked_whiten(advantages, mask),
+            returns=returns,
+            kl=kl,
+            k3=float(sequence_kl(k3(rollout.log_probs, rollout.reference_log_probs), mask)),
+            explained_variance=explained_variance(rollout.values, returns, mask),
+        )
+
+    def plan_minibatches(self, index: int) -> list[list[int]]:
+        """Rows of each optimiser step: every response once an epoch, in a fresh order each."""
+        size, step = self.config.rollout_batch_size, self.config.minibatch_size
+        plan = []
+        for epoch in range(self.config.ppo_epochs):
+            generator = derive_generator(self.config.seed, "minibatches", index, epoch)
+            order = torch.randperm(size, generator=generator).tolist()
+            plan += [order[at : at + step] for at in range(0, size, step)]
+        return plan
+
+    def learn(self, index: int, rollout: Rollout, lessons: Lessons) -> dict[str, float]:
+        """All optimiser steps of a round; the policy stands still while the critic warms up."""
+        warming_up = index < self.config.critic_warmup_updates
+        found: list[dict[str, float]] = []
+        for rows in self.plan_minibatches(index):
+            step = self.critic_step(rows, rollout, lessons)
+            if not warming_up:
+                step |= self.actor_step(rows, rollout, lessons)
+            found.append(step)
+        if warming_up:
+            entropy = self.mean_entropy(rollout)
+            still = {"ratio_min": 1.0, "ratio_max": 1.0, "clip_fraction": 0.0, "policy_loss": 0.0}
+            found = [{**step, **still, "entropy": entropy, "actor_grad_norm": 0.0} for step in found]
+        summary = {name: sum(step[name] for step in found) / len(found) for name in found[0]}
+        summary["ratio_min"] = min(step["ratio_min"] for step in found)
+        summary["ratio_max"] = max(step["ratio_max"] for step in found)
+        return summary
+
+    def actor_step(self, rows: list[int], rollout: Rollout, lessons: Lessons) -> dict[str, float]:
+        """One step of the clipped surrogate, with the entropy bonus."""
+        config = self.config
+        now = self.model.log_probs(
+            [rollout.prompts[row] for row in rows],
+            [rollout.responses[row] for row in rows],
+            temperature=config.temperature,
+        )
+        longest = now.mask.shape[1]
+        mask = now.mask & rollout.ended[rows, None] if config.exclude_truncated else now.mask
+        surrogate = clipped_policy_loss(
+            now.log_probs,
+            rollout.log_probs[rows, :longest],
+            lessons.advantages[rows, :longest],
+            clip_low=config.clip_ratio,
+        )
+        policy_loss = aggregate_loss(surrogate.per_token, mask)
+        entropy = masked_mean(cast(Tensor, now.entropies), mask)
+        norm = self.descend(
+            self.actor_optimizer, policy_loss - config.entropy_coefficient * entropy, self.model.actor_parameters()
+        )
+        ratios = surrogate.ratios[mask] if bool(mask.any()) else torch.ones(1)
+        return {
+            "policy_loss": float(policy_loss.detach()),
+            "entropy": float(entropy.detach()),
+            "ratio_min": float(ratios.min()),
+            "ratio_max": float(ratios.max()),
+            "clip_fraction": float(masked_mean(surrogate.clipped.float(), mask)),
+            "actor_grad_norm": norm,
+        }
+
+    def critic_step(self, rows: list[int], rollout: Rollout, lessons: Lessons) -> dict[str, float]:
+        """One step of the clipped value loss; with bins, of the cross-entropy to the smoothed return."""
+        sequences = self.join([rollout.prompts[row] for row in rows], [rollout.responses[row] for row in rows])
+        outputs = self.model.value_outputs(sequences)
+        longest = outputs.shape[1]
+        mask, returns = rollout.mask[rows, :longest], lessons.returns[rows, :longest]
+        if self.model.bins == 1:
+            per_token, clipped = clipped_value_loss(
+                self.model.decode_values(outputs),
+                rollout.values[rows, :longest],
+                returns,
+                clip=self.config.value_clip,
+            )
+        else:
+            edges = self.model.value_edges
+            targets = histogram_targets(returns, edges, sigma=0.75 * float(edges[1] - edges[0]))
+            per_token = -(targets * F.log_softmax(outputs, dim=-1)).sum(dim=-1)
+            clipped = torch.zeros_like(mask)
+        loss = aggregate_loss(per_token, mask)
+        norm = self.descend(self.critic_optimizer, loss, self.model.critic_parameters())
+        return {
+            "value_loss": float(loss.detach()),
+            "value_clip_fraction": float(masked_mean(clipped.float(), mask)),
+            "critic_grad_norm": norm,
+        }
+
+    def descend(self, optimizer: torch.optim.Optimizer, loss: Tensor, parameters: list[nn.Parameter]) -> float:
+        """One optimiser step with the gradient clipped; returns the gradient's norm before.
+
+        Raises:
+            TrainingDiverged: loss or gradient is not finite; the step is not taken.
+        """
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = float(nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm))
+        if not math.isfinite(float(loss.detach())) or not math.isfinite(norm):
+            optimizer.zero_grad(set_to_none=True)
+            raise TrainingDiverged(f"loss {float(loss.detach())}, gradient norm {norm}: the step was not taken")
+        optimizer.step()
+        return norm
+
+    @torch.no_grad()
+    def mean_entropy(self, rollout: Rollout) -> float:
+        """Entropy per token of the policy over a rollout."""
+        total = 0.0
+        for at in range(0, len(rollout.prompts), self.config.minibatch_size):
+            part = slice(at, at + self.config.minibatch_size)
+            now = self.model.log_probs(
+                rollout.prompts[part], rollout.responses[part], temperature=self.config.temperature
+            )
+            total += float(cast(Tensor, now.entropies).sum())
+        return total / int(rollout.mask.sum())
+
+    def join(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> Sequences:
+        return join_sequences(prompts, responses, device=self.model.palm.device)
+
+    def capture(self, values: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What ``restore`` needs, and ``values`` beside it."""
+        actor, actor_values = optimizer_tensors(self.actor_optimizer)
+        critic, critic_values = optimizer_tensors(self.critic_optimizer)
+        tensors = (
+            with_prefix("model", self.model.trainable_state())
+            | with_prefix("actor_optimizer", actor)
+            | with_prefix("critic_optimizer", critic)
+        )
+        return tensors, {
+            **values,
+            "actor_optimizer": actor_values,
+            "critic_optimizer": critic_values,
+            "kl_coefficient": self.controller.coefficient,
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Bring back what ``capture`` took, into a trainer made from the same parents and settings."""
+        self.model.load_state_dict(take_prefix("model", tensors), strict=False)
+        restore_optimizer(self.actor_optimizer, take_prefix("actor_optimizer", tensors), values["actor_optimizer"])
+        restore_optimizer(self.critic_optimizer, take_prefix("critic_optimizer", tensors), values["critic_optimizer"])
+        self.controller.coefficient = values["kl_coefficient"]
+
+
+def widen(x: Tensor, longest: int) -> Tensor:
+    """(batch, n) -> (batch, longest), with zeros on the right."""
+    return F.pad(x, (0, longest - x.shape[1]))
+
+
+def distinct_pairs(responses: Sequence[Sequence[int]]) -> float:
+    """Different pairs of neighbouring tokens over all pairs, within responses; 0 where there is no pair."""
+    pairs = [pair for response in responses for pair in zip(response, response[1:], strict=False)]
+    return len(set(pairs)) / len(pairs) if pairs else 0.0
