@@ -43,8 +43,8 @@ def keep_min_p(logits: Tensor, share: float) -> Tensor:
 
 
 def top_k(logits: Tensor, thres: float = 0.9) -> Tensor:
-    """Keep the likeliest ``1 - thres`` share of the vocabulary, at least one token (the seed library's meaning)."""
-    return keep_top_k(logits, max(1, int((1 - thres) * logits.shape[-1])))
+    """Keep the likeliest ``1 - thres`` share of the vocabulary, rounded up (the seed library's meaning)."""
+    return keep_top_k(logits, max(1, math.ceil((1 - thres) * logits.shape[-1])))
 
 
 def top_p(logits: Tensor, thres: float = 0.9) -> Tensor:

@@ -1,7 +1,6 @@
 """PaLM: the one network under policy, reference, critic and reward model."""
 
 import json
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,18 +15,12 @@ from torch import Tensor, nn
 from rlhf_core.config import ModelConfig, settings_from_dict, settings_to_dict
 from rlhf_core.errors import CheckpointError
 from rlhf_core.generation.cache import KeyValueCache
+from rlhf_core.generation.filters import top_k
 from rlhf_core.modules.attention import LayerNorm, ParallelBlock, Surroundings
 from rlhf_core.modules.lora import BlockLoRA
 from rlhf_core.modules.rotary import Rotary
 
 NOT_A_TOKEN = -100  # a label that the loss leaves out
-
-
-def top_k(logits: Tensor, thres: float = 0.9) -> Tensor:
-    """Keep the likeliest ``1 - thres`` share of the vocabulary, rounded up; the rest becomes -inf."""
-    kept = max(1, math.ceil((1 - thres) * logits.shape[-1]))
-    lowest = logits.topk(kept, dim=-1).values[..., -1:]
-    return logits.masked_fill(logits < lowest, float("-inf"))
 
 
 class PaLM(nn.Module):

@@ -15,6 +15,7 @@ from rlhf_core.config import PRESETS, RUN_CONFIGS, ModelConfig, PolicyConfig, Re
 from rlhf_core.training.run_directory import RunDirectory, read_events
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 COMMAND = [sys.executable, "-m", "rlhf_core"]
 WITH_TEST_TRAINER = f"""
 import sys
@@ -32,7 +33,7 @@ def make_run(path: Path, mood: str = "", **config) -> RunDirectory:
 
 def start(run: RunDirectory, *more: str, **options) -> subprocess.Popen:
     arguments = [sys.executable, "-c", WITH_TEST_TRAINER, "reward", "--run-dir", str(run.path), *more]
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, **options)
 
 
 def finish(run: RunDirectory, *more: str) -> tuple[int, str, str]:
@@ -48,9 +49,11 @@ def test_help_needs_no_torch():
     code = "import sys; from rlhf_core.cli import make_parser; make_parser().format_help(); import rlhf_core; " + (
         "print([name for name in ('torch', 'numpy', 'yaml', 'rich', 'tokenizers') if name in sys.modules])"
     )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert shown.stdout.strip() == "[]"
-    assert "pretrain" in subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, check=True).stdout
+    assert (
+        "pretrain" in subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    )
 
 
 @pytest.mark.parametrize("kind", [*RUN_CONFIGS, "sample"])
@@ -263,3 +266,58 @@ def test_a_run_whose_supervisor_is_gone_saves_and_leaves(tmp_path):
 def test_the_figures_beside_the_bar_leave_out_what_is_not_known():
     assert cli.figures({"loss": 0.5, "kl": None, "tokens_per_second": 1234.4}) == "loss 0.500  1,234 tokens/s"
     assert cli.figures({}) == ""
+
+
+# From text to responses
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory) -> Path:
+    """A policy that was trained from a shell for three steps."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    reviews = [f"Review {number}: the film was {'good' if number % 2 else 'bad'} and long." for number in range(60)]
+    (folder / "reviews.txt").write_text("\n\n".join(reviews))
+    arguments = ["--run-dir", str(folder / "run"), "--store", str(folder / "store"), "--vocab-size", "280"]
+    arguments += ["--text", str(folder / "reviews.txt"), "--dim", "16"]
+    arguments += ["--depth", "1", "--heads", "2", "--dim-head", "8", "--steps", "3", "--warmup-steps", "1"]
+    arguments += ["--sequence-length", "16", "--batch-size", "4", "--threads", "1"]
+    done = subprocess.run([*COMMAND, "pretrain", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return Path(json.loads(done.stdout)["outputs"][0]["path"])
+
+
+def drawn(capsys, *arguments: str) -> list[dict]:
+    assert cli.main(["sample", *arguments, "--json", "--threads", "1", "--max-new-tokens", "6"]) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_policy_trained_from_a_shell_can_be_sampled_from_it(policy, capsys):
+    first = drawn(capsys, "--policy", str(policy), "--prompt", "Review", "--samples", "3", "--seed", "5")
+    assert [line["seed"] for line in first] == [5, 6, 7]
+    assert all(line["prompt"] == "Review" and line["log_prob"] < 0 for line in first)
+    assert all(1 <= len(line["tokens"]) <= 6 for line in first)
+    again = drawn(capsys, "--policy", str(policy), "--prompt", "Review", "--samples", "1", "--seed", "6")
+    assert again[0]["tokens"] == first[1]["tokens"]
+
+
+def test_many_samples_come_in_batches_with_the_seeds_in_order(policy, capsys, monkeypatch):
+    whole = drawn(capsys, "--policy", str(policy), "--prompt", "Review", "--samples", "9")
+    monkeypatch.setattr(cli, "ROWS_AT_ONCE", 4)
+    assert [
+        line["tokens"] for line in drawn(capsys, "--policy", str(policy), "--prompt", "Review", "--samples", "9")
+    ] == [line["tokens"] for line in whole]
+
+
+def test_the_prompts_of_a_file_are_sampled_each(policy, capsys, tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt_id":"a","text":"The film"}\n{"prompt_id":"b","text":"It was a long"}\n')
+    lines = drawn(capsys, "--policy", str(policy), "--prompts", str(path), "--samples", "2")
+    assert [(line["prompt_id"], line["seed"]) for line in lines] == [("a", 0), ("a", 1), ("b", 2), ("b", 3)]
+    path.write_text("not json\n")
+    assert cli.main(["sample", "--policy", str(policy), "--prompts", str(path)]) == 2
+    assert "prompts.jsonl, line 1" in capsys.readouterr().err
+
+
+def test_responses_read_as_text_without_json(policy, capsys):
+    assert cli.main(["sample", "--policy", str(policy), "--prompt", "Review", "--threads", "1"]) == 0
+    assert capsys.readouterr().out.startswith("[0] Review")

@@ -299,7 +299,7 @@ def test_top_k_counts_tokens_and_the_seeds_form_a_share():
     assert sum(kept(keep_top_k(logits, 3))) == 3
     assert sum(kept(keep_top_k(logits, 0))) == 10
     assert sum(kept(keep_top_k(logits, 99))) == 10
-    assert sum(kept(top_k(logits, 0.8))) == 1  # int((1 - 0.8) * 10) is 1 in floating point, as in the seed
+    assert sum(kept(top_k(logits, 0.75))) == 3  # 2.5, rounded up
     assert sum(kept(top_k(logits, 0.999))) == 1
 
 
