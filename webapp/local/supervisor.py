@@ -7,7 +7,6 @@ import importlib.util
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from django.core.management import get_commands
 from django.db import connection, connections
 from django.db.migrations.executor import MigrationExecutor
 from django.db.utils import DatabaseError
+from django.urls import reverse
 
 from webapp.local import postgres, valkey
 from webapp.local.children import Child, Console, LogFollower, how_it_ended, python, says
@@ -37,6 +37,7 @@ READY_SECONDS = 120.0
 FIRST_PAIR_SECONDS = 600.0
 CRASHES_BEFORE_GIVING_UP = 4  # while starting; later it tries for ever, once a minute
 TICK_SECONDS = 0.1
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # on few cores many spinning threads slow each other to a crawl
 EXPECTED_WORDS = ("LOG:  ", "FATAL:  the database system is")  # in PostgreSQL's log; what is left is worth a look
 
 
@@ -116,9 +117,8 @@ class Supervisor:
         with self.timed("static"):
             self.collect_static_files()
         with self.timed("demo"):
-            if "prepare_demo" in get_commands():
-                self.step("demo", "prepare_demo")
-        self.children = self.make_children()
+            self.prepare_demo()
+        self.children = [self.make_web(), *(self.make_workers() if importlib.util.find_spec("workers") else [])]
         with self.timed("web"):
             for child in self.children:
                 self.spawn(child)
@@ -155,69 +155,68 @@ class Supervisor:
         self.step("static", "collectstatic", "--noinput", "--clear", "--verbosity", "0")
         write_private(stamp, now)
 
-    def make_children(self) -> list[Child]:
+    def prepare_demo(self) -> None:
+        if "prepare_demo" in get_commands():
+            self.step("demo", "prepare_demo")
+
+    def choose_address(self) -> tuple[str, int]:
+        """Host and port under which this machine reaches the pages."""
         port = free_port(self.wanted_port or FIRST_PORT, tries=1 if self.wanted_port else PORT_TRIES, host=self.host)
         if self.wanted_port and port != self.wanted_port:
             raise LocalServiceError(f"port {self.wanted_port} is in use: choose another with --port, or leave it out")
         if not self.wanted_port and port != FIRST_PORT:
             self.say(f"port {FIRST_PORT} is in use, so the pages are on port {port}")
-        shown = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
-        self.url = f"http://{shown}:{port}"
-        one_thread = {"OMP_NUM_THREADS": "1"}
+        return "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host, port
+
+    def make_web(self) -> Child:
+        host, port = self.choose_address()
+        self.url = f"http://{host}:{port}"
+        return Child(
+            "web",
+            python(
+                *("-m", "uvicorn", "webapp.asgi:application", "--host", self.host, "--port", str(port)),
+                *("--log-level", "warning", "--no-access-log", "--no-server-header"),
+                *("--timeout-graceful-shutdown", "10"),
+            ),
+            self.logs / "web.log",
+            {"STEERSMAN_ROLE": "web", **ONE_THREAD},
+            answers=lambda child: page_answers(host, port),
+        )
+
+    def make_workers(self) -> list[Child]:
         celery = python("-m", "celery", "-A", "workers.celery_app")
-        children = [
+        quiet = ["--without-gossip", "--without-mingle", "--loglevel", "INFO"]
+        beat_file = str(self.data / "beat-schedule")
+        return [
             Child(
-                "web",
-                python("-m", "uvicorn", "webapp.asgi:application", "--host", self.host, "--port", str(port))
-                + [
-                    "--log-level",
-                    "warning",
-                    "--no-access-log",
-                    "--no-server-header",
-                    "--timeout-graceful-shutdown",
-                    "10",
-                ],
-                self.logs / "web.log",
-                {"STEERSMAN_ROLE": "web", **one_thread},
-                answers=lambda child: page_answers(shown, port),
-            )
+                "worker-train",
+                [*celery, "worker", "-Q", "train", "-c", "1", "-n", "train@%h", *quiet],
+                self.logs / "worker-train.log",
+                {"STEERSMAN_ROLE": "worker", "REMAP_SIGTERM": "SIGQUIT"},
+                answers=says(r"\bready\b"),
+                stop_seconds=100.0,  # a run saves its state first
+            ),
+            Child(
+                "worker-sample",
+                [*celery, "worker", "-Q", "sample,default", "-c", "1", "-n", "sample@%h", *quiet],
+                self.logs / "worker-sample.log",
+                {"STEERSMAN_ROLE": "worker", **ONE_THREAD},
+                answers=says(r"\bready\b"),
+            ),
+            Child(
+                "beat",
+                [*celery, "beat", "--schedule", beat_file, "--pidfile", "", "--loglevel", "WARNING"],
+                self.logs / "beat.log",
+                {"STEERSMAN_ROLE": "worker", **ONE_THREAD},
+            ),
+            Child(
+                "sampler",
+                python(str(BASE_DIR / "manage.py"), "run_sampler"),
+                self.logs / "sampler.log",
+                {"STEERSMAN_ROLE": "worker", **ONE_THREAD},
+                answers=says(r"\bready\b"),
+            ),
         ]
-        if importlib.util.find_spec("workers") and importlib.util.find_spec("workers.celery_app"):
-            quiet = ["--without-gossip", "--without-mingle", "--loglevel", "INFO"]
-            children += [
-                Child(
-                    "worker-train",
-                    [*celery, "worker", "-Q", "train", "-c", "1", "-n", "train@%h", *quiet],
-                    self.logs / "worker-train.log",
-                    {"STEERSMAN_ROLE": "worker", "REMAP_SIGTERM": "SIGQUIT"},
-                    answers=says(r"\bready\b"),
-                    stop_seconds=100.0,  # a run saves its state first
-                ),
-                Child(
-                    "worker-sample",
-                    [*celery, "worker", "-Q", "sample,default", "-c", "1", "-n", "sample@%h", *quiet],
-                    self.logs / "worker-sample.log",
-                    {"STEERSMAN_ROLE": "worker", **one_thread},
-                    answers=says(r"\bready\b"),
-                ),
-                Child(
-                    "beat",
-                    [*celery, "beat", "--schedule", str(self.data / "beat-schedule"), "--loglevel", "WARNING"],
-                    self.logs / "beat.log",
-                    {"STEERSMAN_ROLE": "worker", **one_thread},
-                ),
-            ]
-        if "run_sampler" in get_commands():
-            children.append(
-                Child(
-                    "sampler",
-                    python(str(BASE_DIR / "manage.py"), "run_sampler"),
-                    self.logs / "sampler.log",
-                    {"STEERSMAN_ROLE": "worker", **one_thread},
-                    answers=says(r"\bready\b"),
-                )
-            )
-        return children
 
     def welcome(self, seconds: float) -> None:
         self.say(f"everything runs after {seconds:.1f} s; the logs are in {self.logs}")
@@ -312,7 +311,7 @@ class Supervisor:
     def step(self, name: str, *words: str) -> None:
         """Run a management command to its end."""
         log = self.logs / f"{name}.log"
-        task = Child(name, python(str(BASE_DIR / "manage.py"), *words), log, {"OMP_NUM_THREADS": "1"})
+        task = Child(name, python(str(BASE_DIR / "manage.py"), *words), log, ONE_THREAD)
         self.say(f"{name}: manage.py {' '.join(words)}")
         self.spawn(task)
         assert task.process is not None
@@ -472,14 +471,16 @@ def first_pair_is_there() -> bool:
 
 
 def make_login_link(url: str) -> str | None:
-    """A link that logs the first admin in once."""
-    said = subprocess.run(
-        python(str(BASE_DIR / "manage.py"), "login_link", "--base-url", url),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return said.stdout.strip().splitlines()[-1] if said.returncode == 0 and said.stdout.strip() else None
+    """A link that logs the first admin in once; the admin is made, without a password, if there is none."""
+    if importlib.util.find_spec("webapp.accounts.services") is None:
+        return None
+    from webapp.accounts.models import User
+    from webapp.accounts.services import create_login_link, ensure_admin
+
+    admin = User.objects.filter(is_staff=True, is_active=True).order_by("date_joined").first() or ensure_admin()
+    path = reverse("accounts:link", args=[create_login_link(user=admin)])
+    connection.close()
+    return url + path
 
 
 def stream_for(check: bool) -> IO[str]:
