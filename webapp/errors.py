@@ -1,0 +1,183 @@
+"""What the studio refuses on purpose. Each message is for the person at the page: it names the cause and the cure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rlhf_core.errors import SteersmanError
+
+
+class StudioError(SteersmanError):
+    """The root of the studio's refusals; ``str(error)`` may be shown as it is."""
+
+
+class SettingsRefused(StudioError):
+    """Values of a form that the tables do not permit; ``errors`` maps field names to reasons."""
+
+    def __init__(self, errors: Mapping[str, Sequence[str]]) -> None:
+        self.errors = {name: list(reasons) for name, reasons in errors.items()}
+        super().__init__("; ".join(f"{name}: {' '.join(reasons)}" for name, reasons in self.errors.items()))
+
+
+# --- People ----------------------------------------------------------------------------------------------------------
+
+
+class LinkInvalid(StudioError):
+    """A log-in link is unknown, used or out of date."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This log-in link is not valid: each works once, and only for a limited time. "
+            "Ask an admin for a new one, or make one with ./manage.py login_link."
+        )
+
+
+class InvitationInvalid(StudioError):
+    """An invitation is unknown, used up or out of date."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This invitation is not valid any more: it is used up, out of date or mistyped. "
+            "Ask the person who sent it for a new one."
+        )
+
+
+class NameTaken(StudioError):
+    """Somebody has this user name, in this or another spelling of upper and lower case."""
+
+    def __init__(self, username: str) -> None:
+        self.username = username
+        super().__init__(f"The name {username!r} is taken. Choose another one, or log in if it is yours.")
+
+
+class NameRefused(StudioError):
+    """A user name is empty, too long or has characters that are not permitted."""
+
+
+class PasswordRefused(StudioError):
+    """A password is too weak; the message says in which way."""
+
+
+# --- Prompts ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LineError:
+    """What is wrong with one line of an import (counted from 1; 0 is the file as a whole)."""
+
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.reason}" if self.line else self.reason
+
+
+class ImportRefused(StudioError):
+    """An import has lines that cannot be taken; nothing of it was written."""
+
+    def __init__(self, errors: Sequence[LineError]) -> None:
+        self.errors = list(errors)
+        first, more = self.errors[0], len(self.errors) - 1
+        rest = f" (and {more} more such line{'s' if more > 1 else ''})" if more else ""
+        super().__init__(f"Nothing was imported: {first}{rest}. Mend the file and import it again.")
+
+
+# --- Policies --------------------------------------------------------------------------------------------------------
+
+
+class NoPolicy(StudioError):
+    """The project has no policy that serves."""
+
+    def __init__(self) -> None:
+        super().__init__("No policy serves in this project yet. Promote one first; then it can be sampled and trained.")
+
+
+class WrongCheckpoint(StudioError):
+    """A checkpoint of another project, or of another kind than asked for."""
+
+
+class PromotionConflict(StudioError):
+    """The serving pointer moved since the page was loaded; ``epoch`` is where it stands now."""
+
+    def __init__(self, *, expected_epoch: int, epoch: int, serving: str) -> None:
+        self.expected_epoch = expected_epoch
+        self.epoch = epoch
+        super().__init__(
+            f"Nothing was changed: the serving policy was changed by somebody else meanwhile; {serving} serves now. "
+            "Look at the page again and decide anew."
+        )
+
+
+# --- Ratings ---------------------------------------------------------------------------------------------------------
+
+
+class TokenUnknown(StudioError):
+    """No item was ever shown to this rater under this token."""
+
+    def __init__(self) -> None:
+        super().__init__("This item is not known, or it was shown to somebody else. Load the page again for your own.")
+
+
+class ChoiceInvalid(StudioError):
+    """A choice that this kind of item does not have."""
+
+    def __init__(self, choice: object, permitted: str) -> None:
+        super().__init__(f"The choice {str(choice)[:20]!r} does not exist here: it is one of {permitted}.")
+
+
+class SubmissionConflict(StudioError):
+    """This item has another answer of this rater already; ``choice`` is the stored one, as it was pressed."""
+
+    def __init__(self, choice: str) -> None:
+        self.choice = choice
+        super().__init__(f"You have answered this item already (with {choice!r}), and that answer stands.")
+
+
+# --- Training --------------------------------------------------------------------------------------------------------
+
+
+class NotEnoughFeedback(StudioError):
+    """Fewer usable ratings than a run asks for."""
+
+    def __init__(self, *, found: int, needed: int) -> None:
+        self.found = found
+        self.needed = needed
+        super().__init__(
+            f"There {'is' if found == 1 else 'are'} {found} usable rating{'' if found == 1 else 's'}, and the run "
+            f"needs {needed}. Collect {needed - found} more, or lower the smallest number in the run's settings."
+        )
+
+
+class OneSidedFeedback(StudioError):
+    """Ratings that all say the same, so that nothing can be learned from them."""
+
+    def __init__(self, *, ties: int, singles: int) -> None:
+        self.ties = ties
+        self.singles = singles
+        said = [f"all {ties} comparisons are ties"] * bool(ties)
+        said += [f"all {singles} single ratings give the same score"] * bool(singles)
+        super().__init__(
+            f"Nothing can be learned from these ratings: {' and '.join(said)}. "
+            "Collect ratings in which some answers are better than others."
+        )
+
+
+class NoPrompts(StudioError):
+    """A policy run without prompts to answer."""
+
+    def __init__(self) -> None:
+        super().__init__("The project has no prompts to train on. Import some first.")
+
+
+class RequestReused(StudioError):
+    """The idempotency key of a form was used for another request."""
+
+    def __init__(self) -> None:
+        super().__init__("This form was sent before, for something else. Load the page again and send it once more.")
+
+
+class FenceLost(StudioError):
+    """A run was taken over, requeued or finished; whoever holds this claim must stop and write nothing more."""
+
+    def __init__(self, *, run: object, fence: int) -> None:
+        self.fence = fence
+        super().__init__(f"{run}: the claim with fence {fence} holds no longer; its holder must stop.")

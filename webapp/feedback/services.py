@@ -1,0 +1,432 @@
+"""What changes the queue: new samples and items, leases, ratings, skips.
+
+How a slot is handed out: K wanted ratings of an item are K rows, so no item can get more than K leases at once. A
+claim is one short transaction that holds a lock of its rater, so that two tabs of one rater wait for each other, and
+passes over rows that other raters are just taking (SKIP LOCKED). Whether a lease is over is decided by the clock of
+the database, in the query that looks for the next slot: nothing has to sweep.
+"""
+
+import hashlib
+import secrets
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from django.db import IntegrityError, connection, transaction
+from django.db.models import Exists, F, OuterRef, Q, QuerySet
+from django.db.models.functions import Now
+
+from webapp.accounts.models import User
+from webapp.errors import StudioError, SubmissionConflict, TokenUnknown
+from webapp.feedback.models import Comparison, Presentation, Rating, Sample, Skip, Slot
+from webapp.feedback.verdicts import choice_of, verdict_of
+from webapp.projects.models import Project
+from webapp.projects.selectors import current_guideline
+from webapp.registry.models import Checkpoint, SamplingSettings
+from webapp.registry.selectors import serving
+
+SKIP_REASONS = {
+    "unclear": "unclear",
+    "expertise": "needs knowledge that I lack",
+    "language": "not in my language",
+    "disturbing": "disturbing",
+    "broken": "shown wrongly",
+}
+
+
+# --- Filling the queue -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class NewSample:
+    """A response that a policy has just drawn, before it is a row."""
+
+    prompt_id: UUID
+    seed: int
+    prompt_tokens: Sequence[int]
+    tokens: Sequence[int]
+    text: str
+    finish_reason: str
+    log_prob: float
+
+
+def record_samples(*, checkpoint: Checkpoint, sampling: SamplingSettings, samples: Sequence[NewSample]) -> list[Sample]:
+    """Write down what ``checkpoint`` answered; in the order given. Delivered twice, it does no harm.
+
+    Drawn again with the same prompt, checkpoint, settings and seed, a sample is the row that there is. A NUL, which no
+    text column holds, becomes U+FFFD in the text; the tokens stay as drawn.
+    """
+    rows = []
+    for sample in samples:
+        if not sample.tokens:
+            raise ValueError(f"the sample of prompt {sample.prompt_id} with seed {sample.seed} has no tokens")
+        text = sample.text.replace("\0", "\ufffd")
+        rows.append(
+            Sample(
+                prompt_id=sample.prompt_id,
+                checkpoint=checkpoint,
+                sampling=sampling,
+                seed=sample.seed,
+                prompt_tokens=list(sample.prompt_tokens),
+                tokens=list(sample.tokens),
+                text=text,
+                text_sha256=hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
+                finish_reason=sample.finish_reason,
+                log_prob=sample.log_prob,
+            )
+        )
+    Sample.objects.bulk_create(rows, ignore_conflicts=True, batch_size=500)
+    stored = Sample.objects.filter(
+        checkpoint=checkpoint, sampling=sampling, prompt__in={row.prompt_id for row in rows}
+    ).select_related("prompt")
+    by_key = {(sample.prompt_id, sample.seed): sample for sample in stored.filter(seed__in={row.seed for row in rows})}
+    return [by_key[row.prompt_id, row.seed] for row in rows]
+
+
+def make_items(*, project: Project, samples_by_prompt: Mapping[UUID, Sequence[Sample]]) -> list[Comparison]:
+    """Put samples before the raters: each two of a prompt as a pair, one that is left over as a single answer.
+
+    Each item gets ``project.overlap`` slots, in one transaction with it. Two samples with the same text are written
+    down as a comparison, so that they are not paired again, but get no slot: there is nothing to judge. An item that
+    there is already is neither doubled nor given more slots.
+    """
+    wanted = []
+    for samples in samples_by_prompt.values():
+        for start in range(0, len(samples), 2):
+            first, *rest = sorted(samples[start : start + 2], key=lambda sample: sample.pk.int)
+            second = rest[0] if rest else None
+            if second and second.prompt_id != first.prompt_id:
+                raise ValueError(f"samples {first.pk} and {second.pk} answer different prompts")
+            wanted.append(
+                Comparison(
+                    project=project,
+                    prompt=first.prompt,
+                    kind=Comparison.Kind.PAIR if second else Comparison.Kind.SINGLE,
+                    first=first,
+                    second=second,
+                    priority=first.prompt.priority,
+                )
+            )
+    with transaction.atomic():
+        Comparison.objects.bulk_create(wanted, ignore_conflicts=True, batch_size=500)
+        made = set(Comparison.objects.filter(pk__in=[item.pk for item in wanted]).values_list("pk", flat=True))
+        items = [item for item in wanted if item.pk in made]  # the others were there before
+        Slot.objects.bulk_create(
+            [
+                Slot(comparison=item, project=project, ordinal=ordinal, priority=item.priority)
+                for item in items
+                if not are_twins(item)
+                for ordinal in range(1, project.overlap + 1)
+            ],
+            batch_size=500,
+        )
+    return items
+
+
+def are_twins(item: Comparison) -> bool:
+    """Whether a pair's two texts are the same, so that no rater needs to see it."""
+    return item.second is not None and item.first.text_sha256 == item.second.text_sha256
+
+
+def void_retired(*, project: Project) -> int:
+    """Close the slots, held by nobody, whose samples are not of the serving policy; the number of them.
+
+    So raters see a new policy as soon as it is promoted. Whoever is just judging an older sample keeps the slot.
+    """
+    pointer = serving(project)
+    if pointer is None:
+        return 0
+    is_free = Q(state=Slot.State.OPEN) | Q(state=Slot.State.LEASED, lease_until__lt=Now())
+    of_serving = Comparison.objects.filter(pk=OuterRef("comparison"), first__checkpoint=pointer.checkpoint_id)
+    return Slot.objects.filter(is_free, ~Exists(of_serving), project=project).update(state=Slot.State.VOID)
+
+
+def void_when_promoted(*, project: Project, **_: object) -> None:
+    """Receiver of ``registry.signals.promoted``, within its transaction."""
+    void_retired(project=project)
+
+
+def slots_missing(*, project: Project) -> int:
+    """How many open slots the sampler should add to reach the project's target; 0 where rating is paused.
+
+    Only items that nobody has touched count as kept ready: a rater who has judged, skipped or holds an item cannot
+    take another of its slots, and must not starve because others have not come for them.
+    """
+    if project.is_paused:
+        return 0
+    void_retired(project=project)
+    touched = Slot.objects.filter(comparison=OuterRef("comparison"), state__in=[Slot.State.LEASED, Slot.State.DONE])
+    skipped = Skip.objects.filter(comparison=OuterRef("comparison"))
+    ready = Slot.objects.filter(~Exists(touched), ~Exists(skipped), project=project, state=Slot.State.OPEN).count()
+    return max(0, project.buffer_target - ready)
+
+
+# --- Leases ----------------------------------------------------------------------------------------------------------
+
+NEXT_SLOT = """
+WITH next AS MATERIALIZED (
+    SELECT slot.id
+    FROM feedback_slot AS slot
+    WHERE slot.project_id = %(project)s
+      AND slot.state IN ('open', 'leased')
+      AND (slot.state = 'open' OR slot.lease_until IS NULL OR slot.lease_until < now())
+      AND NOT EXISTS (SELECT FROM feedback_slot AS other WHERE other.comparison_id = slot.comparison_id
+                      AND other.rater_id = %(rater)s AND other.id <> slot.id)
+      AND NOT EXISTS (SELECT FROM feedback_rating AS rating WHERE rating.comparison_id = slot.comparison_id
+                      AND rating.rater_id = %(rater)s)
+      AND NOT EXISTS (SELECT FROM feedback_skip AS skip WHERE skip.comparison_id = slot.comparison_id
+                      AND skip.rater_id = %(rater)s)
+    ORDER BY slot.priority DESC, slot.id
+    LIMIT 1
+    FOR UPDATE OF slot SKIP LOCKED
+)
+UPDATE feedback_slot AS slot
+SET state = 'leased', rater_id = %(rater)s, token = %(token)s, lease_until = now() + make_interval(secs => %(seconds)s)
+FROM next, feedback_comparison AS comparison
+WHERE slot.id = next.id AND comparison.id = slot.comparison_id
+RETURNING slot.id, comparison.kind
+"""
+
+
+def claim(*, rater: User, project: Project) -> Presentation | None:
+    """The item that ``rater`` shall judge next, leased for ``project.lease_minutes``; None where nothing waits.
+
+    A rater who holds a live lease gets the same item in the same order again, with the lease renewed, so reloading or
+    a second tab changes nothing. Never an item that the rater has judged, skipped or holds. Each lease draws a fresh
+    token and which sample stands left.
+    """
+    for last_try in (False, True):
+        try:
+            with transaction.atomic():
+                return claim_once(rater=rater, project=project)
+        except IntegrityError:
+            if last_try:  # the unique index (comparison, rater) is the second net; it has nothing to catch twice
+                raise
+    return None
+
+
+def claim_once(*, rater: User, project: Project) -> Presentation | None:
+    """One try of ``claim``, within the caller's transaction."""
+    if Project.objects.filter(pk=project.pk, is_paused=True).exists():
+        return None
+    lock_rater(rater)
+    lease = timedelta(minutes=project.lease_minutes)
+    held = Slot.objects.filter(rater=rater, project=project, state=Slot.State.LEASED, lease_until__gt=Now())
+    presentation = Presentation.objects.filter(rater=rater, slot__in=held, token=F("slot__token")).first()
+    if presentation:
+        held.filter(pk=presentation.slot_id).update(lease_until=Now() + lease)
+        return presentation
+    token = uuid.uuid4()
+    with connection.cursor() as cursor:
+        seconds = lease.total_seconds()
+        cursor.execute(NEXT_SLOT, {"project": project.pk, "rater": rater.pk, "token": token, "seconds": seconds})
+        found = cursor.fetchone()
+    if found is None:
+        return None
+    slot_id, kind = found
+    return Presentation.objects.create(
+        slot_id=slot_id,
+        rater=rater,
+        token=token,
+        first_is_left=kind == Comparison.Kind.SINGLE or secrets.randbits(1) == 1,
+        guideline=current_guideline(project),
+    )
+
+
+def renew(*, rater: User, token: UUID) -> bool:
+    """Keep a lease for another ``lease_minutes``; False where the item is no longer this rater's."""
+    slot = Slot.objects.filter(rater=rater, token=token, state=Slot.State.LEASED)
+    minutes = slot.values_list("project__lease_minutes", flat=True).first()
+    return minutes is not None and slot.update(lease_until=Now() + timedelta(minutes=minutes)) == 1
+
+
+def release(*, rater: User, token: UUID) -> bool:
+    """Hand an item back unjudged, for instance when the page is left; False where it was not held."""
+    return free(Slot.objects.filter(rater=rater, token=token, state=Slot.State.LEASED)) == 1
+
+
+def skip(*, rater: User, token: UUID, reason: str = "") -> None:
+    """Pass an item by: this rater never gets it again, others may. ``reason``: one of SKIP_REASONS, or none.
+
+    Raises:
+        TokenUnknown: the item was never shown to this rater.
+        SubmissionConflict: the rater has judged it already.
+    """
+    if reason and reason not in SKIP_REASONS:
+        raise StudioError(f"There is no reason {reason[:20]!r} to skip an item: {', '.join(SKIP_REASONS)} or none.")
+    presentation = find_presentation(rater=rater, token=token)
+    comparison = presentation.slot.comparison
+    with transaction.atomic():
+        lock_rater(rater)
+        stored = current_rating(comparison=comparison, rater=rater)
+        if stored:
+            raise SubmissionConflict(pressed(stored))
+        Skip.objects.get_or_create(comparison=comparison, rater=rater, defaults={"reason": reason})
+        free(Slot.objects.filter(comparison=comparison, rater=rater, state=Slot.State.LEASED))
+
+
+def free(slots: QuerySet[Slot]) -> int:
+    """Open a slot again, under a fresh token; 1, or 0 where ``slots`` is empty."""
+    return slots.update(state=Slot.State.OPEN, rater=None, lease_until=None, token=uuid.uuid4())
+
+
+# --- Verdicts --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What became of a verdict: ``rating`` is stored in every case.
+
+    ``is_duplicate``: it was there before. ``is_late``: the lease was over and the slot gone, so that the rating is
+    kept beyond the wanted overlap.
+    """
+
+    rating: Rating
+    is_duplicate: bool
+    is_late: bool
+
+
+def submit(
+    *,
+    rater: User,
+    token: UUID,
+    submission_id: UUID,
+    choice: str,
+    active_ms: int | None = None,
+    source: str = Rating.Source.HUMAN,
+) -> Submission:
+    """Store the verdict of ``rater`` on the item shown under ``token``.
+
+    Args:
+        submission_id: the page's idempotency key: sent twice, the answer is the same.
+        choice: the key as pressed (see ``verdicts``); left and right are turned into first and second here.
+        active_ms: from first paint to verdict, as the page measured it; nonsense is left out.
+        source: a simulated rater's ratings are stored as simulated, whatever is said here.
+
+    Raises:
+        TokenUnknown: the item was never shown to this rater.
+        ChoiceInvalid: this kind of item has no such choice.
+        SubmissionConflict: the rater has given another verdict on this item, or used this key for another.
+    """
+    presentation = find_presentation(rater=rater, token=token)
+    comparison = presentation.slot.comparison
+    verdict, both_bad = verdict_of(choice=choice, kind=comparison.kind, first_is_left=presentation.first_is_left)
+    with transaction.atomic():
+        lock_rater(rater)
+        sent = Rating.objects.filter(rater=rater, submission_id=submission_id).select_related("presentation").first()
+        stored = sent or current_rating(comparison=comparison, rater=rater)
+        if stored:
+            if (stored.comparison_id, stored.verdict, stored.both_bad) != (comparison.pk, verdict, both_bad):
+                raise SubmissionConflict(pressed(stored))
+            return Submission(stored, is_duplicate=True, is_late=not stored.counts_toward_overlap)
+        slot = take_slot(presentation)
+        rating = Rating.objects.create(
+            project_id=comparison.project_id,
+            comparison=comparison,
+            slot=slot or presentation.slot,
+            presentation=presentation,
+            rater=rater,
+            submission_id=submission_id,
+            verdict=verdict,
+            both_bad=both_bad,
+            source=Rating.Source.SIMULATED if rater.is_simulated else source,
+            counts_toward_overlap=slot is not None,
+            active_ms=active_ms if active_ms is not None and 0 <= active_ms < 2**31 else None,
+        )
+    return Submission(rating, is_duplicate=False, is_late=slot is None)
+
+
+def take_slot(presentation: Presentation) -> Slot | None:
+    """Close the slot that this presentation's rating fills; None where it was given to somebody else meanwhile.
+
+    That is the slot of this item which the rater holds, be the lease over or not; else one of its slots that stands
+    open, for instance because it was handed back.
+    """
+    slots = Slot.objects.select_for_update(no_key=True).filter(comparison=presentation.slot.comparison_id)
+    held = slots.filter(rater=presentation.rater_id, state=Slot.State.LEASED).first()
+    slot = held or slots.filter(state=Slot.State.OPEN).first()
+    if slot:
+        slot.state, slot.rater_id, slot.lease_until = Slot.State.DONE, presentation.rater_id, None
+        slot.save(update_fields=["state", "rater", "lease_until"])
+    return slot
+
+
+def revise(*, rater: User, token: UUID, submission_id: UUID, choice: str) -> Submission:
+    """Change one's mind: the verdict becomes a new revision, the old one stays as it was, no longer current.
+
+    Datasets that were frozen before keep the old revision.
+
+    Raises:
+        TokenUnknown: the item was never shown to this rater, or never judged.
+        ChoiceInvalid: this kind of item has no such choice.
+        SubmissionConflict: this key was used for another verdict.
+    """
+    presentation = find_presentation(rater=rater, token=token)
+    comparison = presentation.slot.comparison
+    verdict, both_bad = verdict_of(choice=choice, kind=comparison.kind, first_is_left=presentation.first_is_left)
+    with transaction.atomic():
+        lock_rater(rater)
+        sent = Rating.objects.filter(rater=rater, submission_id=submission_id).select_related("presentation").first()
+        stored = sent or current_rating(comparison=comparison, rater=rater)
+        if stored is None:
+            raise TokenUnknown
+        is_same = (stored.comparison_id, stored.verdict, stored.both_bad) == (comparison.pk, verdict, both_bad)
+        if sent and not is_same:
+            raise SubmissionConflict(pressed(stored))
+        if is_same:
+            return Submission(stored, is_duplicate=True, is_late=not stored.counts_toward_overlap)
+        Rating.objects.filter(pk=stored.pk).update(is_current=False)
+        rating = Rating.objects.create(
+            project_id=stored.project_id,
+            comparison=comparison,
+            slot_id=stored.slot_id,
+            presentation=presentation,
+            rater=rater,
+            submission_id=submission_id,
+            revision=stored.revision + 1,
+            verdict=verdict,
+            both_bad=both_bad,
+            source=stored.source,
+            counts_toward_overlap=stored.counts_toward_overlap,
+        )
+    return Submission(rating, is_duplicate=False, is_late=not rating.counts_toward_overlap)
+
+
+# --- Shared by the above ---------------------------------------------------------------------------------------------
+
+
+def lock_rater(rater: User) -> None:
+    """Let this rater's other tabs wait until the transaction ends."""
+    digest = hashlib.sha256(b"feedback.rater" + rater.pk.bytes).digest()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [int.from_bytes(digest[:8], "big", signed=True)])
+
+
+def find_presentation(*, rater: User, token: UUID) -> Presentation:
+    """What was shown to ``rater`` under ``token``, however long ago.
+
+    Raises:
+        TokenUnknown: nothing was.
+    """
+    found = Presentation.objects.select_related("slot__comparison").filter(rater=rater, token=token).first()
+    if found is None:
+        raise TokenUnknown
+    return found
+
+
+def current_rating(*, comparison: Comparison, rater: User) -> Rating | None:
+    """The latest revision of the rater's verdict on this item, if there is one."""
+    found = Rating.objects.filter(comparison=comparison, rater=rater, is_current=True)
+    return found.select_related("presentation", "comparison").first()
+
+
+def pressed(rating: Rating) -> str:
+    """The key that was pressed for a stored rating."""
+    return choice_of(
+        verdict=rating.verdict,
+        both_bad=rating.both_bad,
+        kind=rating.comparison.kind,
+        first_is_left=rating.presentation.first_is_left,
+    )

@@ -1,0 +1,207 @@
+"""Reads prompts from a file of lines: JSONL, CSV or plain text. Every fault is named with its line."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from webapp.errors import ImportRefused, LineError
+
+FORMATS = ("jsonl", "csv", "text")
+COLUMNS = ("text", "prompt")
+MAX_FILE_BYTES = 50 * 2**20
+MAX_LINE_BYTES = 2**20
+MAX_PROMPT_BYTES = 32 * 2**10
+MAX_DIGITS = 100  # of a whole number in JSON: Python refuses very long ones with a message that helps nobody
+MAX_ERRORS = 200  # enough to mend by; a file of another format is wrong in every line
+
+
+class LineRefused(Exception):
+    """What is wrong with the line at hand."""
+
+
+def read_prompts(stream: BinaryIO, format: str) -> list[str]:
+    """The prompts of a file in UTF-8, in order, without the white space around them.
+
+    jsonl: an object a line with a string under ``text`` or ``prompt`` (other keys are passed over), or a string alone;
+    csv: a header with a column ``text`` or ``prompt``, split at comma, semicolon or tab; text: a prompt a line. Blank
+    lines are passed over; a byte order mark and Windows line ends do no harm.
+
+    Raises:
+        ImportRefused: any line is not right; its ``errors`` name each with its number.
+        ValueError: ``format`` is none of FORMATS.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"{format=} is not one of {FORMATS}")
+    errors: list[LineError] = []
+    lines = text_lines(stream, errors)
+    prompts = list(read_csv(lines, errors) if format == "csv" else read_lines(lines, errors, format))
+    if errors:
+        raise ImportRefused(sorted(errors, key=lambda error: error.line)[:MAX_ERRORS])
+    if not prompts:
+        raise ImportRefused([LineError(0, "the file has no prompts")])
+    return prompts
+
+
+def text_lines(stream: BinaryIO, errors: list[LineError]) -> Iterator[tuple[int, str]]:
+    """Lines with their numbers, decoded; one that is too long or no UTF-8 goes to ``errors`` and counts as blank."""
+    number = size = 0
+    while line := stream.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        size += len(line)
+        too_long = len(line) > MAX_LINE_BYTES and not line.endswith(b"\n")
+        while too_long and not line.endswith(b"\n"):
+            line = stream.readline(MAX_LINE_BYTES)
+            size += len(line)
+            if not line or size > MAX_FILE_BYTES:
+                break
+        if size > MAX_FILE_BYTES:
+            errors.append(LineError(number, f"the file is larger than {MAX_FILE_BYTES // 2**20} MB; split it"))
+            return
+        if too_long:
+            errors.append(LineError(number, f"the line is longer than {MAX_LINE_BYTES:,} bytes"))
+            yield number, "\n"
+            continue
+        if number == 1:
+            if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+                errors.append(LineError(1, "the file is in UTF-16; save it as UTF-8"))
+                return
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        try:
+            yield number, line.decode()
+        except UnicodeDecodeError as error:
+            reason = f"byte {error.start + 1} (0x{line[error.start]:02x}) is not UTF-8; save the file as UTF-8"
+            errors.append(LineError(number, reason))
+            yield number, "\n"
+
+
+def read_lines(lines: Iterator[tuple[int, str]], errors: list[LineError], format: str) -> Iterator[str]:
+    """The prompts of JSONL or plain text."""
+    for number, line in lines:
+        if line.strip():
+            try:
+                yield checked_prompt(prompt_of_json(line) if format == "jsonl" else line)
+            except LineRefused as refused:
+                errors.append(LineError(number, str(refused)))
+
+
+def read_csv(lines: Iterator[tuple[int, str]], errors: list[LineError]) -> Iterator[str]:
+    """The prompts of a CSV file; a row that spans several lines is named by its last."""
+    first = next(((number, line) for number, line in lines if line.strip()), None)
+    if first is None:
+        return
+    header_number, header = first
+    delimiter, column, width = find_column(header_number, header, errors)
+    if column < 0:
+        return
+    number = header_number
+
+    def numbered() -> Iterator[str]:
+        nonlocal number
+        for number, line in lines:  # noqa: B007, B020 (the row reader below looks at the number)
+            yield line
+
+    rows = csv.reader(numbered(), delimiter=delimiter, strict=True)
+    while True:
+        try:
+            row = next(rows)
+            if not any(cell.strip() for cell in row):
+                continue
+            if len(row) != width:
+                raise LineRefused(f"the row has {len(row)} cells, and the header {width}")
+            yield checked_prompt(row[column])
+        except StopIteration:
+            return
+        except csv.Error as error:
+            errors.append(LineError(number, f"this is no CSV: {error}"))
+            return  # where a quote is open, no later row can be told apart
+        except LineRefused as refused:
+            errors.append(LineError(number, str(refused)))
+
+
+def find_column(number: int, header: str, errors: list[LineError]) -> tuple[str, int, int]:
+    """Delimiter, index of the prompt's column (-1: none) and number of columns."""
+    found = []
+    for delimiter in ",;\t":
+        try:
+            names = [name.strip().lower() for name in next(csv.reader([header], delimiter=delimiter), [])]
+        except csv.Error:
+            continue
+        columns = [index for index, name in enumerate(names) if name in COLUMNS]
+        if columns:
+            found.append((delimiter, columns, len(names)))
+    if len(found) == 0:
+        errors.append(LineError(number, "the header has no column named text or prompt"))
+    elif len(found[0][1]) > 1:
+        errors.append(LineError(number, "the header has more than one column named text or prompt; keep one of them"))
+    else:
+        delimiter, columns, width = found[0]
+        return delimiter, columns[0], width
+    return ",", -1, 0
+
+
+def prompt_of_json(line: str) -> str:
+    """The prompt in one line of JSON; strict where Python's reader is not (NaN, a key given twice)."""
+    try:
+        value = json.loads(
+            line, object_pairs_hook=unique_pairs, parse_constant=refuse_constant, parse_int=bounded_integer
+        )
+    except RecursionError:
+        raise LineRefused("this is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise LineRefused(f"this is no JSON: {error.msg} at character {error.pos + 1}") from None
+    if isinstance(value, dict):
+        columns = [name for name in COLUMNS if name in value]
+        if not columns:
+            raise LineRefused('the object has no key "text" or "prompt"')
+        if len(columns) > 1:
+            raise LineRefused('the object has both "text" and "prompt"; keep one of them')
+        value = value[columns[0]]
+    if not isinstance(value, str):
+        kinds = {dict: "an object", list: "a list", bool: "true or false", type(None): "null"}
+        raise LineRefused(f"the prompt is {kinds.get(type(value), 'a number')}, not a string")
+    return value
+
+
+def unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; one with a key given twice is refused, since which of the two is meant cannot be known."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise LineRefused(f"the key {ascii(key[:40])} is given twice")
+        found[key] = value
+    return found
+
+
+def refuse_constant(name: str) -> None:
+    """NaN and Infinity, which Python reads and JSON does not have."""
+    raise LineRefused(f"this is no JSON: {name} is not a number there")
+
+
+def bounded_integer(digits: str) -> int:
+    """A whole number of bearable length."""
+    if len(digits) > MAX_DIGITS:
+        raise LineRefused(f"a number has {len(digits)} digits; at most {MAX_DIGITS} are read")
+    return int(digits)
+
+
+def checked_prompt(text: str) -> str:
+    """A prompt that can be stored and shown, without the white space around it."""
+    text = text.strip()
+    if not text:
+        raise LineRefused("the prompt is empty")
+    if "\0" in text:
+        raise LineRefused(f"character {text.index(chr(0)) + 1} of the prompt is NUL, which cannot be stored")
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise LineRefused(f"character {error.start + 1} of the prompt is half of a surrogate pair") from None
+    if size > MAX_PROMPT_BYTES:
+        raise LineRefused(f"the prompt has {size:,} bytes; at most {MAX_PROMPT_BYTES:,} are permitted")
+    return text
+
+
+def stream_of(text: str) -> BinaryIO:
+    """Pasted text as a file of bytes; half a surrogate pair becomes a byte that ``read_prompts`` refuses by line."""
+    return io.BytesIO(text.encode("utf-8", "surrogatepass"))

@@ -1,0 +1,257 @@
+"""What can be read about runs and the loop: the board, a run's page, curves, and lineage in both directions."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from django.db.models import Count, Max, QuerySet
+
+from webapp.feedback.models import Rating, Sample
+from webapp.feedback.selectors import QueueCounts, queue_counts, with_samples
+from webapp.projects.models import Project
+from webapp.projects.selectors import PromptCounts, prompt_counts
+from webapp.quality.models import Dataset
+from webapp.quality.selectors import RatingCounts, usable_ratings
+from webapp.registry.models import Checkpoint, Promotion, ServingPointer
+from webapp.registry.selectors import promotions, serving
+from webapp.runs.models import Run, RunEvent, RunMetrics, RunOutput
+
+SHOWN_RUNS = 30
+SHOWN_EVENTS = 200
+
+
+# --- The loop board --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Cycle:
+    """A policy with all that led to it and came of it: a row of the loop board."""
+
+    policy: Checkpoint
+    run: Run | None  # that made it; None for the base policy
+    reward_model: Checkpoint | None  # that the run improved against
+    reward_run: Run | None  # that made the reward model
+    dataset: Dataset | None  # that the reward model learned from
+    samples: int  # that the policy gave to raters
+    ratings: int  # of items whose first sample is the policy's
+    is_serving: bool
+    served_at: datetime | None  # when it was last promoted
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """Everything that the loop board shows."""
+
+    serving: ServingPointer | None
+    last_promotion: Promotion | None
+    queue: QueueCounts
+    prompts: PromptCounts
+    usable: RatingCounts
+    new_ratings: int  # usable ratings that the newest dataset of a run did not have, at least 0
+    last_rating_at: datetime | None
+    cycles: list[Cycle]  # newest policy first
+    reward_models: list[Checkpoint]  # newest first
+    runs: list[Run]  # the last ones, newest first, with inputs loaded
+    active_runs: list[Run]  # of those, the unfinished
+
+
+def board(project: Project) -> Board:
+    """The state of a project's loop; as many queries for a large project as for an empty one."""
+    pointer = serving(project)
+    lineage = load_lineage(project)
+    moves = list(promotions(project))
+    runs = list(runs_of(project)[:SHOWN_RUNS])
+    usable = usable_ratings(project)
+    trained_on = max((run.dataset.counts.get("total", 0) for run in lineage.runs.values() if run.dataset), default=0)
+    samples = dict(
+        Sample.objects.filter(checkpoint__project=project).order_by().values_list("checkpoint").annotate(Count("id"))
+    )
+    ratings = dict(
+        Rating.objects.filter(project=project, is_current=True)
+        .order_by()
+        .values_list("comparison__first__checkpoint")
+        .annotate(Count("id"))
+    )
+    served_at: dict[Any, datetime] = {}
+    for move in reversed(moves):
+        served_at[move.to_checkpoint_id] = move.at
+    policies = [row for row in lineage.checkpoints.values() if row.kind == Checkpoint.Kind.POLICY]
+    cycles = []
+    for policy in sorted(policies, key=lambda row: -row.version):
+        run = lineage.maker(policy)
+        reward_model = lineage.checkpoints.get(run.reward_model_id) if run else None
+        reward_run = lineage.maker(reward_model)
+        cycles.append(
+            Cycle(
+                policy=policy,
+                run=run,
+                reward_model=reward_model,
+                reward_run=reward_run,
+                dataset=reward_run.dataset if reward_run else None,
+                samples=samples.get(policy.pk, 0),
+                ratings=ratings.get(policy.pk, 0),
+                is_serving=pointer is not None and pointer.checkpoint_id == policy.pk,
+                served_at=served_at.get(policy.pk),
+            )
+        )
+    reward_models = [row for row in lineage.checkpoints.values() if row.kind == Checkpoint.Kind.REWARD_MODEL]
+    return Board(
+        serving=pointer,
+        last_promotion=moves[0] if moves else None,
+        queue=queue_counts(project),
+        prompts=prompt_counts(project),
+        usable=usable,
+        new_ratings=max(0, usable.total - trained_on),
+        last_rating_at=Rating.objects.filter(project=project).aggregate(last=Max("created_at"))["last"],
+        cycles=cycles,
+        reward_models=sorted(reward_models, key=lambda row: -row.version),
+        runs=runs,
+        active_runs=[run for run in runs if not run.is_finished],
+    )
+
+
+def runs_of(project: Project) -> QuerySet[Run]:
+    """A project's runs, newest first, with inputs, outputs and who asked for them."""
+    related = ("dataset", "policy", "reward_model", "started_by")
+    return Run.objects.filter(project=project).select_related(*related).prefetch_related("outputs").order_by("-number")
+
+
+# --- One run ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RunDetail:
+    """Everything that a run's page shows but the curves."""
+
+    run: Run
+    outputs: list[Checkpoint]
+    events: list[RunEvent]  # the last ones, oldest first
+    latest: dict[str, Any]  # the metrics of the last step
+
+    @property
+    def log(self) -> list[RunEvent]:
+        """What the training process said."""
+        return [event for event in self.events if event.kind == "log"]
+
+
+def run_detail(project: Project, number: int) -> RunDetail:
+    """A run of a project by its number (four queries).
+
+    Raises:
+        Run.DoesNotExist: the project has no such run.
+    """
+    run = Run.objects.select_related("project", "dataset", "policy", "reward_model", "started_by").get(
+        project=project, number=number
+    )
+    last = RunMetrics.objects.filter(run=run).order_by("-step").first()
+    events = list(RunEvent.objects.filter(run=run).order_by("-id")[:SHOWN_EVENTS])
+    return RunDetail(
+        run=run,
+        outputs=list(run.outputs.order_by("kind", "version")),
+        events=events[::-1],
+        latest=last.values if last else {},
+    )
+
+
+def curves(run: Run) -> dict[str, list[list[float]]]:
+    """The run's metrics as points ``[step, value]`` by name; values that were not finite are left out (one query)."""
+    found: dict[str, list[list[float]]] = defaultdict(list)
+    for step, values in RunMetrics.objects.filter(run=run).order_by("step").values_list("step", "values"):
+        for name, value in values.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                found[name].append([step, value])
+    return dict(found)
+
+
+# --- Lineage ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """The checkpoints of a project and the runs that made them, loaded at once."""
+
+    checkpoints: Mapping[Any, Checkpoint]
+    runs: Mapping[Any, Run]
+    makers: Mapping[Any, Any] = field(default_factory=dict)  # checkpoint id -> run id
+
+    def maker(self, checkpoint: Checkpoint | None) -> Run | None:
+        """The run that made a checkpoint; None for a base policy."""
+        return self.runs.get(self.makers.get(checkpoint.pk)) if checkpoint else None
+
+
+def load_lineage(project: Project) -> Lineage:
+    """What all walks along the lineage of a project need (three queries)."""
+    fruitful = Run.objects.filter(project=project, state=Run.State.SUCCEEDED).select_related("dataset")
+    return Lineage(
+        checkpoints={row.pk: row for row in Checkpoint.objects.filter(project=project)},
+        runs={run.pk: run for run in fruitful},
+        makers=dict(RunOutput.objects.filter(run__project=project).values_list("checkpoint", "run")),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LineageStep:
+    """A checkpoint and what it was made from; ``run`` None: it was brought in from outside."""
+
+    checkpoint: Checkpoint
+    run: Run | None
+    parent: Checkpoint | None  # the policy that the run started from
+    reward_model: Checkpoint | None
+    dataset: Dataset | None
+
+    @property
+    def ratings(self) -> int:
+        """Ratings in the step's dataset."""
+        return self.dataset.counts.get("total", 0) if self.dataset else 0
+
+
+def lineage_of(checkpoint: Checkpoint) -> list[LineageStep]:
+    """How a checkpoint came to be, nearest first, back to the base policy (four queries, however long the way).
+
+    Of a policy: its run, then the reward model and its dataset, then the policy before, and so on.
+    """
+    lineage = load_lineage(checkpoint.project)
+    steps: list[LineageStep] = []
+    seen = set()
+    waiting = [checkpoint.pk]
+    while waiting:
+        found = lineage.checkpoints[waiting.pop(0)]
+        if found.pk in seen:
+            continue
+        seen.add(found.pk)
+        run = lineage.maker(found)
+        inputs = [run.reward_model_id, run.policy_id] if run else []
+        steps.append(
+            LineageStep(
+                checkpoint=found,
+                run=run,
+                parent=lineage.checkpoints.get(run.policy_id) if run else None,
+                reward_model=lineage.checkpoints.get(run.reward_model_id) if run else None,
+                dataset=run.dataset if run else None,
+            )
+        )
+        waiting += [pk for pk in inputs if pk is not None]
+    return steps
+
+
+def ratings_behind(checkpoint: Checkpoint) -> QuerySet[Rating]:
+    """The ratings that trained a reward model, or a policy by way of its reward model; newest first.
+
+    Those of its own run alone: earlier policies on the way have their own (see ``lineage_of``).
+    """
+    run = Run.objects.filter(run_outputs__checkpoint=checkpoint).first()
+    if run and run.reward_model_id:
+        run = Run.objects.filter(run_outputs__checkpoint=run.reward_model_id).first()
+    if run is None or run.dataset_id is None:
+        return Rating.objects.none()
+    return with_samples(Rating.objects.filter(items__dataset=run.dataset_id)).order_by("-created_at", "-id")
+
+
+def runs_using_rating(rating: Rating) -> list[Run]:
+    """The runs that a rating fed: reward models trained on it, and policies trained against those; oldest first."""
+    direct = list(Run.objects.filter(dataset__items__rating=rating).prefetch_related("outputs"))
+    models = [output.pk for run in direct for output in run.outputs.all()]
+    further = list(Run.objects.filter(reward_model__in=models).prefetch_related("outputs"))
+    return sorted(direct + further, key=lambda run: run.number)
