@@ -21,7 +21,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db import IntegrityError, connection, transaction
 from django.db.models import Case, F, Max, Q, QuerySet, Value, When
-from django.db.models.functions import Coalesce, Greatest, Now
+from django.db.models.functions import Coalesce, Now
 
 from rlhf_core.config import PolicyConfig, RewardConfig, Settings, settings_hash, settings_to_dict
 from webapp import queue
@@ -284,8 +284,11 @@ def record_log(claim: Claim, message: str) -> None:
 
 def record_saved(claim: Claim, step: int) -> None:
     """The training process has saved its state at ``step``; if that is further than before, attempts count anew."""
-    is_further = When(saved_step__lt=step, then=Value(0))
-    update_held(claim, saved_step=Greatest(F("saved_step"), step), attempt=Case(is_further, default=F("attempt")))
+    with transaction.atomic():
+        run = lock_held(claim)
+        if step > run.saved_step:
+            run.saved_step, run.attempt = step, 0
+            run.save(update_fields=["saved_step", "attempt"])
 
 
 def succeed(claim: Claim, *, outputs: Iterable[Mapping[str, Any]], result: Mapping[str, Any]) -> Run:
