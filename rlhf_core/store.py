@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from rlhf_core.durable import read_verified, sha256
+from rlhf_core.durable import UnfinishedFolder, read_verified, sha256
 from rlhf_core.errors import CheckpointError
 
 FORMAT = 1
@@ -68,3 +68,24 @@ def remove_checkpoint(store: Path | str, identity: str) -> None:
     path = checkpoint_path(store, identity)
     (path / "manifest.json").unlink(missing_ok=True)
     shutil.rmtree(path, ignore_errors=True)
+
+
+def copy_checkpoint(source: Path | str, store: Path | str) -> str:
+    """Put a verified copy of the checkpoint in folder ``source`` into a store; returns its id. Twice does no harm.
+
+    Raises:
+        CheckpointError: the source is missing, torn or altered.
+    """
+    manifest, files = read_checkpoint(Path(source))
+    target = checkpoint_path(store, manifest["id"])
+    if target.exists():
+        try:
+            verify(target)
+            return str(manifest["id"])
+        except CheckpointError:  # a damaged one of this name: the same bytes are at hand
+            shutil.rmtree(target)
+    with UnfinishedFolder(target.parent) as unfinished:
+        for name, data in files.items():
+            unfinished.write(name, data)
+        unfinished.publish(target.name, (Path(source) / "manifest.json").read_bytes())
+    return str(manifest["id"])

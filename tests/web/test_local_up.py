@@ -116,6 +116,8 @@ def test_up_starts_all_and_keeps_everything_over_a_restart(up, data):
     address = re.search(r"Steersman is at (http://127\.0\.0\.1:\d+)/", first.text).group(1)
     assert get(f"{address}/healthz") == 200
     assert re.search(r"^helper +\| helper is ready$", first.text, re.MULTILINE)
+    memory = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{first.pid_of('web')}/status").read_text()).group(1)
+    assert int(memory) < 200_000  # a web process without torch
     link = re.search(r"log in once with (\S+)", first.text).group(1)
     assert get(link) == 200
     endpoints = read_endpoints(data)

@@ -24,36 +24,11 @@ SHORT = SamplingConfig(max_new_tokens=6, max_prompt_tokens=8)
 WISHES = {"max_new_tokens": 6, "max_prompt_tokens": 8}
 
 
-@pytest.fixture
-def start(tmp_path):
-    """Start a sampler with its door in this process; returns it with a client."""
-    opened = []
-
-    def start_one(store: Path, **options) -> tuple[Sampler, SamplerClient]:
-        sampler = Sampler(store, **options)
-        address = tmp_path / f"s{len(opened)}.sock"
-        door = Door(address, sampler)
-        threads = [
-            threading.Thread(target=target, daemon=True) for target in (lambda: door.serve_forever(0.02), sampler.run)
-        ]
-        for thread in threads:
-            thread.start()
-        opened.append((sampler, door, threads))
-        return sampler, SamplerClient(address)
-
-    yield start_one
-    for sampler, door, threads in opened:
-        sampler.stop()
-        door.shutdown()
-        door.server_close()
-        for thread in threads:
-            thread.join(10)
-            assert not thread.is_alive()
-
-
-def test_a_row_depends_on_its_prompt_and_seed_and_not_on_its_neighbours(start, tmp_path, make_policy, tokenizer):
+def test_a_row_depends_on_its_prompt_and_seed_and_not_on_its_neighbours(
+    start_sampler, tmp_path, make_policy, tokenizer
+):
     policy = make_policy(tmp_path)
-    _, client = start(tmp_path)
+    _, client = start_sampler(tmp_path)
     together = client.draw(policy.id, ["A film", "The actors", "A film"], [7, 8, 9], WISHES)
     alone = [client.draw(policy.id, [text], [seed], WISHES).samples[0] for text, seed in [("A film", 7), ("A film", 9)]]
     assert together.checkpoint == policy.id
@@ -67,9 +42,9 @@ def test_a_row_depends_on_its_prompt_and_seed_and_not_on_its_neighbours(start, t
     assert first.log_prob < 0
 
 
-def test_waiting_requests_are_drawn_in_one_batch(start, tmp_path, make_policy):
+def test_waiting_requests_are_drawn_in_one_batch(start_sampler, tmp_path, make_policy):
     policy = make_policy(tmp_path)
-    sampler, client = start(tmp_path, window_seconds=0.5)
+    sampler, client = start_sampler(tmp_path, window_seconds=0.5)
     sizes = []
     draw_batch = sampler.draw_batch
 
@@ -120,9 +95,9 @@ def test_a_full_queue_refuses_and_says_when_to_ask_again(tmp_path, make_policy):
         thread.join(10)
 
 
-def test_a_refusal_crosses_the_socket_with_its_retry_after(start, tmp_path, make_policy):
+def test_a_refusal_crosses_the_socket_with_its_retry_after(start_sampler, tmp_path, make_policy):
     policy = make_policy(tmp_path)
-    _, client = start(tmp_path, capacity=1)
+    _, client = start_sampler(tmp_path, capacity=1)
     with pytest.raises(QueueFull) as refused:
         client.draw(policy.id, ["a", "b"], [1, 2], WISHES)
     assert refused.value.retry_after_seconds == 1.0
@@ -156,9 +131,9 @@ def test_a_request_whose_deadline_passed_is_not_drawn(tmp_path, make_policy):
     assert sampler.drawn == 0
 
 
-def test_each_policy_asked_for_is_served_and_only_two_are_held(start, tmp_path, make_policy):
+def test_each_policy_asked_for_is_served_and_only_two_are_held(start_sampler, tmp_path, make_policy):
     policies = [make_policy(tmp_path, seed) for seed in range(3)]
-    _, client = start(tmp_path)
+    _, client = start_sampler(tmp_path)
     drawn = [client.draw(policy.id, ["A film"], [5], WISHES) for policy in policies]
     assert [one.checkpoint for one in drawn] == [policy.id for policy in policies]
     assert len({tuple(one.samples[0].tokens) for one in drawn}) > 1
@@ -166,13 +141,13 @@ def test_each_policy_asked_for_is_served_and_only_two_are_held(start, tmp_path, 
     assert client.draw(policies[0].id, ["A film"], [5], WISHES).samples == drawn[0].samples
 
 
-def test_an_altered_policy_is_refused_and_the_old_one_goes_on(start, tmp_path, make_policy):
+def test_an_altered_policy_is_refused_and_the_old_one_goes_on(start_sampler, tmp_path, make_policy):
     good, bad = make_policy(tmp_path, 0), make_policy(tmp_path, 1)
     weights = bad.path / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(bytes(data))
-    _, client = start(tmp_path)
+    _, client = start_sampler(tmp_path)
     client.draw(good.id, ["x"], [1], WISHES)
     with pytest.raises(CheckpointError, match="altered"):
         client.draw(bad.id, ["x"], [1], WISHES)
@@ -195,17 +170,17 @@ def test_an_altered_policy_is_refused_and_the_old_one_goes_on(start, tmp_path, m
         {"prompts": None},
     ],
 )
-def test_a_malformed_request_is_refused_with_its_reason(start, tmp_path, make_policy, change):
+def test_a_malformed_request_is_refused_with_its_reason(start_sampler, tmp_path, make_policy, change):
     policy = make_policy(tmp_path)
-    _, client = start(tmp_path)
+    _, client = start_sampler(tmp_path)
     request = {"checkpoint": policy.id, "prompts": ["x"], "seeds": [1], "sampling": WISHES, "deadline_seconds": 5}
     status, _, answer = client.ask("POST", "/sample", {**request, **change}, 10)
     assert status == 400
     assert answer["error"]
 
 
-def test_a_request_that_is_too_long_or_no_json_is_refused(start, tmp_path):
-    _, client = start(tmp_path)
+def test_a_request_that_is_too_long_or_no_json_is_refused(start_sampler, tmp_path):
+    _, client = start_sampler(tmp_path)
     for length, body in [("2000000", b""), ("3", b"{{{"), ("x", b"")]:
         connection = UnixConnection(client.address, 5)
         connection.putrequest("POST", "/sample")
@@ -215,8 +190,8 @@ def test_a_request_that_is_too_long_or_no_json_is_refused(start, tmp_path):
         connection.close()
 
 
-def test_two_samplers_never_answer_at_one_address(start, tmp_path):
-    _, client = start(tmp_path)
+def test_two_samplers_never_answer_at_one_address(start_sampler, tmp_path):
+    _, client = start_sampler(tmp_path)
     with pytest.raises(SamplerBusy):
         Door(client.address, Sampler(tmp_path))
     left = tmp_path / "left.sock"

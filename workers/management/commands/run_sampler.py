@@ -46,7 +46,7 @@ class Command(BaseCommand):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: sampler.stop())
         threading.Thread(target=door.serve_forever, daemon=True).start()
-        log.info("samples are drawn on %s; asked for at %s", wanted, address)
+        log.info("ready: draws samples on %s, answers at %s", wanted, address)
         try:
             sampler.run()
         finally:

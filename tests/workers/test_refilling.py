@@ -1,0 +1,127 @@
+"""Filling the queue: what is recorded of a sample, how many, by whom, and what happens when a policy is promoted."""
+
+import threading
+
+import pytest
+from django.db import connection
+
+from rlhf_core.config import SamplingConfig
+from rlhf_core.store import checkpoint_path
+from webapp.feedback import services as feedback
+from webapp.feedback.models import Comparison, Sample, Slot
+from webapp.registry.selectors import serving
+from webapp.registry.services import change_sampling, promote, record_checkpoint
+from workers.locks import try_lock
+from workers.refilling import choose_rows, refill, refill_all
+from workers.sampler.client import SamplerClient
+
+
+def test_a_refill_brings_the_queue_to_its_target_and_a_second_adds_nothing(project, start_sampler, steersman_data):
+    _, client = start_sampler(steersman_data / "checkpoints")
+    made = refill(project.pk, client)
+    assert made == 12
+    assert Slot.objects.filter(project=project, state="open").count() == 12
+    assert refill(project.pk, client) == 0
+    assert refill_all(client) == 0
+    kinds = set(Comparison.objects.values_list("kind", flat=True))
+    assert "pair" in kinds
+
+
+def test_a_sample_says_all_it_takes_to_draw_it_again(project, start_sampler, steersman_data):
+    _, client = start_sampler(steersman_data / "checkpoints")
+    refill(project.pk, client)
+    pointer = serving(project)
+    for sample in Sample.objects.select_related("prompt", "checkpoint", "sampling"):
+        assert (sample.checkpoint, sample.sampling) == (pointer.checkpoint, pointer.sampling)
+        assert sample.prompt.split == "train"
+        again = client.draw(sample.checkpoint.sha256, [sample.prompt.text], [sample.seed], sample.sampling.values)
+        assert again.samples[0].tokens == sample.tokens
+        assert again.samples[0].prompt_tokens == sample.prompt_tokens
+        assert again.samples[0].log_prob == pytest.approx(sample.log_prob, abs=1e-4)
+
+
+def test_each_prompt_is_asked_about_before_any_comes_again(project, start_sampler, steersman_data):
+    _, client = start_sampler(steersman_data / "checkpoints")
+    refill(project.pk, client)
+    prompts = list(Comparison.objects.values_list("prompt", flat=True))
+    assert len(prompts) == len(set(prompts))
+
+
+def test_overlap_counts_slots_and_not_items(project, start_sampler, steersman_data):
+    project.overlap = 5
+    project.save()
+    _, client = start_sampler(steersman_data / "checkpoints")
+    assert refill(project.pk, client) == 3  # 12 slots wanted: 3 items of 5 are the fewest that reach it
+    assert Slot.objects.filter(project=project, state="open").count() == 15
+
+
+def test_after_a_promotion_the_queue_holds_the_new_policy_alone(project, start_sampler, steersman_data, make_policy):
+    _, client = start_sampler(steersman_data / "checkpoints")
+    refill(project.pk, client)
+    newer = record_checkpoint(
+        project=project, kind="policy", sha256=make_policy(steersman_data / "checkpoints", seed=1).id
+    )
+    promote(project=project, checkpoint=newer, actor=None, expected_epoch=1)
+    assert refill(project.pk, client) == 12
+    waiting = Slot.objects.filter(project=project, state="open").values_list("comparison__first__checkpoint", flat=True)
+    assert set(waiting) == {newer.pk}
+
+
+def test_a_paused_project_and_one_without_a_policy_draw_nothing(project, start_sampler, steersman_data):
+    _, client = start_sampler(steersman_data / "checkpoints")
+    project.is_paused = True
+    project.save()
+    assert refill(project.pk, client) == 0
+    assert refill_all(client) == 0
+
+
+def test_without_a_sampler_or_with_a_damaged_policy_nothing_is_written(project, start_sampler, steersman_data, caplog):
+    assert refill(project.pk, SamplerClient(steersman_data / "nobody.sock")) == 0
+    assert "does not answer" in caplog.text
+    sampler, client = start_sampler(steersman_data / "checkpoints")
+    (checkpoint_path(steersman_data / "checkpoints", serving(project).checkpoint.sha256) / "manifest.json").write_text(
+        ""
+    )
+    assert refill(project.pk, client) == 0
+    assert "altered" in caplog.text
+    assert Sample.objects.count() == 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_while_one_worker_fills_another_leaves_it_be(steersman_data):
+    found = []
+
+    def look():
+        with try_lock("same") as had:
+            found.append(had)
+        connection.close()
+
+    with try_lock("same") as had:
+        assert had
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+    with try_lock("same") as had:
+        assert had
+    assert found == [False]
+
+
+def test_the_first_item_is_a_pair_if_there_are_any():
+    class Row:
+        pass
+
+    rows = [Row() for _ in range(50)]
+    assert choose_rows(rows, 0) == rows
+    assert choose_rows(rows, 1)[:2] == [rows[0], rows[0]]
+    assert len(choose_rows(rows, 100)) == 100
+    assert [row for row in choose_rows(rows, 60) if row is rows[0]] == [rows[0]] * 2
+
+
+def test_a_policy_that_only_makes_twins_ends_the_tick(project, start_sampler, steersman_data):
+    _, client = start_sampler(steersman_data / "checkpoints")
+    project.pair_percent = 100
+    project.save()
+    greedy = SamplingConfig(max_new_tokens=8, max_prompt_tokens=8, temperature=1e-6)
+    change_sampling(project=project, config=greedy, actor=None, expected_epoch=1)
+    assert refill(project.pk, client) == 0
+    assert feedback.slots_missing(project=project) == 12

@@ -1,0 +1,113 @@
+"""Keeping the raters' queue full with samples of the policy that serves."""
+
+import logging
+import random
+import secrets
+import time
+from collections.abc import Sequence
+from uuid import UUID
+
+from rlhf_core.errors import CheckpointError, QueueFull
+from webapp.feedback import services as feedback
+from webapp.feedback.models import Sample
+from webapp.feedback.services import NewSample
+from webapp.projects.models import Project, Prompt
+from webapp.projects.selectors import prompts_to_sample
+from webapp.registry.models import ServingPointer
+from webapp.registry.selectors import serving
+from workers.locks import try_lock
+from workers.sampler.client import SamplerClient, SamplerUnavailable, default_client
+
+log = logging.getLogger(__name__)
+
+FIRST_ITEMS = 4  # a small batch first, so that an empty queue has something soon
+NEXT_ITEMS = 16  # two rows each at most: one full batch of the sampler
+BARREN_BATCHES = 3  # batches without a new slot (twins only), after which a tick gives up
+DEADLINE_SECONDS = 60.0
+TICK_SECONDS = 120.0  # one call fills no longer than this; the next one goes on
+
+
+def refill_all(client: SamplerClient | None = None) -> int:
+    """Fill the queue of each project with a policy; returns the number of new items."""
+    with_policy = ServingPointer.objects.filter(project__is_paused=False).values_list("project_id", flat=True)
+    return sum(refill(project_id, client) for project_id in with_policy)
+
+
+def refill(project_id: UUID, client: SamplerClient | None = None) -> int:
+    """Draw samples until the project has its ``buffer_target`` of open slots; returns the number of new items.
+
+    One worker a project at a time; another one returns at once. What fails is logged and tried again by the next tick.
+    """
+    project = Project.objects.get(pk=project_id)
+    client = client or default_client()
+    made = barren = 0
+    end = time.monotonic() + TICK_SECONDS
+    with try_lock(f"workers.refill {project_id}") as had:
+        while had and barren < BARREN_BATCHES and time.monotonic() < end:
+            pointer = serving(project)
+            missing = feedback.slots_missing(project=project)
+            if pointer is None or missing == 0:
+                break
+            is_empty = missing >= project.buffer_target
+            wanted = min(-(-missing // project.overlap), FIRST_ITEMS if is_empty else NEXT_ITEMS)
+            try:
+                items = draw_items(project, pointer, wanted, client)
+            except QueueFull as full:
+                time.sleep(min(full.retry_after_seconds, 5.0))
+                items = 0
+            except (SamplerUnavailable, CheckpointError) as error:
+                log.warning("project %s: no samples: %s", project.slug, error)
+                break
+            made += items
+            barren = 0 if items else barren + 1
+    if made:
+        log.info("project %s: %d new items in the queue", project.slug, made)
+    return made
+
+
+def draw_items(project: Project, pointer: ServingPointer, wanted: int, client: SamplerClient) -> int:
+    """Draw and store ``wanted`` items; returns how many came into the queue."""
+    prompts = prompts_to_sample(project, wanted)
+    if not prompts:
+        log.warning("project %s has no prompts to train on: import some", project.slug)
+        return 0
+    rows = choose_rows(prompts, project.pair_percent)
+    drawn = client.draw(
+        pointer.checkpoint.sha256,
+        [prompt.text for prompt in rows],
+        [secrets.randbits(63) for _ in rows],
+        pointer.sampling.values,
+        deadline_seconds=DEADLINE_SECONDS,
+    )
+    if drawn.checkpoint != pointer.checkpoint.sha256:
+        raise CheckpointError(f"asked for {pointer.checkpoint.sha256}, the sampler answered with {drawn.checkpoint}")
+    samples = feedback.record_samples(
+        checkpoint=pointer.checkpoint,
+        sampling=pointer.sampling,
+        samples=[
+            NewSample(
+                prompt_id=prompt.pk,
+                seed=sample.seed,
+                prompt_tokens=sample.prompt_tokens,
+                tokens=sample.tokens,
+                text=sample.text,
+                finish_reason=sample.finish_reason,
+                log_prob=sample.log_prob,
+            )
+            for prompt, sample in zip(rows, drawn.samples, strict=True)
+        ],
+    )
+    by_prompt: dict[UUID, list[Sample]] = {}
+    for sample in samples:
+        by_prompt.setdefault(sample.prompt_id, []).append(sample)
+    items = feedback.make_items(project=project, samples_by_prompt=by_prompt)
+    return sum(not feedback.are_twins(item) for item in items)
+
+
+def choose_rows(prompts: Sequence[Prompt], pair_percent: int) -> list[Prompt]:
+    """Each prompt once for a single answer or twice for a pair; the first is a pair if there are any at all."""
+    rows: list[Prompt] = []
+    for index, prompt in enumerate(prompts):
+        is_pair = pair_percent > 0 if index == 0 else random.uniform(0, 100) < pair_percent
+        rows += [prompt, prompt] if is_pair else [prompt]
+    return rows

@@ -1,0 +1,121 @@
+"""From rows to the files of a run directory, once; the training process reads nothing else."""
+
+import json
+import os
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+
+from rlhf_core.config import RUN_CONFIGS, settings_from_dict
+from rlhf_core.durable import write_atomically
+from rlhf_core.records import Prompt, feedback_to_line
+from rlhf_core.store import checkpoint_path, verify
+from rlhf_core.training.run_directory import RunDirectory
+from webapp.projects.selectors import prompts_to_train_on
+from webapp.quality import services as quality
+from webapp.registry.models import Checkpoint
+from webapp.runs.models import Run
+
+CHILD = "child.json"  # who trains here, so that a later claim can end a process that an earlier one left behind
+
+
+def run_folder(run: Run) -> Path:
+    """The run's directory; the same for every attempt, so that each goes on where the last one saved."""
+    return Path(settings.RUN_DIRECTORIES) / str(run.pk)
+
+
+def write_run_directory(run: Run) -> RunDirectory:
+    """The run's directory, made from its rows at the first attempt.
+
+    Whoever writes it writes the same bytes, and ``run.json`` last: two supervisors, one of them fenced out, do no harm.
+
+    Raises:
+        CheckpointError: a checkpoint that the run starts from is missing or altered.
+        ConfigError: the stored settings are none of this version's.
+    """
+    folder = run_folder(run)
+    if (folder / "run.json").exists():
+        return RunDirectory(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    feedback = prompts = None
+    if run.dataset is not None:
+        feedback = folder / "feedback.jsonl"
+        write_lines(feedback, (feedback_to_line(record) for record in quality.feedback_records(run.dataset)))
+    if run.kind == Run.Kind.POLICY:
+        prompts = folder / "prompts.jsonl"
+        write_lines(prompts, (prompt_line(prompt) for prompt in training_prompts(run)))
+    try:
+        return RunDirectory.create(
+            folder,
+            kind=run.kind,
+            config=settings_from_dict(RUN_CONFIGS[run.kind], run.config),
+            store=settings.CHECKPOINT_STORE,
+            policy=verified(run.policy),
+            reward_model=verified(run.reward_model) if run.reward_model is not None else None,
+            feedback=feedback,
+            prompts=prompts,
+            meta=describe(run),
+        )
+    except FileExistsError:
+        return RunDirectory(folder)
+
+
+def training_prompts(run: Run) -> Iterable[Prompt]:
+    """The project's prompts for training as they were when the run was asked for."""
+    rows = prompts_to_train_on(run.project).filter(created_at__lte=run.created_at)
+    return (Prompt(str(row.pk), row.text) for row in rows.iterator())
+
+
+def prompt_line(prompt: Prompt) -> str:
+    return json.dumps({"prompt_id": prompt.prompt_id, "text": prompt.text}, sort_keys=True)
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    write_atomically(path, "".join(line + "\n" for line in lines).encode())
+
+
+def verified(checkpoint: Checkpoint) -> Path:
+    """The checkpoint's folder, every byte of it checked."""
+    path = checkpoint_path(settings.CHECKPOINT_STORE, checkpoint.sha256)
+    verify(path)
+    return path
+
+
+def describe(run: Run) -> dict[str, Any]:
+    """What the saved checkpoint tells about its origin; the same for every attempt, so that its id is too."""
+    return {
+        "project": run.project.slug,
+        "run": str(run.pk),
+        "run_number": run.number,
+        "dataset_sha256": run.dataset.sha256 if run.dataset else None,
+        "policy_sha256": run.policy.sha256,
+        "reward_model_sha256": run.reward_model.sha256 if run.reward_model else None,
+    }
+
+
+def write_child(folder: Path, *, pid: int, birth: str, fence: int) -> None:
+    """Note which process trains in ``folder``."""
+    note = {"pid": pid, "birth": birth, "host": socket.gethostname(), "boot": boot_id(), "fence": fence}
+    write_atomically(folder / CHILD, json.dumps(note).encode())
+
+
+def read_child(folder: Path) -> tuple[int, str] | None:
+    """Process id and birth of the process noted last, if it was one of this machine since it was started."""
+    try:
+        note = json.loads((folder / CHILD).read_bytes())
+        if (note["host"], note["boot"]) == (socket.gethostname(), boot_id()):
+            return int(note["pid"]), str(note["birth"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+def boot_id() -> str:
+    """A text that changes when the machine starts anew."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return os.uname().nodename

@@ -1,0 +1,143 @@
+"""Simulated raters: they like kind words about films, they are not always sure, and they press the same keys as people.
+
+They see what a rater sees, nothing more. A pair is decided as Bradley and Terry have it: the difference of the two
+answers' worth plus logistic noise, whose size is the rater's own. Their ratings are stored as simulated.
+"""
+
+import math
+import random
+import re
+import time
+import uuid
+from dataclasses import dataclass
+from uuid import UUID
+
+from django.contrib.auth.hashers import make_password
+
+from webapp.accounts.models import User
+from webapp.feedback import selectors, services
+from webapp.feedback.selectors import ShownItem
+from webapp.projects.models import Membership, Project
+from workers.locks import try_lock
+from workers.refilling import refill
+
+# Written for this project; a word counts in the forms listed.
+PRAISE = {
+    "good": 1.0, "great": 1.5, "best": 1.5, "better": 0.5, "excellent": 2.0, "wonderful": 2.0, "brilliant": 2.0,
+    "superb": 2.0, "perfect": 2.0, "perfectly": 1.5, "masterpiece": 2.5, "amazing": 1.5, "fantastic": 2.0,
+    "beautiful": 1.5, "beautifully": 1.5, "lovely": 1.5, "love": 1.0, "loved": 1.5, "loves": 0.5, "enjoy": 1.0,
+    "enjoyed": 1.5, "enjoyable": 1.5, "fun": 1.0, "funny": 1.0, "hilarious": 1.5, "charming": 1.5, "charm": 1.0,
+    "moving": 1.0, "touching": 1.5, "gripping": 1.5, "memorable": 1.5, "favorite": 1.5, "favourite": 1.5,
+    "recommend": 1.5, "recommended": 1.5, "impressive": 1.5, "strong": 0.5, "solid": 0.5, "clever": 1.0, "smart": 1.0,
+    "delightful": 2.0, "fascinating": 1.5, "fresh": 1.0, "powerful": 1.0, "outstanding": 2.0, "classic": 1.0,
+    "interesting": 0.5, "nice": 0.5, "well": 0.5, "liked": 1.0, "like": 0.2, "worth": 0.5, "heart": 0.5, "gem": 1.5,
+}  # fmt: skip
+BLAME = {
+    "bad": 1.0, "worse": 1.0, "worst": 2.0, "awful": 2.0, "terrible": 2.0, "horrible": 2.0, "poor": 1.0, "poorly": 1.5,
+    "boring": 1.5, "bored": 1.5, "dull": 1.5, "stupid": 1.5, "waste": 2.0, "wasted": 1.5, "wasting": 1.5, "lame": 1.5,
+    "ridiculous": 1.0, "annoying": 1.5, "disappointing": 1.5, "disappointed": 1.5, "disappointment": 1.5, "mess": 1.5,
+    "pointless": 2.0, "weak": 1.0, "silly": 0.5, "cheap": 1.0, "cheesy": 0.5, "predictable": 1.0, "hate": 1.5,
+    "hated": 1.5, "fails": 1.0, "failed": 1.0, "failure": 1.5, "crap": 2.0, "garbage": 2.0, "trash": 1.5,
+    "unwatchable": 2.5, "slow": 0.5, "avoid": 1.5, "badly": 1.5, "painful": 1.5, "sad": 0.2,
+    "unfortunately": 1.0, "unfunny": 1.5, "wooden": 1.0, "clumsy": 1.0, "mediocre": 1.0,
+    "forgettable": 1.0, "rubbish": 2.0, "nothing": 0.5, "problem": 0.5,
+}  # fmt: skip
+DENIALS = {"not", "no", "never", "hardly", "isn't", "wasn't", "don't", "didn't", "doesn't", "nor", "without", "can't"}
+DENIAL_REACH = 3  # words after a denial that it turns round, by half
+
+RATERS = (("simulated-1", 2.0), ("simulated-2", 1.5), ("simulated-3", 1.0), ("simulated-4", 0.7))
+"""User names and how sure of their taste they are: the factor before a difference in worth."""
+PAIR_STEPS = (0.25, 1.0, 2.5)  # a noisy difference below these is a tie, slightly, clearly better; above: much better
+
+
+@dataclass(frozen=True)
+class SimulatedRater:
+    """A taste with noise; ``certainty`` multiplies every difference in worth."""
+
+    user: User
+    certainty: float
+    chance: random.Random
+
+    def choose(self, item: ShownItem) -> str:
+        """The key to press for what is shown."""
+        left = worth(item.left_text)
+        if item.right_text is None:
+            return str(min(5, max(1, round(3 + 0.8 * left + self.noise() / (2 * self.certainty)))))
+        right = worth(item.right_text)
+        if max(left, right) < -2.0 and self.chance.random() < 0.5:
+            return "0"
+        difference = self.certainty * (left - right) + self.noise()
+        steps = sum(abs(difference) >= step for step in PAIR_STEPS)  # 0 a tie ... 3 much better
+        return str(4 - steps if difference > 0 else 4 + steps)
+
+    def noise(self) -> float:
+        """A draw of the standard logistic distribution."""
+        uniform = min(max(self.chance.random(), 1e-9), 1 - 1e-9)
+        return math.log(uniform / (1 - uniform))
+
+
+def worth(text: str) -> float:
+    """How much a text praises: kind words less unkind ones, a denied word the other way by half; about -4 to 4."""
+    total, denied_until = 0.0, -1
+    words = re.findall(r"[a-z]+(?:['\u2019][a-z]+)?", text.lower())
+    for index, word in enumerate(word.replace("\u2019", "'") for word in words):
+        if word in DENIALS:
+            denied_until = index + DENIAL_REACH
+            continue
+        value = PRAISE.get(word, 0.0) - BLAME.get(word, 0.0)
+        total += -0.5 * value if index <= denied_until else value
+    return 4.0 * math.tanh(total / 4.0)  # the tenth kind word adds little
+
+
+def simulated_raters(project: Project) -> list[SimulatedRater]:
+    """The four, made and let into the project where they are missing; nobody can log in as one of them."""
+    raters = []
+    for username, certainty in RATERS:
+        user, _ = User.objects.get_or_create(
+            username=username, defaults={"is_simulated": True, "password": make_password(None)}
+        )
+        if not user.is_simulated:
+            raise ValueError(f"the name {username!r} belongs to a person: rename that account first")
+        Membership.objects.get_or_create(project=project, user=user)
+        raters.append(SimulatedRater(user, certainty, random.Random()))
+    return raters
+
+
+def give_ratings(project_id: UUID, count: int, *, seconds: float) -> int | None:
+    """Let the simulated raters in turn give up to ``count`` ratings, for about ``seconds``; fills the queue as needed.
+
+    Returns:
+        how many were given; None where another worker is at it already in this project.
+    """
+    project = Project.objects.get(pk=project_id)
+    with try_lock(f"workers.simulated {project_id}") as had:
+        if not had:
+            return None
+        given = 0
+        raters = simulated_raters(project)
+        random.shuffle(raters)
+        end = time.monotonic() + seconds
+        while given < count and time.monotonic() < end:
+            rated = 0
+            for rater in raters[: count - given]:
+                rated += rate_one(rater, project)
+            given += rated
+            if not rated and not refill(project_id):
+                break
+        return given
+
+
+def rate_one(rater: SimulatedRater, project: Project) -> bool:
+    """Judge the rater's next item; says whether there was one."""
+    presentation = services.claim(rater=rater.user, project=project)
+    if presentation is None:
+        return False
+    item = selectors.shown(presentation)
+    services.submit(
+        rater=rater.user,
+        token=item.token,
+        submission_id=uuid.uuid4(),
+        choice=rater.choose(item),
+        source="simulated",
+    )
+    return True

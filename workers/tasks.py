@@ -1,0 +1,92 @@
+"""The doorways by which messages come in. Ids in, nothing out; delivered twice, none does harm."""
+
+import logging
+import mmap
+import os
+from typing import Any
+from uuid import UUID
+
+from celery import shared_task, signals
+
+from workers import reaper, refilling, simulated
+from workers.supervisor import supervise
+
+log = logging.getLogger(__name__)
+
+# One byte that the pool's processes share with the worker that forks them: 1 once the worker is shutting down.
+SHUTTING_DOWN = mmap.mmap(-1, 1)
+
+SHORT: dict[str, Any] = {
+    "acks_late": True,
+    "retry_on_worker_lost": True,
+    "max_retries": 3,
+    "default_retry_delay": 10,
+    "soft_time_limit": 240,
+    "time_limit": 300,
+    "ignore_result": True,
+}
+SLICE_SECONDS = 10.0  # simulated raters make room for others so often
+IDLE_SLICES = 30  # slices without a single rating, after which they give up
+
+
+@signals.worker_shutting_down.connect
+def announce_shutdown(**_: Any) -> None:
+    SHUTTING_DOWN[0] = 1
+
+
+@shared_task(
+    name="workers.supervise",
+    acks_late=False,  # else the broker would deliver a long run again; the reaper is the only way back
+    reject_on_worker_lost=False,
+    retry_on_worker_lost=False,
+    max_retries=0,
+    ignore_result=True,
+)
+def supervise_run(run_id: str) -> None:
+    """Train one run, if it waits; a duplicate finds it taken and returns."""
+    worker = os.getppid()
+    supervise(UUID(run_id), should_stop=lambda: SHUTTING_DOWN[0] == 1 or os.getppid() != worker)
+
+
+@shared_task(name="workers.refill", **SHORT)
+def refill(project_id: str) -> None:
+    """Fill one project's queue."""
+    refilling.refill(UUID(project_id))
+
+
+@shared_task(name="workers.refill_all", **SHORT)
+def refill_all() -> None:
+    """Fill the queue of every project that has a policy."""
+    refilling.refill_all()
+
+
+@shared_task(name="workers.simulate_ratings", ignore_result=True, acks_late=False, soft_time_limit=240, time_limit=300)
+def simulate_ratings(project_id: str, count: int, idle: int = 0) -> None:
+    """Let simulated raters give ``count`` ratings, some seconds' worth now, the rest by a message of its own."""
+    given = simulated.give_ratings(UUID(project_id), count, seconds=SLICE_SECONDS)
+    if given is None or given >= count:
+        return
+    idle = 0 if given else idle + 1
+    if idle > IDLE_SLICES:
+        log.warning("simulated raters of project %s give up: no item comes; %d ratings are missing", project_id, count)
+        return
+    simulate_ratings.apply_async(args=[project_id, count - given, idle], countdown=0 if given else 5)
+
+
+@shared_task(name="workers.reap", **SHORT)
+def reap() -> None:
+    """Take runs back from supervisors that fell silent, and ring for runs that wait."""
+    reaper.reap(ring=trainers_hear_nothing())
+
+
+def trainers_hear_nothing() -> bool:
+    """Whether no message waits for the trainers, so that ringing again piles up nothing."""
+    from workers.celery_app import app
+
+    try:
+        with app.connection_for_write(connect_timeout=3) as connection:
+            channel = connection.default_channel
+            return int(channel.queue_declare("train", passive=True).message_count) == 0
+    except Exception as error:  # each transport has errors of its own; the run then waits for the next tick
+        log.warning("the broker does not tell how many messages wait: %s", error)
+        return False
