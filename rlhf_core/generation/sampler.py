@@ -4,6 +4,7 @@ Every row draws its tokens with its own stream of uniform numbers, a function of
 so a response doesn't depend on which neighbours it had, on the batch's order or on anyone else's random state.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rlhf_core.config import SamplingConfig
+from rlhf_core.errors import TrainingDiverged
 from rlhf_core.generation.batch import check_tokens, pad_tokens
 from rlhf_core.generation.cache import KeyValueCache
 from rlhf_core.generation.filters import scores_to_draw_from
@@ -67,6 +69,7 @@ def generate_batch(
 
     Raises:
         ValueError: a prompt is empty or holds a token outside the vocabulary, or the seeds don't fit in number.
+        TrainingDiverged: the model's logits are not finite.
     """
     if len(seeds) != len(prompts) * samples_per_prompt:
         raise ValueError(f"{len(seeds)} seeds for {len(prompts)} prompts times {samples_per_prompt} samples")
@@ -135,6 +138,8 @@ class Decoding:
             for place, (token, log_prob) in enumerate(zip(drawn.tolist(), log_probs.tolist(), strict=True)):
                 if not going[place]:
                     continue
+                if math.isnan(log_prob):
+                    raise TrainingDiverged("the model's logits are not finite, so nothing can be drawn from them")
                 row = self.rows[place]
                 self.tokens[row].append(token)
                 self.log_probs[row].append(log_prob)
@@ -198,5 +203,6 @@ def draw_tokens(
     below_total = torch.nextafter(total, torch.zeros_like(total))
     targets = torch.minimum(uniforms[:, None] * total, below_total)
     tokens = torch.searchsorted(cumulative, targets, right=True)
+    tokens = tokens.clamp(max=logits.shape[-1] - 1)  # only NaN leads beyond, and shows in the log-probability
     log_probs = scores.gather(1, tokens).double() - total.log()
     return tokens[:, 0], log_probs[:, 0]

@@ -145,6 +145,7 @@ class PolicyTrainer:
         config: the settings.
         end_id: the token that ends a response; None lets all run to the limit.
         betas, actor_weight_decay, critic_weight_decay: of AdamW.
+        rollout_rows: responses drawn together at most; None draws all of a round at once. The numbers are the same.
     """
 
     def __init__(
@@ -158,17 +159,14 @@ class PolicyTrainer:
         betas: tuple[float, float] = (0.9, 0.999),
         actor_weight_decay: float = 0.0,
         critic_weight_decay: float = 0.0,
+        rollout_rows: int | None = None,
     ) -> None:
         self.model = model.eval()  # for good: dropout would make the ratios of unchanged weights differ from 1
         self.prompts = [list(prompt) for prompt in prompts]
         self.score = score
         self.config = config
         self.end_id = end_id
-        self.sampling = SamplingConfig(
-            max_new_tokens=config.max_new_tokens,
-            max_prompt_tokens=config.max_prompt_tokens,
-            temperature=config.temperature,
-        )
+        self.rollout_rows = rollout_rows
         self.controller = AdaptiveKLController(config.kl_coefficient, config.kl_target, config.kl_horizon)
         shared: dict[str, Any] = {"betas": betas, "eps": config.adam_epsilon}
         self.actor_optimizer = torch.optim.AdamW(
@@ -231,14 +229,18 @@ class PolicyTrainer:
     def roll_out(self, index: int) -> Rollout:
         """Draw responses and score them; log-probabilities are kept from the drawing, at the same temperature."""
         prompts = self.choose_prompts(index)
-        generations = generate_batch(
-            self.model.palm,
-            prompts,
-            sampling=self.sampling,
-            end_id=self.end_id,
-            seeds=[derive_seed(self.config.seed, "rollout", index, row) for row in range(len(prompts))],
-            finetune_scope=self.model.actor_scope,
-        )
+        seeds = [derive_seed(self.config.seed, "rollout", index, row) for row in range(len(prompts))]
+        generations = []
+        for at in range(0, len(prompts), self.rollout_rows or len(prompts)):
+            part = slice(at, at + (self.rollout_rows or len(prompts)))
+            generations += generate_batch(
+                self.model.palm,
+                prompts[part],
+                sampling=SamplingConfig(max_new_tokens=self.config.max_new_tokens, temperature=self.config.temperature),
+                end_id=self.end_id,
+                seeds=seeds[part],
+                finetune_scope=self.model.actor_scope,
+            )
         responses = [generation.tokens for generation in generations]
         device = self.model.palm.device
         longest = max(map(len, responses))

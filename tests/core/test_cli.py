@@ -9,9 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from rlhf_core import cli
-from rlhf_core.config import PRESETS, RUN_CONFIGS, ModelConfig, PolicyConfig, RewardConfig, SamplingConfig
+from rlhf_core.checkpoint import load_policy
+from rlhf_core.config import METRICS, PRESETS, RUN_CONFIGS, ModelConfig, PolicyConfig, RewardConfig, SamplingConfig
+from rlhf_core.generation.sampler import generate_batch
+from rlhf_core.records import Comparison, Feedback, Prompt, ScoredResponse, write_feedback, write_prompts
+from rlhf_core.text.template import encode_prompt
 from rlhf_core.training.run_directory import RunDirectory, read_events
 
 HERE = Path(__file__).parent
@@ -321,3 +326,61 @@ def test_the_prompts_of_a_file_are_sampled_each(policy, capsys, tmp_path):
 def test_responses_read_as_text_without_json(policy, capsys):
     assert cli.main(["sample", "--policy", str(policy), "--prompt", "Review", "--threads", "1"]) == 0
     assert capsys.readouterr().out.startswith("[0] Review")
+
+
+def trained(kind: str, folder: Path, *arguments: str, failpoint: str = "") -> subprocess.CompletedProcess:
+    options = ["--run-dir", str(folder), *arguments]
+    environment = {**os.environ, "STEERSMAN_FAILPOINT": failpoint}
+    return subprocess.run(
+        [*COMMAND, kind, *options], capture_output=True, text=True, check=False, cwd=ROOT, env=environment
+    )
+
+
+def metric_names(run: Path) -> set[str]:
+    events = read_events(run / "events.jsonl")[0]
+    return {name for event in events if event["kind"] == "metrics" for name in event["metrics"]}
+
+
+def test_the_loop_closes_from_a_shell_and_a_run_killed_twice_leaves_the_one_checkpoint(policy, tmp_path):
+    palm, tokenizer, _ = load_policy(policy)
+    prompts = [Prompt(f"p{number}", f"Review {number}: the film") for number in range(24)]
+    write_prompts(tmp_path / "prompts.jsonl", prompts)
+    encoded = [encode_prompt(tokenizer, prompt.text, 12) for prompt in prompts]
+    sampling = SamplingConfig(max_new_tokens=6)
+    drawn = generate_batch(
+        palm, encoded, sampling=sampling, end_id=tokenizer.end, seeds=range(48), samples_per_prompt=2
+    )
+    records: list[Feedback] = []
+    for number, (prompt, tokens) in enumerate(zip(prompts, encoded, strict=True)):
+        first, second = (tuple(generation.tokens) for generation in drawn[2 * number : 2 * number + 2])
+        chosen, rejected = (first, second) if len(first) >= len(second) else (second, first)
+        records.append(Comparison(prompt.prompt_id, tuple(tokens), chosen, rejected))
+        records.append(ScoredResponse(prompt.prompt_id, tuple(tokens), first, 2 + number % 3))
+    write_feedback(tmp_path / "feedback.jsonl", records)
+
+    common = ("--policy", str(policy), "--store", str(tmp_path / "store"), "--threads", "1")
+    reward = trained("reward", tmp_path / "reward", *common, "--feedback", str(tmp_path / "feedback.jsonl"))
+    assert reward.returncode == 0, reward.stderr
+    reward_model = json.loads(reward.stdout)["outputs"][0]
+    options = (*common, "--reward-model", reward_model["path"], "--prompts", str(tmp_path / "prompts.jsonl"))
+    options += ("--updates", "3", "--rollout-batch-size", "8", "--minibatch-size", "4", "--save-interval", "1")
+    options += ("--max-new-tokens", "6", "--max-prompt-tokens", "12")
+    straight = trained("policy", tmp_path / "straight", *options)
+    assert straight.returncode == 0, straight.stderr
+
+    killed = trained("policy", tmp_path / "killed", *options, failpoint="before-rename:2")
+    assert killed.returncode == -signal.SIGKILL
+    killed = trained("policy", tmp_path / "killed", failpoint="after-blob")
+    assert killed.returncode == -signal.SIGKILL
+    resumed = trained("policy", tmp_path / "killed")
+    assert json.loads(resumed.stdout)["outputs"][0]["id"] == json.loads(straight.stdout)["outputs"][0]["id"]
+    assert len(list((tmp_path / "store").iterdir())) == 2  # the reward model and one policy
+
+    improved, _, manifest = load_policy(json.loads(straight.stdout)["outputs"][0]["path"])
+    assert manifest["meta"]["parent"] == policy.name
+    assert manifest["meta"]["reward_model"] == reward_model["id"]
+    assert any(not torch.equal(a, b) for a, b in zip(improved.parameters(), palm.parameters(), strict=True))
+    for kind, folder in (("reward", "reward"), ("policy", "straight")):
+        assert metric_names(tmp_path / folder) <= set(METRICS[kind])
+    assert metric_names(tmp_path / "straight") == set(METRICS["policy"])
+    assert metric_names(policy.parents[1] / "run") <= set(METRICS["pretrain"])

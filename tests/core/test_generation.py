@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf_core.config import SamplingConfig
+from rlhf_core.errors import TrainingDiverged
 from rlhf_core.generation.batch import pad_tokens
 from rlhf_core.generation.filters import keep_min_p, keep_top_k, keep_top_p, min_p, top_k, top_p
 from rlhf_core.generation.log_probs import sequence_log_probs
@@ -225,6 +226,15 @@ def test_generation_leaves_the_mode_of_the_model_and_its_gradients_alone():
 def test_bad_prompts_and_seeds_are_refused_by_name(prompts, seeds, message):
     with pytest.raises(ValueError, match=message):
         generate_batch(make_palm(), prompts, sampling=SamplingConfig(), end_id=END, seeds=seeds)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_model_that_diverged_is_not_drawn_from(value):
+    palm = make_palm()
+    with torch.no_grad():
+        palm.norm.gain_offset[0] = value
+    with pytest.raises(TrainingDiverged, match="not finite"):
+        generate_batch(palm, PROMPTS, sampling=SamplingConfig(), end_id=END, seeds=[1, 2, 3])
 
 
 def test_no_prompts_give_no_generations():

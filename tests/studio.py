@@ -1,0 +1,92 @@
+"""A small studio for page and browser tests: a project, its people, and answers that wait to be rated."""
+
+import hashlib
+from dataclasses import dataclass, field
+
+from webapp.accounts.models import User
+from webapp.feedback import services as feedback
+from webapp.feedback.models import Comparison, Sample
+from webapp.projects.models import Guideline, Membership, Project, Prompt
+from webapp.registry.models import Checkpoint, SamplingSettings, ServingPointer
+
+PASSWORD = "correct horse battery"
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass
+class Studio:
+    """Made by ``open_studio``; ``add_items`` puts answers before the raters."""
+
+    project: Project
+    admin: User
+    checkpoint: Checkpoint
+    sampling: SamplingSettings
+    guideline: Guideline
+    seed: int = 0
+    raters: dict[str, User] = field(default_factory=dict)
+
+    def add_rater(self, name: str, role: str = Membership.Role.RATER) -> User:
+        user = User.objects.create_user(name, password=PASSWORD)
+        Membership.objects.create(project=self.project, user=user, role=role)
+        self.raters[name] = user
+        return user
+
+    def add_samples(self, prompt_text: str, *texts: str) -> list[Sample]:
+        prompt, _ = Prompt.objects.get_or_create(
+            project=self.project, sha256=sha256(prompt_text), defaults={"text": prompt_text, "split": "train"}
+        )
+        new = []
+        for text in texts:
+            self.seed += 1
+            new.append(
+                feedback.NewSample(
+                    prompt_id=prompt.pk,
+                    seed=self.seed,
+                    prompt_tokens=[1, 5],
+                    tokens=[7, 2],
+                    text=text,
+                    finish_reason="end",
+                    log_prob=-3.5,
+                )
+            )
+        return feedback.record_samples(checkpoint=self.checkpoint, sampling=self.sampling, samples=new)
+
+    def add_item(self, prompt_text: str, *texts: str) -> Comparison:
+        """One text makes a single answer, two make a pair."""
+        samples = self.add_samples(prompt_text, *texts)
+        (item,) = feedback.make_items(project=self.project, samples_by_prompt={samples[0].prompt_id: samples})
+        return item
+
+    def add_items(self, pairs: int = 0, singles: int = 0) -> None:
+        for n in range(max(pairs, singles)):
+            if n < pairs:
+                self.add_item(f"Opening {n} of a pair", f"First text of pair {n}.", f"Second text of pair {n}.")
+            if n < singles:
+                self.add_item(f"Opening {n} of a single answer", f"Only text of answer {n}.")
+
+
+def open_studio(slug: str = "film-reviews", name: str = "Film reviews", *, overlap: int = 1) -> Studio:
+    project = Project.objects.create(
+        name=name,
+        slug=slug,
+        question="Which continuation is the better review?",
+        single_question="How good is this continuation?",
+        prompt_label="The review begins",
+        overlap=overlap,
+    )
+    body = "Prefer the text that **a reader would finish**.\n\n- It says what the film is like.\n- It makes sense."
+    guideline = Guideline.objects.create(project=project, version=1, body=body, sha256=sha256(body))
+    checkpoint = Checkpoint.objects.create(
+        project=project, kind="policy", version=1, sha256=sha256(f"policy of {slug}")
+    )
+    sampling, _ = SamplingSettings.objects.get_or_create(
+        sha256=sha256("sampling"), defaults={"values": {"temperature": 1.0}}
+    )
+    admin, _ = User.objects.get_or_create(username="admin", defaults={"is_staff": True})
+    admin.set_password(PASSWORD)
+    admin.save()
+    ServingPointer.objects.create(project=project, checkpoint=checkpoint, sampling=sampling)
+    return Studio(project=project, admin=admin, checkpoint=checkpoint, sampling=sampling, guideline=guideline)

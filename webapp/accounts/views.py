@@ -1,0 +1,51 @@
+"""Coming in: log in and out, one-time links, passwords."""
+
+from django.contrib import messages
+from django.contrib.auth import login, update_session_auth_hash
+from django.contrib.auth.decorators import login_required
+from django.contrib.auth.forms import PasswordChangeForm, SetPasswordForm
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_http_methods
+
+from webapp.accounts import services
+from webapp.accounts.models import User
+from webapp.errors import LinkInvalid
+
+PASSWORD_BACKEND = "django.contrib.auth.backends.ModelBackend"
+
+
+@never_cache
+@require_http_methods(["GET", "POST"])
+def use_link(request: HttpRequest, token: str) -> HttpResponse:
+    """Ask for a press of a button, then log in: a preview that a chat program fetches must not use the link up."""
+    if request.method == "GET":
+        return render(request, "accounts/link.html")
+    try:
+        user = services.use_login_link(token=token)
+    except LinkInvalid as error:
+        return render(request, "accounts/link.html", {"error": error}, status=410)
+    login(request, user, backend=PASSWORD_BACKEND)
+    if not user.has_usable_password():
+        messages.info(request, "You are logged in. This link is used up: set a password, so that you can come back.")
+        return redirect("accounts:password")
+    return redirect("projects:home")
+
+
+@never_cache
+@login_required
+@require_http_methods(["GET", "POST"])
+def change_password(request: HttpRequest) -> HttpResponse:
+    """Change the password; who came by a link and has none yet sets one."""
+    user = request.user
+    assert isinstance(user, User)
+    form_class = PasswordChangeForm if user.has_usable_password() else SetPasswordForm
+    form = form_class(user, request.POST or None)
+    if form.is_valid():
+        form.save()
+        update_session_auth_hash(request, user)  # this log-in stays, the others of this person end
+        services.record_audit(actor=user, action="password.changed", target=user.get_username())
+        messages.success(request, "The password is saved. Other places where you were logged in are logged out.")
+        return redirect("projects:home")
+    return render(request, "accounts/password.html", {"form": form}, status=422 if form.is_bound else 200)

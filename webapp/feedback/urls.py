@@ -1,0 +1,12 @@
+from django.urls import path
+
+from webapp.feedback import views
+
+app_name = "feedback"
+urlpatterns = [
+    path("p/<slug:slug>/rate/", views.rate, name="rate"),
+    path("p/<slug:slug>/rate/skip/", views.skip, name="skip"),
+    path("p/<slug:slug>/rate/heartbeat/", views.heartbeat, name="heartbeat"),
+    path("p/<slug:slug>/history/", views.history, name="history"),
+    path("p/<slug:slug>/ratings/", views.queue, name="queue"),
+]

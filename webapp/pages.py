@@ -1,0 +1,28 @@
+"""Pages that belong to no app: is the server well, and what to say when it is not."""
+
+import sys
+
+from django.db import InterfaceError, OperationalError, connection
+from django.http import HttpRequest, HttpResponse
+from django.template.loader import render_to_string
+from django.views.decorators.cache import never_cache
+
+DATABASE_IS_AWAY = (OperationalError, InterfaceError)
+
+
+@never_cache
+def healthz(request: HttpRequest) -> HttpResponse:
+    """200 when this process and its database answer; 503 when the database does not."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except DATABASE_IS_AWAY:
+        return HttpResponse("database does not answer\n", content_type="text/plain", status=503)
+    return HttpResponse("ok\n", content_type="text/plain")
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    """The last page: rendered without the request, since to read its user asks the database."""
+    if isinstance(sys.exc_info()[1], DATABASE_IS_AWAY):
+        return HttpResponse(render_to_string("503.html"), status=503, headers={"Retry-After": "5"})
+    return HttpResponse(render_to_string("500.html"), status=500)

@@ -1,0 +1,162 @@
+"""Forms of projects: create, settings, import, invitations, guideline."""
+
+from datetime import timedelta
+from typing import Any
+
+from django import forms
+from django.utils.text import slugify
+
+from webapp.projects.models import Membership, Project
+
+MAX_FILE_BYTES = 10 * 1024 * 1024
+PERCENT = {"min": 0, "max": 100, "step": 5}
+
+
+class SettingsForm(forms.ModelForm):
+    """What may be changed of a project at any time; nothing of it touches ratings that were given."""
+
+    class Meta:
+        model = Project
+        fields = [
+            "name",
+            "question",
+            "single_question",
+            "prompt_label",
+            "pair_percent",
+            "overlap",
+            "buffer_target",
+            "lease_minutes",
+            "use_simulated_ratings",
+            "is_paused",
+        ]
+        labels = {
+            "question": "Question for a pair",
+            "single_question": "Question for one answer",
+            "prompt_label": "Words before the prompt",
+            "pair_percent": "Pairs, in percent",
+            "overlap": "Ratings wanted of each item",
+            "buffer_target": "Items kept ready",
+            "lease_minutes": "Minutes an item is kept for its rater",
+            "use_simulated_ratings": "Train on simulated ratings too",
+            "is_paused": "Pause rating",
+        }
+        help_texts = {
+            "question": "One sentence, above every pair.",
+            "single_question": "One sentence, above every single answer.",
+            "pair_percent": "The rest are single answers, rated 1 to 5.",
+            "overlap": "By different people. Holds for items made from now on.",
+            "buffer_target": "The sampler writes new answers when fewer are open.",
+            "lease_minutes": "After that somebody else may get it; a late rating is kept.",
+            "use_simulated_ratings": "They are always marked as simulated. Off: the next dataset leaves them out.",
+            "is_paused": "Raters see that the project is paused. Ratings on their way are still accepted.",
+        }
+        widgets = {"pair_percent": forms.NumberInput(attrs=PERCENT)}
+
+
+class CreateForm(SettingsForm):
+    """A new project: what raters are asked, and what they are told."""
+
+    slug = forms.SlugField(
+        label="Address",
+        max_length=60,
+        required=False,
+        help_text="Stands in the project's links. Empty: made from the name.",
+    )
+    guideline_body = forms.CharField(
+        label="Guideline",
+        required=False,
+        widget=forms.Textarea(attrs={"rows": 10}),
+        help_text="What makes an answer better, in a sentence; then a good and a bad example. Markdown. "
+        "Each change later on is a new version.",
+    )
+
+    class Meta(SettingsForm.Meta):
+        fields = ["name", "question", "single_question", "prompt_label", "pair_percent", "overlap"]
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        slug = cleaned.get("slug") or slugify(cleaned.get("name", ""))[:60]
+        if not slug:
+            self.add_error("slug", "The name has no letters or digits for an address: write one here.")
+        elif Project.objects.filter(slug=slug).exists():
+            self.add_error("slug", f"Another project has the address “{slug}”: write another one here.")
+        cleaned["slug"] = slug
+        return cleaned
+
+
+class ImportForm(forms.Form):
+    """Prompts from a file or from the clipboard."""
+
+    FORMATS = [
+        ("", "Find out by the file's name"),
+        ("text", "Text: one prompt a line"),
+        ("jsonl", 'JSON lines: {"prompt": "…"}'),
+        ("csv", "CSV with a column “prompt”"),
+    ]
+    ENDINGS = {"txt": "text", "text": "text", "jsonl": "jsonl", "ndjson": "jsonl", "json": "jsonl", "csv": "csv"}
+
+    file = forms.FileField(required=False, help_text="UTF-8, 10 MB at most.")
+    text = forms.CharField(
+        label="Or paste them",
+        required=False,
+        strip=False,
+        widget=forms.Textarea(attrs={"rows": 10, "spellcheck": "false"}),
+    )
+    format = forms.ChoiceField(choices=FORMATS, required=False)
+    held_out_percent = forms.IntegerField(
+        label="Held out, in percent",
+        min_value=0,
+        max_value=90,
+        initial=20,
+        help_text="Never trained on, kept to measure. Fixed by the prompt's text: the same prompt always falls on the "
+        "same side.",
+    )
+    source = forms.CharField(
+        label="Where they come from",
+        max_length=60,
+        required=False,
+        help_text="A word for yourself, kept with each prompt.",
+    )
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        file, text = cleaned.get("file"), cleaned.get("text", "")
+        if file and text.strip():
+            raise forms.ValidationError("There is a file and a pasted text: take one of them away.")
+        if not file and not text.strip():
+            raise forms.ValidationError("Nothing to import: choose a file or paste some prompts.")
+        if file and file.size > MAX_FILE_BYTES:
+            raise forms.ValidationError(f"{file.name} is larger than 10 MB: split it, and import the parts in turn.")
+        if not cleaned.get("format"):
+            cleaned["format"] = self.guess_format(file.name if file else "", text)
+        return cleaned
+
+    def guess_format(self, name: str, text: str) -> str:
+        ending = name.rpartition(".")[2].lower()
+        return self.ENDINGS.get(ending) or ("jsonl" if text.lstrip().startswith("{") else "text")
+
+
+class InvitationForm(forms.Form):
+    """A link by which others join."""
+
+    role = forms.ChoiceField(choices=Membership.Role.choices, initial=Membership.Role.RATER)
+    days = forms.IntegerField(label="Days it works", min_value=1, max_value=90, initial=7)
+    uses = forms.IntegerField(label="People who may use it", min_value=1, max_value=500, initial=1)
+
+    @property
+    def valid_for(self) -> timedelta:
+        return timedelta(days=self.cleaned_data["days"])
+
+
+class GuidelineForm(forms.Form):
+    body = forms.CharField(
+        label="Text",
+        max_length=50_000,
+        strip=False,
+        widget=forms.Textarea(attrs={"rows": 22, "class": "tall"}),
+        help_text="Markdown: # heading, - list, **strong**, > quote.",
+    )
+
+
+class GuidelineReadForm(forms.Form):
+    version = forms.IntegerField(min_value=1, max_value=1_000_000)

@@ -1,0 +1,15 @@
+from django.urls import path
+
+from webapp.projects import views
+
+app_name = "projects"
+urlpatterns = [
+    path("", views.home, name="home"),
+    path("new/", views.create, name="create"),
+    path("join/<str:token>/", views.join, name="join"),
+    path("p/<slug:slug>/settings/", views.change_settings, name="settings"),
+    path("p/<slug:slug>/import/", views.import_prompts, name="import"),
+    path("p/<slug:slug>/raters/", views.raters, name="raters"),
+    path("p/<slug:slug>/guideline/", views.guideline, name="guideline"),
+    path("p/<slug:slug>/guideline/read/", views.guideline_read, name="guideline_read"),
+]

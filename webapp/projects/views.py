@@ -1,0 +1,196 @@
+"""Pages of projects: home, create, settings, prompts, people, guideline."""
+
+import io
+
+from django.contrib import messages
+from django.contrib.auth import login
+from django.contrib.auth.decorators import login_required
+from django.http import HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from webapp.accounts.forms import JoinForm
+from webapp.errors import ImportRefused, InvitationInvalid, StudioError
+from webapp.projects import selectors, services
+from webapp.projects.access import MemberRequest, admin_required, member_required, staff_required
+from webapp.projects.forms import (
+    CreateForm,
+    GuidelineForm,
+    GuidelineReadForm,
+    ImportForm,
+    InvitationForm,
+    SettingsForm,
+)
+from webapp.projects.models import Project
+from webapp.projects.prose import to_html
+
+PASSWORD_BACKEND = "django.contrib.auth.backends.ModelBackend"
+SHOWN_ERRORS = 200  # of a refused import: enough to mend by, and a page that still loads
+KEPT_CHARACTERS = 200_000  # of a refused file, put into the text box to be mended there
+
+
+@never_cache
+@login_required
+@require_GET
+def home(request: MemberRequest) -> HttpResponse:
+    """A rater of one project goes straight to rating; others choose."""
+    projects = selectors.overview_for(request.user)
+    if len(projects) == 1 and not projects[0].may_manage:
+        return redirect("feedback:rate", projects[0].project.slug)
+    return render(request, "projects/home.html", {"projects": projects})
+
+
+@staff_required
+@require_http_methods(["GET", "POST"])
+def create(request: MemberRequest) -> HttpResponse:
+    """A new project; the next step is its prompts."""
+    form = CreateForm(request.POST or None)
+    if form.is_valid():
+        project = services.create_project(actor=request.user, **form.cleaned_data)
+        messages.success(request, f"The project {project.name} is there. Next it needs prompts.")
+        return redirect("projects:import", project.slug)
+    return render(request, "projects/create.html", {"form": form}, status=422 if form.is_bound else 200)
+
+
+@admin_required
+@require_http_methods(["GET", "POST"])
+def change_settings(request: MemberRequest, project: Project) -> HttpResponse:
+    """What raters are asked, how many ratings of what, and the pause."""
+    form = SettingsForm(request.POST or None, instance=project)
+    if form.is_valid():
+        services.update_project(actor=request.user, project=project, **form.cleaned_data)
+        messages.success(request, "The settings are saved.")
+        return redirect("projects:settings", project.slug)
+    if form.is_bound:
+        project.refresh_from_db()  # the form has written what was typed into the instance; the strip shows what is true
+    context = {"project": project, "is_admin": True, "here": "settings", "form": form}
+    return render(request, "projects/settings.html", context, status=422 if form.is_bound else 200)
+
+
+@admin_required
+@require_http_methods(["GET", "POST"])
+def import_prompts(request: MemberRequest, project: Project) -> HttpResponse:
+    """Prompts from a file or pasted; refused whole when a line is not right, its number named and the input kept."""
+    form = ImportForm(request.POST or None, request.FILES or None)
+    context = {"project": project, "is_admin": True, "here": "prompts", "form": form}
+    if form.is_valid():
+        options = form.cleaned_data
+        data = options["file"].read() if options["file"] else options["text"].encode()
+        try:
+            report = services.import_prompts(
+                actor=request.user,
+                project=project,
+                stream=io.BytesIO(data),
+                format=options["format"],
+                held_out_percent=options["held_out_percent"],
+                source=options["source"],
+            )
+        except ImportRefused as error:
+            context |= {"refused": error, "lines": error.errors[:SHOWN_ERRORS], "more": error.errors[SHOWN_ERRORS:]}
+            if options["file"] and len(data) <= KEPT_CHARACTERS:
+                kept = {**request.POST.dict(), "text": data.decode(errors="replace"), "format": options["format"]}
+                context["form"] = ImportForm(initial=kept)
+        else:
+            told = f"{report.created} new prompts"
+            if report.duplicates:
+                told += f"; {report.duplicates} were there already and stay as they are"
+            messages.success(request, told + ".")
+            return redirect("projects:import", project.slug)
+    context["counts"] = selectors.prompt_counts(project)
+    return render(request, "projects/import.html", context, status=422 if form.is_bound else 200)
+
+
+@never_cache
+@admin_required
+@require_http_methods(["GET", "POST"])
+def raters(request: MemberRequest, project: Project) -> HttpResponse:
+    """Who takes part; a POST makes an invitation, whose link is shown once: only its hash is kept."""
+    form = InvitationForm(request.POST or None)
+    if form.is_valid():
+        token = services.create_invitation(
+            actor=request.user,
+            project=project,
+            role=form.cleaned_data["role"],
+            valid_for=form.valid_for,
+            uses=form.cleaned_data["uses"],
+        )
+        request.session["invitation"] = [str(project.pk), token]
+        return redirect("projects:raters", project.slug)
+    made_for, made = request.session.pop("invitation", ("", ""))
+    link = request.build_absolute_uri(reverse("projects:join", args=[made])) if made_for == str(project.pk) else ""
+    context = {
+        "project": project,
+        "is_admin": True,
+        "here": "raters",
+        "form": form,
+        "link": link,
+        "members": selectors.members_of(project),
+        "invitations": selectors.open_invitations(project),
+    }
+    return render(request, "projects/raters.html", context, status=422 if form.is_bound else 200)
+
+
+@never_cache
+@require_http_methods(["GET", "POST"])
+def join(request: MemberRequest, token: str) -> HttpResponse:
+    """Use an invitation: with a new name and password, or as who one is logged in."""
+    try:
+        invitation = selectors.invitation_for(token)
+        if request.method == "POST" and request.user.is_authenticated:
+            services.join_with_invitation(token=token, user=request.user)
+            return redirect("projects:home")
+    except InvitationInvalid as error:
+        return render(request, "projects/join.html", {"error": error}, status=410)
+    form = JoinForm(request.POST or None)
+    if form.is_valid():
+        try:
+            user = services.accept_invitation(token=token, **form.cleaned_data)
+        except StudioError as error:
+            form.add_error(None, str(error))
+        else:
+            login(request, user, backend=PASSWORD_BACKEND)
+            messages.success(request, f"Welcome, {user.get_username()}.")
+            return redirect("projects:home")
+    context = {"invitation": invitation, "form": form}
+    return render(request, "projects/join.html", context, status=422 if form.is_bound else 200)
+
+
+@member_required
+@require_http_methods(["GET", "POST"])
+def guideline(request: MemberRequest, project: Project) -> HttpResponse:
+    """What raters are told. Members read it; an admin's POST makes the next version."""
+    may_edit = selectors.is_project_admin(request.user, project)
+    current = selectors.current_guideline(project)
+    form = GuidelineForm(request.POST if request.method == "POST" and may_edit else None)
+    if form.is_valid():
+        made = services.save_guideline(actor=request.user, project=project, body=form.cleaned_data["body"])
+        messages.success(request, f"Guideline version {made.version} holds from now on.")
+        return redirect("projects:guideline", project.slug)
+    if not form.is_bound:
+        form = GuidelineForm(initial={"body": current.body if current else ""})
+    context = {
+        "project": project,
+        "is_admin": may_edit,
+        "here": "guideline",
+        "guideline": current,
+        "html": to_html(current.body) if current else "",
+        "form": form if may_edit else None,
+        "versions": list(project.guidelines.all()[:20]) if may_edit else [],
+    }
+    return render(request, "projects/guideline.html", context, status=422 if form.is_bound else 200)
+
+
+@member_required
+@require_POST
+def guideline_read(request: MemberRequest, project: Project) -> HttpResponse:
+    """A member has opened this version of the guideline."""
+    form = GuidelineReadForm(request.POST)
+    if not form.is_valid():
+        return HttpResponse("which version?\n", content_type="text/plain", status=422)
+    current = selectors.current_guideline(project)
+    if current:
+        version = min(form.cleaned_data["version"], current.version)
+        services.confirm_guideline(user=request.user, project=project, version=version)
+    return HttpResponse(status=204)
