@@ -17,6 +17,7 @@ from pathlib import Path
 
 PROMPT_PERCENT = 4
 OPENING_WORDS = 20
+OPENING_CHARACTERS = 88  # nearly always within the 31 tokens that a prompt of 32 leaves
 WINDOWS_1252 = {chr(byte): bytes([byte]).decode("cp1252", "ignore") for byte in range(0x80, 0xA0)}
 
 
@@ -84,16 +85,17 @@ def training_reviews() -> list[str]:
 
 
 def openings() -> list[str]:
-    """Openings of the reviews that train nothing, for prompts: ``OPENING_WORDS`` whole words at most, fixed order."""
+    """Openings of the reviews that train nothing, for prompts, in an order that never changes."""
     return [text for review in read_reviews() if review.is_for_prompts if (text := opening(review.text))]
 
 
-def opening(text: str, words: int = OPENING_WORDS) -> str:
-    """The first words of the first line; empty where that line has fewer than eight."""
-    first = text.split("\n", 1)[0].split(" ")
-    if len(first) <= words:
-        first = first[:-1]  # leave something to say
-    return " ".join(first[:words]) if len(first) >= 8 else ""
+def opening(text: str) -> str:
+    """The first whole words of the first line, never all of it; empty where they are fewer than eight."""
+    found = text.split("\n", 1)[0].split(" ")[:-1]  # leave something to say
+    found = found[:OPENING_WORDS]
+    while len(" ".join(found)) > OPENING_CHARACTERS:
+        found.pop()
+    return " ".join(found) if len(found) >= 8 else ""
 
 
 def write_training_text(path: Path) -> int:

@@ -20,6 +20,8 @@ def test_a_comparison_is_no_markup():
 def test_an_opening_is_whole_words_of_the_first_line():
     text = " ".join(str(number) for number in range(30)) + "\nsecond"
     assert opening(text) == " ".join(str(number) for number in range(reviews.OPENING_WORDS))
+    long_words = " ".join(["sesquipedalian"] * 5 + ["a"] * 15)
+    assert opening(long_words) == " ".join(["sesquipedalian"] * 5 + ["a"] * 7)  # 5 x 15 - 1 + 7 x 2 = 88
     assert opening("one two three four five six seven eight nine\nmore") == "one two three four five six seven eight"
     assert opening("too short a line\nmore and more and more and more and more") == ""
 
