@@ -15,7 +15,7 @@ PYTEST ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up setup test lint bench figures demo-policy docs clean
+.PHONY: help up setup test lint bench demo-policy docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | while IFS='|' read -r name words; do \
@@ -37,11 +37,8 @@ lint: $(DONE)/dev ## ruff and mypy
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy .
 
-bench: $(DONE)/run ## speed and learning: JSON and a table
+bench: $(DONE)/run ## speed and load: JSON and a table of goals
 	$(RUN) -m benchmarks $(ARGS)
-
-figures: $(DONE)/run ## every figure that the documents promise, beside its goal
-	$(RUN) -m benchmarks.figures $(ARGS)
 
 demo-policy: $(DONE)/run ## train the demo policy again (hours; interrupt and repeat at will)
 	nice -n 10 $(RUN) -m demo.train_policy --out .steersman/demo-policy $(or $(ARGS),--minutes 180)
