@@ -23,7 +23,6 @@ from webapp.errors import StudioError, SubmissionConflict, TokenUnknown
 from webapp.feedback.models import Comparison, Presentation, Rating, Sample, Skip, Slot
 from webapp.feedback.verdicts import choice_of, verdict_of
 from webapp.projects.models import Project
-from webapp.projects.selectors import current_guideline
 from webapp.registry.models import Checkpoint, SamplingSettings
 from webapp.registry.selectors import serving
 
@@ -170,6 +169,7 @@ WITH next AS MATERIALIZED (
     SELECT slot.id
     FROM feedback_slot AS slot
     WHERE slot.project_id = %(project)s
+      AND NOT (SELECT is_paused FROM projects_project WHERE id = %(project)s)
       AND slot.state IN ('open', 'leased')
       AND (slot.state = 'open' OR slot.lease_until IS NULL OR slot.lease_until < now())
       AND NOT EXISTS (SELECT FROM feedback_slot AS other WHERE other.comparison_id = slot.comparison_id
@@ -186,7 +186,8 @@ UPDATE feedback_slot AS slot
 SET state = 'leased', rater_id = %(rater)s, token = %(token)s, lease_until = now() + make_interval(secs => %(seconds)s)
 FROM next, feedback_comparison AS comparison
 WHERE slot.id = next.id AND comparison.id = slot.comparison_id
-RETURNING slot.id, comparison.kind
+RETURNING slot.id, comparison.kind, (SELECT guideline.id FROM projects_guideline AS guideline
+    WHERE guideline.project_id = slot.project_id ORDER BY guideline.version DESC LIMIT 1)
 """
 
 
@@ -209,14 +210,14 @@ def claim(*, rater: User, project: Project) -> Presentation | None:
 
 def claim_once(*, rater: User, project: Project) -> Presentation | None:
     """One try of ``claim``, within the caller's transaction."""
-    if Project.objects.filter(pk=project.pk, is_paused=True).exists():
-        return None
     lock_rater(rater)
     lease = timedelta(minutes=project.lease_minutes)
-    held = Slot.objects.filter(rater=rater, project=project, state=Slot.State.LEASED, lease_until__gt=Now())
+    held = Slot.objects.filter(
+        rater=rater, project=project, project__is_paused=False, state=Slot.State.LEASED, lease_until__gt=Now()
+    )
     presentation = Presentation.objects.filter(rater=rater, slot__in=held, token=F("slot__token")).first()
     if presentation:
-        held.filter(pk=presentation.slot_id).update(lease_until=Now() + lease)
+        Slot.objects.filter(pk=presentation.slot_id).update(lease_until=Now() + lease)
         return presentation
     token = uuid.uuid4()
     with connection.cursor() as cursor:
@@ -225,14 +226,19 @@ def claim_once(*, rater: User, project: Project) -> Presentation | None:
         found = cursor.fetchone()
     if found is None:
         return None
-    slot_id, kind = found
+    slot_id, kind, guideline_id = found
     return Presentation.objects.create(
         slot_id=slot_id,
         rater=rater,
         token=token,
-        first_is_left=kind == Comparison.Kind.SINGLE or secrets.randbits(1) == 1,
-        guideline=current_guideline(project),
+        first_is_left=kind == Comparison.Kind.SINGLE or draw_side(),
+        guideline_id=guideline_id,
     )
+
+
+def draw_side() -> bool:
+    """Whether the first sample of a pair shall stand left: a fair coin that nobody can foresee."""
+    return secrets.randbits(1) == 1
 
 
 def renew(*, rater: User, token: UUID) -> bool:
@@ -260,7 +266,7 @@ def skip(*, rater: User, token: UUID, reason: str = "") -> None:
     comparison = presentation.slot.comparison
     with transaction.atomic():
         lock_rater(rater)
-        stored = current_rating(comparison=comparison, rater=rater)
+        stored = stored_rating(comparison=comparison, rater=rater)
         if stored:
             raise SubmissionConflict(pressed(stored))
         Skip.objects.get_or_create(comparison=comparison, rater=rater, defaults={"reason": reason})
@@ -315,8 +321,7 @@ def submit(
     verdict, both_bad = verdict_of(choice=choice, kind=comparison.kind, first_is_left=presentation.first_is_left)
     with transaction.atomic():
         lock_rater(rater)
-        sent = Rating.objects.filter(rater=rater, submission_id=submission_id).select_related("presentation").first()
-        stored = sent or current_rating(comparison=comparison, rater=rater)
+        stored = stored_rating(comparison=comparison, rater=rater, submission_id=submission_id)
         if stored:
             if (stored.comparison_id, stored.verdict, stored.both_bad) != (comparison.pk, verdict, both_bad):
                 raise SubmissionConflict(pressed(stored))
@@ -368,12 +373,11 @@ def revise(*, rater: User, token: UUID, submission_id: UUID, choice: str) -> Sub
     verdict, both_bad = verdict_of(choice=choice, kind=comparison.kind, first_is_left=presentation.first_is_left)
     with transaction.atomic():
         lock_rater(rater)
-        sent = Rating.objects.filter(rater=rater, submission_id=submission_id).select_related("presentation").first()
-        stored = sent or current_rating(comparison=comparison, rater=rater)
+        stored = stored_rating(comparison=comparison, rater=rater, submission_id=submission_id)
         if stored is None:
             raise TokenUnknown
         is_same = (stored.comparison_id, stored.verdict, stored.both_bad) == (comparison.pk, verdict, both_bad)
-        if sent and not is_same:
+        if stored.submission_id == submission_id and not is_same:
             raise SubmissionConflict(pressed(stored))
         if is_same:
             return Submission(stored, is_duplicate=True, is_late=not stored.counts_toward_overlap)
@@ -416,10 +420,12 @@ def find_presentation(*, rater: User, token: UUID) -> Presentation:
     return found
 
 
-def current_rating(*, comparison: Comparison, rater: User) -> Rating | None:
-    """The latest revision of the rater's verdict on this item, if there is one."""
-    found = Rating.objects.filter(comparison=comparison, rater=rater, is_current=True)
-    return found.select_related("presentation", "comparison").first()
+def stored_rating(*, comparison: Comparison, rater: User, submission_id: UUID | None = None) -> Rating | None:
+    """What was sent under this key before, whatever it was about; else the rater's current verdict on this item."""
+    is_current = Q(comparison=comparison, is_current=True)
+    asked = is_current if submission_id is None else is_current | Q(submission_id=submission_id)
+    rows = list(Rating.objects.filter(asked, rater=rater).select_related("presentation", "comparison"))
+    return next((row for row in rows if row.submission_id == submission_id), None) or next(iter(rows), None)
 
 
 def pressed(rating: Rating) -> str:

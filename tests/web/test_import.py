@@ -1,0 +1,212 @@
+"""Prompts from files: faults are named by line, and a file goes in whole or not at all."""
+
+import io
+import json
+
+import pytest
+
+from webapp.errors import ImportRefused, SettingsRefused
+from webapp.projects.models import Prompt
+from webapp.projects.selectors import prompt_counts, prompts_to_sample
+from webapp.projects.services import import_prompts
+
+
+def take(studio, project, content, format="jsonl", **more):
+    if isinstance(content, bytes):
+        return import_prompts(actor=studio.admin, project=project, stream=io.BytesIO(content), format=format, **more)
+    return import_prompts(actor=studio.admin, project=project, text=content, format=format, **more)
+
+
+GOOD = b'{"text": "good"}\n'
+BAD_LINES = {
+    "NUL": (b'{"text": "a\\u0000b"}', "NUL"),
+    "lone surrogate": (b'{"text": "a\\ud800b"}', "surrogate"),
+    "NaN": (b'{"text": "a", "score": NaN}', "NaN"),
+    "infinity": (b'{"text": "a", "score": -Infinity}', "Infinity"),
+    "depth 100,000": (b'{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
+    "key twice": (b'{"text": "a", "text": "b"}', "twice"),
+    "both columns": (b'{"text": "a", "prompt": "b"}', "both"),
+    "neither column": (b'{"title": "a"}', 'no key "text" or "prompt"'),
+    "latin-1": ('{"text": "café"}'.encode("latin-1"), "0xe9"),
+    "5000 digits": (b'{"text": "a", "n": ' + b"9" * 5000 + b"}", "5000 digits"),
+    "1 MB prompt": (b'{"text": "' + b"a" * 2**20 + b'"}', "bytes"),
+    "40 KB prompt": (b'{"text": "' + b"a" * 40_000 + b'"}', "40,000 bytes; at most 32,768"),
+    "number": (b'{"text": 5}', "a number, not a string"),
+    "null": (b'{"prompt": null}', "null, not a string"),
+    "list": (b'["a"]', "a list, not a string"),
+    "empty prompt": (b'{"text": "  \\n "}', "empty"),
+    "half a line": (b'{"text": "a', "no JSON"),
+    "plain text": (b"a prompt", "no JSON"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_LINES)
+def test_a_bad_line_is_named_and_nothing_is_written(studio, name):
+    line, reason = BAD_LINES[name]
+    project = studio.project()
+    with pytest.raises(ImportRefused) as refused:
+        take(studio, project, GOOD + b"\n" + line + b"\n" + GOOD)
+    assert [error.line for error in refused.value.errors] == [3]
+    assert reason in refused.value.errors[0].reason
+    assert "line 3" in str(refused.value)
+    assert Prompt.objects.count() == 0
+
+
+def test_all_bad_lines_are_named_up_to_200(studio):
+    project = studio.project()
+    with pytest.raises(ImportRefused) as refused:
+        take(studio, project, b'{"text": 1}\n' + GOOD + b'{"text": 2}\n')
+    assert [error.line for error in refused.value.errors] == [1, 3]
+    assert "and 1 more" in str(refused.value)
+    with pytest.raises(ImportRefused) as refused:
+        take(studio, project, b"x\n" * 1000)
+    assert len(refused.value.errors) == 200
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n  \r\n", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("format", ["jsonl", "csv", "text"])
+def test_a_file_without_prompts_is_refused(studio, content, format):
+    with pytest.raises(ImportRefused, match="no prompts"):
+        take(studio, studio.project(), content, format)
+
+
+def test_a_csv_of_a_header_alone_is_refused(studio):
+    with pytest.raises(ImportRefused, match="no prompts"):
+        take(studio, studio.project(), b"text\n", "csv")
+
+
+def test_utf_16_is_named(studio):
+    with pytest.raises(ImportRefused, match="UTF-16"):
+        take(studio, studio.project(), '{"text": "a"}'.encode("utf-16"))
+
+
+def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(studio):
+    project = studio.project()
+    report = take(studio, project, b'\xef\xbb\xbf{"text": "one"}\r\n{"prompt": "two", "id": 7}\r\n"three"\r\n')
+    assert (report.created, report.duplicates) == (3, 0)
+    assert set(Prompt.objects.values_list("text", flat=True)) == {"one", "two", "three"}
+    assert take(studio, project, b"\xef\xbb\xbftext\r\none\r\nfour\r\n", "csv").created == 1
+
+
+def test_odd_but_honest_texts_go_in_as_they_are(studio):
+    project = studio.project()
+    texts = ["🎬🎬", "مرحبا بالعالم", "e" + "\u0301" * 1000, "a\ttab", "<script>alert(1)</script>", "=cmd|'/c calc'!A0"]
+    take(studio, project, "\n".join(json.dumps({"text": text}) for text in texts))
+    assert set(Prompt.objects.values_list("text", flat=True)) == set(texts)
+
+
+def test_pasted_text_with_half_a_surrogate_pair_is_refused_by_line(studio):
+    with pytest.raises(ImportRefused, match="line 2"):
+        take(studio, studio.project(), "good\nbad \ud83d\n", "text")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "text\none\ntwo\n",
+        "id,Prompt\n1,one\n2,two\n",
+        "prompt;note\none;x\ntwo;y\n",
+        'note\ttext\nx\tone\n"y"\t"two"\n',
+        'text,note\n"one",""\n\n"two","a ""quoted"" word, and\nanother line"\n',
+    ],
+)
+def test_csv_is_read_by_its_header(studio, content):
+    project = studio.project()
+    assert take(studio, project, content, "csv").created == 2
+    assert set(Prompt.objects.values_list("text", flat=True)) == {"one", "two"}
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "reason"),
+    [
+        ("title\none\n", 1, "no column"),
+        ("text,prompt\na,b\n", 1, "more than one"),
+        ("text,id\none,1\ntwo\n", 3, "1 cells, and the header 2"),
+        ("text,id\none,1\n,2\n", 3, "empty"),
+        ('text\none\n"open\nquote\n', 4, "no CSV"),
+        ("text\none\na\0b\n", 3, "NUL"),
+        ("text\n" + "a" * 40_000 + "\n", 2, "32,768"),
+        ("text\n" + "a" * 200_000 + "\n", 2, "no CSV"),
+    ],
+)
+def test_a_fault_in_csv_is_named_by_line(studio, content, line, reason):
+    with pytest.raises(ImportRefused) as refused:
+        take(studio, studio.project(), content, "csv")
+    assert refused.value.errors[0].line == line
+    assert reason in refused.value.errors[0].reason
+    assert Prompt.objects.count() == 0
+
+
+def test_a_line_or_a_file_without_end_is_cut_off(studio):
+    project = studio.project()
+    with pytest.raises(ImportRefused) as refused:
+        take(studio, project, b"short\n" + b"a" * 3 * 2**20 + b"\nshort too\n", "text")
+    assert [(error.line, "longer than" in error.reason) for error in refused.value.errors] == [(2, True)]
+
+    class Endless(io.RawIOBase):
+        asked = 0
+
+        def readline(self, size=-1):
+            self.asked += size
+            assert self.asked < 100 * 2**20
+            return b"a" * size
+
+    with pytest.raises(ImportRefused, match="larger than 50 MB"):
+        import_prompts(actor=studio.admin, project=project, stream=Endless(), format="text")
+
+
+def test_importing_again_gives_duplicates_only(studio):
+    project = studio.project()
+    content = "".join(f"prompt {number}\n" for number in range(50))
+    assert take(studio, project, content, "text").created == 50
+    before = list(Prompt.objects.order_by("id").values())
+    again = take(studio, project, content + "prompt 0\n  prompt 1  \nprompt 50\n", "text")
+    assert (again.created, again.duplicates) == (1, 52)
+    assert list(Prompt.objects.order_by("id").values())[:50] == before
+
+
+def test_two_imports_at_once_write_each_prompt_once(live_studio, at_once):
+    project = live_studio.project()
+    content = "".join(f"prompt {number}\n" for number in range(30))
+    one, two = at_once(*[lambda: take(live_studio, project, content, "text")] * 2)
+    assert sorted([one.created, two.created]) == [0, 30]
+    assert Prompt.objects.count() == 30
+
+
+def test_the_split_follows_from_the_text_alone(studio):
+    content = "".join(f"prompt {number}\n" for number in range(1000))
+    here, there = studio.project(), studio.project()
+    take(studio, here, content, "text", held_out_percent=20)
+    take(studio, there, "".join(reversed(content.splitlines(keepends=True))), "text", held_out_percent=20)
+    split = [dict(Prompt.objects.filter(project=project).values_list("text", "split")) for project in (here, there)]
+    assert split[0] == split[1]
+    assert 150 < prompt_counts(here).held_out < 250
+    assert prompt_counts(here).total == 1000
+    # by hand: the SHA-256 of "prompt 0" begins with these 8 digits
+    first = Prompt.objects.get(project=here, text="prompt 0")
+    assert first.split == ("held_out" if int(first.sha256[:8], 16) % 100 < 20 else "train")
+
+
+@pytest.mark.parametrize(("percent", "held_out"), [(0, 0), (100, 20)])
+def test_none_or_all_can_be_held_out(studio, percent, held_out):
+    project = studio.project()
+    take(studio, project, "".join(f"prompt {number}\n" for number in range(20)), "text", held_out_percent=percent)
+    assert prompt_counts(project).held_out == held_out
+
+
+def test_a_share_above_100_is_refused(studio):
+    with pytest.raises(SettingsRefused, match="0 to 100"):
+        take(studio, studio.project(), "a\n", "text", held_out_percent=101)
+
+
+def test_prompts_are_sampled_in_turn_and_held_out_ones_never(studio):
+    project = studio.ready_project()
+    studio.items(project, pairs=3)
+    take(studio, project, "held out\n", "text", held_out_percent=100)
+    fresh = studio.prompts(project, 4)
+    urgent = fresh[2]
+    Prompt.objects.filter(pk=urgent.pk).update(priority=1)
+    chosen = prompts_to_sample(project, 5)
+    assert chosen[0] == urgent
+    assert set(chosen[:4]) == set(fresh)  # nobody was asked about these
+    assert len(prompts_to_sample(project, 100)) == 7
