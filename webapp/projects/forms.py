@@ -1,15 +1,28 @@
 """Forms of projects: create, settings, import, invitations, guideline."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 from django import forms
 from django.utils.text import slugify
 
+from webapp.errors import SettingsRefused
 from webapp.projects.models import Membership, Project
 
 MAX_FILE_BYTES = 10 * 1024 * 1024
 PERCENT = {"min": 0, "max": 100, "step": 5}
+
+
+def accepted(form: forms.BaseForm, act: Callable[[], Any]) -> bool:
+    """Do ``act``; what it refuses becomes errors of the form's fields, and the answer is False."""
+    try:
+        act()
+    except SettingsRefused as refused:
+        for name, reasons in refused.errors.items():
+            form.add_error(name if name in form.fields else None, reasons)
+        return False
+    return True
 
 
 class SettingsForm(forms.ModelForm):
@@ -43,6 +56,7 @@ class SettingsForm(forms.ModelForm):
         help_texts = {
             "question": "One sentence, above every pair.",
             "single_question": "One sentence, above every single answer.",
+            "prompt_label": "Stand above the prompt, for instance: The review begins.",
             "pair_percent": "The rest are single answers, rated 1 to 5.",
             "overlap": "By different people. Holds for items made from now on.",
             "buffer_target": "The sampler writes new answers when fewer are open.",

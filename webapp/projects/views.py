@@ -22,6 +22,7 @@ from webapp.projects.forms import (
     ImportForm,
     InvitationForm,
     SettingsForm,
+    accepted,
 )
 from webapp.projects.models import Project
 from webapp.projects.prose import to_html
@@ -47,10 +48,9 @@ def home(request: MemberRequest) -> HttpResponse:
 def create(request: MemberRequest) -> HttpResponse:
     """A new project; the next step is its prompts."""
     form = CreateForm(request.POST or None)
-    if form.is_valid():
-        project = services.create_project(actor=request.user, **form.cleaned_data)
-        messages.success(request, f"The project {project.name} is there. Next it needs prompts.")
-        return redirect("projects:import", project.slug)
+    if form.is_valid() and accepted(form, lambda: services.create_project(actor=request.user, **form.cleaned_data)):
+        messages.success(request, f"The project {form.cleaned_data['name']} is there. Next it needs prompts.")
+        return redirect("projects:import", form.cleaned_data["slug"])
     return render(request, "projects/create.html", {"form": form}, status=422 if form.is_bound else 200)
 
 
@@ -59,8 +59,9 @@ def create(request: MemberRequest) -> HttpResponse:
 def change_settings(request: MemberRequest, project: Project) -> HttpResponse:
     """What raters are asked, how many ratings of what, and the pause."""
     form = SettingsForm(request.POST or None, instance=project)
-    if form.is_valid():
-        services.update_project(actor=request.user, project=project, **form.cleaned_data)
+    if form.is_valid() and accepted(
+        form, lambda: services.update_project(actor=request.user, project=project, **form.cleaned_data)
+    ):
         messages.success(request, "The settings are saved.")
         return redirect("projects:settings", project.slug)
     if form.is_bound:
@@ -164,9 +165,11 @@ def guideline(request: MemberRequest, project: Project) -> HttpResponse:
     may_edit = selectors.is_project_admin(request.user, project)
     current = selectors.current_guideline(project)
     form = GuidelineForm(request.POST if request.method == "POST" and may_edit else None)
-    if form.is_valid():
-        made = services.save_guideline(actor=request.user, project=project, body=form.cleaned_data["body"])
-        messages.success(request, f"Guideline version {made.version} holds from now on.")
+    if form.is_valid() and accepted(
+        form,
+        lambda: services.save_guideline(actor=request.user, project=project, body=form.cleaned_data["body"]),
+    ):
+        messages.success(request, "The guideline is saved. It holds from now on.")
         return redirect("projects:guideline", project.slug)
     if not form.is_bound:
         form = GuidelineForm(initial={"body": current.body if current else ""})

@@ -1,0 +1,220 @@
+"""Pages of projects: home, create, settings, import, raters, guideline."""
+
+import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.test import Client
+
+from tests.studio import Studio, open_studio, queries_of
+from webapp.projects.models import Guideline, Membership, Project, Prompt
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def studio() -> Studio:
+    return open_studio()
+
+
+@pytest.fixture
+def admin(studio: Studio) -> Client:
+    client = Client()
+    client.force_login(studio.admin)
+    return client
+
+
+NEW = {
+    "name": "Short poems",
+    "slug": "",
+    "question": "Which poem is better?",
+    "single_question": "How good is this poem?",
+    "prompt_label": "About",
+    "pair_percent": "70",
+    "overlap": "2",
+    "guideline_body": "Prefer the one that you would read twice.",
+}
+
+
+def test_an_admin_sees_each_project_with_its_state_in_constant_queries(studio, admin):
+    counts = []
+    for wave in range(2):
+        for n in range(1 + 8 * wave):
+            made = open_studio(f"more-{wave}-{n}", f"More {wave} {n}")
+            made.project.is_paused = True
+            made.project.save()
+        counts.append(queries_of(admin, "/"))
+    assert 0 < counts[0] == counts[1] <= 6
+    html = admin.get("/").content.decode()
+    assert "Film reviews" in html
+    assert "v1 is serving" in html
+    assert html.count('class="tag warn">paused') == 1 + 9
+    assert "New project" in html
+
+
+def test_the_first_home_page_teaches_what_a_project_is(db):
+    from webapp.accounts.services import ensure_admin
+
+    client = Client()
+    client.force_login(ensure_admin())
+    html = client.get("/").content.decode()
+    assert "No project yet" in html
+    assert "New project" in html
+
+
+def test_a_project_admin_who_is_not_of_the_studio_manages_the_own_project_only(studio):
+    client = Client()
+    client.force_login(studio.add_rater("boss", role=Membership.Role.ADMIN))
+    open_studio("poems", "Short poems")
+    assert "Film reviews" in client.get("/").content.decode(), "home, and not straight to rating"
+    assert client.get("/p/film-reviews/settings/").status_code == 200
+    assert client.get("/p/poems/settings/").status_code == 404
+    assert client.get("/new/").status_code == 404
+
+
+def test_a_new_project_gets_its_address_from_its_name_and_leads_to_its_prompts(admin):
+    answer = admin.post("/new/", NEW)
+    project = Project.objects.get(slug="short-poems")
+    assert answer.url == "/p/short-poems/import/"
+    assert (project.overlap, project.pair_percent) == (2, 70)
+    assert project.guidelines.get().body == "Prefer the one that you would read twice."
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"slug": "film-reviews"}, "Another project has the address"),
+        ({"name": "", "slug": ""}, "This field is required"),
+        ({"name": "诗", "slug": ""}, "no letters or digits"),
+        ({"pair_percent": "101"}, "less than or equal to 100"),
+        ({"overlap": "0"}, "greater than or equal to 1"),
+    ],
+)
+def test_a_project_that_can_not_be_is_refused_and_what_was_typed_is_kept(admin, wrong, told):
+    answer = admin.post("/new/", {**NEW, **wrong})
+    html = answer.content.decode()
+    assert answer.status_code == 422
+    assert told in html
+    assert "Prefer the one that you would read twice." in html
+    assert 'aria-invalid="true"' in html
+    assert Project.objects.count() == 1
+
+
+def test_settings_are_changed_and_a_pause_is_seen_by_raters(studio, admin):
+    values = {
+        "name": "Film reviews",
+        "question": "Which is better?",
+        "single_question": "How good?",
+        "prompt_label": "Begins",
+        "pair_percent": "50",
+        "overlap": "3",
+        "buffer_target": "60",
+        "lease_minutes": "10",
+        "is_paused": "on",
+    }
+    assert admin.post("/p/film-reviews/settings/", {**values, "overlap": "99"}).status_code == 422
+    assert not Project.objects.get().is_paused, "nothing half written"
+    answer = admin.post("/p/film-reviews/settings/", values, follow=True)
+    assert "The settings are saved" in answer.content.decode()
+    project = Project.objects.get()
+    assert (project.is_paused, project.overlap, project.use_simulated_ratings) == (True, 3, False)
+    rater = Client()
+    rater.force_login(studio.add_rater("ada"))
+    assert "Rating is paused" in rater.get("/p/film-reviews/rate/").content.decode()
+
+
+def send(admin: Client, **values) -> str:
+    answer = admin.post("/p/film-reviews/import/", {"held_out_percent": "20", **values}, follow=True)
+    return answer.content.decode()
+
+
+def test_prompts_are_pasted_and_counted(admin):
+    html = send(admin, text="first opening\nsecond opening\n\nfirst opening\n", source="by hand")
+    assert "2 new prompts; 1 were there already" in html or "2 new prompts; 1 was there already" in html
+    assert Prompt.objects.filter(source="by hand").count() == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", b"one opening\ntwo openings\n"),
+        ("a.jsonl", b'{"prompt": "one opening"}\n{"prompt": "two openings"}\n'),
+        ("a.csv", b"prompt\none opening\ntwo openings\n"),
+    ],
+)
+def test_the_format_of_a_file_is_known_by_its_name(admin, name, content):
+    send(admin, file=SimpleUploadedFile(name, content))
+    assert sorted(Prompt.objects.values_list("text", flat=True)) == ["one opening", "two openings"]
+
+
+def test_a_file_with_wrong_lines_is_refused_whole_by_number_and_kept_to_be_mended(admin):
+    content = b'{"prompt": "fine"}\n{"promt": "misspelt"}\nno json\n{"prompt": "fine too"}\n'
+    html = send(admin, file=SimpleUploadedFile("a.jsonl", content))
+    assert "Nothing was imported" in html
+    assert '<td class="number">2</td>' in html
+    assert '<td class="number">3</td>' in html
+    assert '<td class="number">1</td>' not in html
+    assert "&quot;promt&quot;: &quot;misspelt&quot;" in html, "in the box, to be mended"
+    assert '<option value="jsonl" selected>' in html
+    assert not Prompt.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({}, "Nothing to import"),
+        ({"text": "a", "file": SimpleUploadedFile("a.txt", b"b")}, "take one of them away"),
+        ({"file": SimpleUploadedFile("a.txt", b"a\0b\n")}, "NUL"),
+        ({"file": SimpleUploadedFile("a.txt", b"\xff\xfe\n")}, "UTF-8"),
+        ({"text": "a", "held_out_percent": "91"}, "less than or equal to 90"),
+    ],
+)
+def test_an_import_that_can_not_be_says_why(admin, values, told):
+    assert told in send(admin, **values)
+    assert not Prompt.objects.exists()
+
+
+def test_a_file_that_is_too_large_is_refused_before_it_is_read(admin, monkeypatch):
+    monkeypatch.setattr("webapp.projects.forms.MAX_FILE_BYTES", 10)
+    assert "larger than 10 MB" in send(admin, file=SimpleUploadedFile("a.txt", b"a" * 11))
+
+
+def test_an_invitation_link_is_shown_once_and_works(studio, admin):
+    html = admin.post(
+        "/p/film-reviews/raters/", {"role": "rater", "days": "7", "uses": "2"}, follow=True
+    ).content.decode()
+    link = html.split('id="link" value="')[1].split('"')[0]
+    assert "shown this once" in html
+    assert link not in admin.get("/p/film-reviews/raters/").content.decode()
+    assert Client().get(link).status_code == 200
+    wrong = admin.post("/p/film-reviews/raters/", {"role": "king", "days": "7", "uses": "2"})
+    assert wrong.status_code == 422
+
+
+def test_a_new_link_is_not_shown_on_the_page_of_another_project(studio, admin):
+    open_studio("poems", "Short poems")
+    admin.post("/p/film-reviews/raters/", {"role": "rater", "days": "7", "uses": "1"})
+    assert 'id="link"' not in admin.get("/p/poems/raters/").content.decode()
+
+
+def test_a_changed_guideline_is_a_new_version_and_raters_only_read_it(studio, admin):
+    rater = Client()
+    rater.force_login(studio.add_rater("ada"))
+    admin.post("/p/film-reviews/guideline/", {"body": "# Now\n\nPrefer the **short** one."})
+    assert Guideline.objects.filter(project=studio.project).count() == 2
+    html = rater.get("/p/film-reviews/guideline/").content.decode()
+    assert "Version 2" in html
+    assert "<strong>short</strong>" in html
+    assert "<textarea" not in html
+    rater.post("/p/film-reviews/guideline/", {"body": "mine"})
+    assert Guideline.objects.filter(project=studio.project).count() == 2
+    assert admin.post("/p/film-reviews/guideline/", {"body": " "}).status_code == 422
+
+
+def test_a_guideline_can_not_carry_script_or_pictures_to_raters(studio, admin):
+    body = "<script>x</script>\n\n[a](javascript:x) ![p](https://e.example/p.png) <img src=x onerror=y> [b](https://e.example)"
+    admin.post("/p/film-reviews/guideline/", {"body": body})
+    html = admin.get("/p/film-reviews/guideline/").content.decode()
+    prose = html.split('<div class="prose">')[1].split("</section>")[0]
+    assert "<script" not in prose
+    assert "<img" not in prose
+    assert 'href="javascript' not in prose
+    assert 'rel="noopener noreferrer nofollow"' in prose
