@@ -2,7 +2,6 @@
 docs/configuration.md has the table. Nothing set: everything runs on this machine, with data under ``.steersman/``.
 """
 
-import importlib.util
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -47,15 +46,6 @@ SECRET_KEY = find_secret_key()
 
 # --- Parts -----------------------------------------------------------------------------------------------------------
 
-OUR_APPS = [
-    "webapp.accounts",
-    "webapp.projects",
-    "webapp.registry",
-    "webapp.feedback",
-    "webapp.quality",
-    "webapp.runs",
-    "workers",
-]
 INSTALLED_APPS = [
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -65,9 +55,15 @@ INSTALLED_APPS = [
     "django_htmx",
     "axes",
     "webapp.local",
-    *[app for app in OUR_APPS if importlib.util.find_spec(app)],
+    "webapp.accounts",
+    "webapp.projects",
+    "webapp.registry",
+    "webapp.feedback",
+    "webapp.quality",
+    "webapp.runs",
+    "workers",
 ]
-AUTH_USER_MODEL = "accounts.User" if "webapp.accounts" in INSTALLED_APPS else "auth.User"
+AUTH_USER_MODEL = "accounts.User"
 ROOT_URLCONF = "webapp.urls"
 ASGI_APPLICATION = "webapp.asgi.application"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"

@@ -17,6 +17,7 @@ from typing import IO
 
 from webapp.local.process import START_MARK, send
 
+PROJECT = Path(__file__).parents[2]
 COLOURS = {"up": 1, "postgres": 34, "broker": 36, "web": 32, "worker-train": 35, "worker-sample": 33}
 OTHER_COLOUR = 90
 LONGEST_PAUSE_SECONDS = 60.0
@@ -100,6 +101,7 @@ class Child:
             log.flush()
             self.process = subprocess.Popen(
                 self.command,
+                cwd=PROJECT,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -3,7 +3,6 @@
 import fcntl
 import hashlib
 import http.client
-import importlib.util
 import json
 import os
 import signal
@@ -17,7 +16,6 @@ from typing import IO, Any
 
 from django.conf import settings
 from django.contrib.staticfiles.finders import get_finders
-from django.core.management import get_commands
 from django.db import connection, connections
 from django.db.migrations.executor import MigrationExecutor
 from django.db.utils import DatabaseError
@@ -118,7 +116,7 @@ class Supervisor:
             self.collect_static_files()
         with self.timed("demo"):
             self.prepare_demo()
-        self.children = [self.make_web(), *(self.make_workers() if importlib.util.find_spec("workers") else [])]
+        self.children = [self.make_web(), *self.make_workers()]
         with self.timed("web"):
             for child in self.children:
                 self.spawn(child)
@@ -156,8 +154,7 @@ class Supervisor:
         write_private(stamp, now)
 
     def prepare_demo(self) -> None:
-        if "prepare_demo" in get_commands():
-            self.step("demo", "prepare_demo")
+        self.step("demo", "prepare_demo")
 
     def choose_address(self) -> tuple[str, int]:
         """Host and port under which this machine reaches the pages."""
@@ -214,16 +211,14 @@ class Supervisor:
                 python(str(BASE_DIR / "manage.py"), "run_sampler"),
                 self.logs / "sampler.log",
                 {"STEERSMAN_ROLE": "worker", **ONE_THREAD},
-                answers=says(r"\bready\b"),
+                answers=says("asked for at"),
             ),
         ]
 
     def welcome(self, seconds: float) -> None:
         self.say(f"everything runs after {seconds:.1f} s; the logs are in {self.logs}")
         self.say(f"Steersman is at {self.url}/")
-        link = make_login_link(self.url)
-        if link:
-            self.say(f"log in once with {link}")
+        self.say(f"log in once with {make_login_link(self.url)}")
         self.say("Ctrl-C stops everything and keeps your data")
 
     # --- Watching --------------------------------------------------------------------------------------------------
@@ -470,10 +465,8 @@ def first_pair_is_there() -> bool:
         return False
 
 
-def make_login_link(url: str) -> str | None:
+def make_login_link(url: str) -> str:
     """A link that logs the first admin in once; the admin is made, without a password, if there is none."""
-    if importlib.util.find_spec("webapp.accounts.services") is None:
-        return None
     from webapp.accounts.models import User
     from webapp.accounts.services import create_login_link, ensure_admin
 
