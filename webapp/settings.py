@@ -237,5 +237,7 @@ LOGGING = {
         "django": {"handlers": [], "level": "INFO", "propagate": True},
         "django.server": {"handlers": [], "level": "INFO", "propagate": True},
         "axes": {"level": "WARNING"},
+        "celery.worker.strategy": {"level": "WARNING"},  # a line for each message received, and one for each done
+        "celery.app.trace": {"level": "WARNING"},
     },
 }

@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 STRONG = "kV3x9mQ2-pLr8sWtZ5yB7nC1dF4gH6jK0aE_uXoIiRzTqYwMhNb"
 OURS = (
+    "DJANGO_ALLOW_ASYNC_UNSAFE",
     "DATABASE_URL",
     "BROKER_URL",
     "SECRET_KEY",

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
@@ -126,6 +126,7 @@ class Supervisor:
             for child in self.children:
                 self.wait_for_child(child.name)
         self.started = True
+        ask_for_samples()
 
     def start_postgres(self) -> None:
         if self.postgres is None:
@@ -211,14 +212,17 @@ class Supervisor:
                 python(str(BASE_DIR / "manage.py"), "run_sampler"),
                 self.logs / "sampler.log",
                 {"STEERSMAN_ROLE": "worker", **ONE_THREAD},
-                answers=says("asked for at"),
+                answers=says(r"\bready\b|asked for at"),
             ),
         ]
 
     def welcome(self, seconds: float) -> None:
-        self.say(f"everything runs after {seconds:.1f} s; the logs are in {self.logs}")
         self.say(f"Steersman is at {self.url}/")
-        self.say(f"log in once with {make_login_link(self.url)}")
+        try:
+            self.say(f"log in once with {make_login_link(self.url)}")
+        except DatabaseError as error:
+            self.say(f"no log-in link could be made ({error}); ./manage.py login_link prints one")
+        self.say(f"everything runs after {seconds:.1f} s; the logs are in {self.logs}")
         self.say("Ctrl-C stops everything and keeps your data")
 
     # --- Watching --------------------------------------------------------------------------------------------------
@@ -463,6 +467,17 @@ def first_pair_is_there() -> bool:
         return found
     except DatabaseError:
         return False
+
+
+def ask_for_samples() -> None:
+    """Ring for every project: a message sent while the sampler was still loading was answered too early."""
+    from webapp import queue
+    from webapp.projects.models import Project
+
+    with suppress(DatabaseError):  # the clock asks again within seconds
+        for project in Project.objects.values_list("pk", flat=True):
+            queue.refill(project)
+    connection.close()
 
 
 def make_login_link(url: str) -> str:
