@@ -1,0 +1,350 @@
+"""The rater page in a real browser: by keyboard alone, with hostile text, without JavaScript, and when things fail."""
+
+import re
+import statistics
+
+import pytest
+from django.contrib.sessions.models import Session
+from playwright.sync_api import BrowserContext, Page, expect
+
+from tests.browser import pictures
+from tests.studio import PASSWORD, Studio, open_studio
+from webapp.feedback.models import Rating, Skip
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+WATCH = """
+window.seen = {pointer: 0, shift: 0, shiftAll: 0, violations: [], waits: [], pressed: 0};
+for (const name of ["pointerdown", "mousedown", "touchstart"])
+  addEventListener(name, () => seen.pointer++, true);
+addEventListener("securitypolicyviolation", (event) => seen.violations.push(event.violatedDirective));
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) {
+    seen.shiftAll += entry.value;
+    if (!entry.hadRecentInput) seen.shift += entry.value;
+  }
+}).observe({type: "layout-shift", buffered: true});
+addEventListener("keydown", (event) => { if (/[0-9]/.test(event.key)) seen.pressed = performance.now(); }, true);
+addEventListener("htmx:afterSwap", () => requestAnimationFrame(() => setTimeout(() => {
+  if (seen.pressed) seen.waits.push(performance.now() - seen.pressed);
+  seen.pressed = 0;
+})), true);
+"""
+READY = "#item:not([aria-busy])"
+
+
+@pytest.fixture
+def studio() -> Studio:
+    studio = open_studio()
+    studio.add_rater("ada")
+    return studio
+
+
+@pytest.fixture
+def address(live_server, studio) -> str:
+    return f"{live_server.url}/p/{studio.project.slug}/rate/"
+
+
+@pytest.fixture
+def watched(context: BrowserContext) -> BrowserContext:
+    context.add_init_script(WATCH)
+    return context
+
+
+def log_in(page: Page, address: str) -> Page:
+    """By keyboard: the name has the focus, Tab leads to the password, Enter sends."""
+    page.goto(address)
+    page.keyboard.type("ada")
+    page.keyboard.press("Tab")
+    page.keyboard.type(PASSWORD)
+    page.keyboard.press("Enter")
+    page.wait_for_url(address)
+    page.wait_for_selector("#item")
+    return page
+
+
+def press(page: Page, key: str) -> None:
+    """Press a key once the item may be judged, and wait for the next one."""
+    page.wait_for_selector(READY)
+    token = page.input_value("[name=token]")
+    page.keyboard.press(key)
+    page.wait_for_function("old => document.querySelector('[name=token]')?.value !== old", arg=token)
+
+
+def texts(page: Page) -> list[str]:
+    return page.locator(".shown").all_text_contents()
+
+
+def test_twelve_items_are_rated_by_keyboard_alone(watched, address, studio):
+    studio.add_items(pairs=6, singles=6)
+    page = log_in(watched.new_page(), address)
+    bars: dict[str, set[float]] = {"pair": set(), "single": set()}
+    waits = []
+    for n in range(12):
+        page.wait_for_selector(READY)
+        kind = page.get_attribute("#item", "data-kind") or ""
+        box = page.locator(".verdict").bounding_box()
+        assert box
+        bars[kind].add(box["y"])
+        if n in (0, 1):
+            pictures.take(page, f"rate-{kind}-desktop")
+        press(page, str(n % 7 + 1) if kind == "pair" else str(n % 5 + 1))
+        expect(page.locator("#progress")).to_have_text(f"{n + 1} rated today")
+    expect(page.locator("#saved")).to_have_text("saved")
+    expect(page.locator("h1")).to_have_text("That is all for now")
+    expect(page.locator("#announce")).to_contain_text("12 rated today")
+    pictures.take(page, "rate-empty-desktop")
+    seen = page.evaluate("seen")
+    waits = seen["waits"]
+    print(
+        f"\nkey to next item on the page: median {statistics.median(waits):.0f} ms, most {max(waits):.0f} ms; "
+        f"layout shift {seen['shift']:.4f} (right after a key, where it does not count: {seen['shiftAll']:.4f})"
+    )
+    assert Rating.objects.filter(source="human", active_ms__gte=200).count() == 12
+    assert Rating.objects.values("comparison").distinct().count() == 12
+    assert seen["pointer"] == 0
+    assert seen["shift"] == 0
+    assert all(len(tops) == 1 for tops in bars.values()), "the bar stands still from item to item"
+    assert len(waits) == 12
+
+
+def test_a_key_pressed_twice_rates_one_item_only(watched, address, studio):
+    studio.add_items(pairs=4)
+    page = log_in(watched.new_page(), address)
+    page.wait_for_selector(READY)
+    before = texts(page)
+    for _ in range(5):
+        page.keyboard.press("2")
+    expect(page.locator("#progress")).to_have_text("1 rated today")
+    page.wait_for_selector(READY)
+    assert texts(page) != before
+    assert Rating.objects.count() == 1
+    press(page, "6")
+    assert Rating.objects.count() == 2
+
+
+def test_a_double_click_rates_one_item_only(page, address, studio):
+    studio.add_items(pairs=4)
+    log_in(page, address)
+    page.wait_for_selector(READY)
+    page.dblclick("#step-3")
+    expect(page.locator("#progress")).to_have_text("1 rated today")
+    page.wait_for_selector(READY)
+    assert Rating.objects.count() == 1
+
+
+def test_reload_and_back_keep_the_item_and_rate_nothing_twice(page, address, studio):
+    studio.add_items(pairs=4)
+    log_in(page, address)
+    before = texts(page)
+    page.reload()
+    assert texts(page) == before
+    press(page, "1")
+    after = texts(page)
+    page.goto(address.replace("/rate/", "/history/"))
+    page.go_back()
+    page.wait_for_selector(READY)
+    assert texts(page) == after, "going back shows what is to be rated now"
+    press(page, "1")
+    assert Rating.objects.count() == 2
+
+
+def test_two_tabs_give_one_rating_and_the_second_is_told(context, page, address, studio):
+    studio.add_items(pairs=4)
+    log_in(page, address)
+    other = context.new_page()
+    other.goto(address)
+    assert texts(other) == texts(page)
+    press(page, "1")
+    stored = Rating.objects.get().verdict
+    press(other, "7")
+    expect(other.locator(".told")).to_contain_text("answered this item already")
+    assert Rating.objects.get().verdict == stored
+    other.wait_for_selector(READY)
+    assert texts(other) == texts(page), "both stand before the next one"
+
+
+HOSTILE = (
+    "<script>document.title = 'taken'</script><svg/onload=\"document.title='taken'\"><img src=x onerror=alert(1)>"
+    "<b hx-get='/logout/' hx-trigger='load' data-hx-post='/new/'>bold</b></textarea></div></article></form>"
+    "{{ 7|add:1 }} \u202egnp.exe\u2066 zero\u200bwidth " + "w" * 100_000
+)
+
+
+def test_hostile_text_is_text(watched, address, studio):
+    studio.add_item(HOSTILE, HOSTILE, HOSTILE + "!")
+    studio.add_item("x " + HOSTILE, HOSTILE)
+    page = watched.new_page()
+    dialogs: list[object] = []
+    asked: list[str] = []
+    page.on("dialog", lambda dialog: (dialogs.append(dialog), dialog.dismiss()))
+    log_in(page, address)
+    page.on("request", lambda request: asked.append(request.url))
+    for key in ("2", "3"):
+        page.wait_for_selector(READY)
+        assert all(HOSTILE in text for text in texts(page))
+        assert page.locator(".shown *").count() == 0, "no element came out of the text"
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "long lines wrap"
+        assert page.locator(".verdict").bounding_box()["y"] < 900, "the buttons stay in reach"
+        press(page, key)
+    assert page.title() == "Rate · Film reviews"
+    assert page.evaluate("seen.violations") == []
+    assert dialogs == []
+    assert [url for url in asked if url != address] == []
+    assert Rating.objects.count() == 2
+
+
+def test_without_javascript_the_page_is_a_plain_form(browser, address, studio):
+    studio.add_items(pairs=1, singles=1)
+    page = browser.new_context(java_script_enabled=False).new_page()
+    page.goto(address)
+    page.fill("#id_username", "ada")
+    page.fill("#id_password", PASSWORD)
+    page.click("main button")
+    for _ in range(2):
+        page.click("#step-5")
+    expect(page.locator("h1")).to_have_text("That is all for now")
+    assert sorted(Rating.objects.values_list("comparison__kind", flat=True)) == ["pair", "single"]
+    studio.add_items(pairs=1)
+    page.click("#look-again")
+    page.click(".because summary")
+    page.click("[data-reason='2']")
+    assert Skip.objects.get().reason == "expertise"
+    page.click("#open-guideline")
+    expect(page.locator("h1")).to_have_text("Guideline")
+
+
+def test_a_verdict_given_after_the_log_in_ran_out_is_kept_and_sent(page, address, studio):
+    studio.add_items(pairs=2)
+    log_in(page, address)
+    page.wait_for_selector(READY)
+    Session.objects.all().delete()
+    page.keyboard.press("2")
+    expect(page.locator("#trouble")).to_contain_text("Log in again: your verdict is kept")
+    assert not Rating.objects.exists()
+    page.click("#trouble a")
+    page.keyboard.type("ada")
+    page.keyboard.press("Tab")
+    page.keyboard.type(PASSWORD)
+    page.keyboard.press("Enter")
+    expect(page.locator("#saved")).to_have_text("saved")
+    expect(page.locator("#progress")).to_have_text("1 rated today")
+    assert Rating.objects.count() == 1
+
+
+def test_who_logged_in_anew_in_another_tab_does_not_lose_the_verdict(context, page, address, studio):
+    studio.add_items(pairs=2)
+    log_in(page, address)
+    page.wait_for_selector(READY)
+    Session.objects.all().delete()
+    log_in(context.new_page(), address)
+    page.keyboard.press("2")
+    expect(page.locator("#saved")).to_have_text("saved")
+    expect(page.locator("#progress")).to_have_text("1 rated today")
+    assert Rating.objects.count() == 1
+
+
+def test_without_a_connection_the_verdict_waits_and_is_sent_once(context, page, address, studio):
+    studio.add_items(pairs=2)
+    log_in(page, address)
+    page.wait_for_selector(READY)
+    context.set_offline(True)
+    page.keyboard.press("2")
+    expect(page.locator("#saved")).to_have_text("not saved")
+    expect(page.locator("#trouble")).to_contain_text("sent again by itself")
+    page.keyboard.press("7")  # while one waits, another is not taken
+    context.set_offline(False)
+    expect(page.locator("#progress")).to_have_text("1 rated today")
+    expect(page.locator("#trouble")).to_be_hidden()
+    assert abs(Rating.objects.get().verdict) == 2
+
+
+def test_keys_are_inert_in_dialogs_in_text_fields_and_with_modifiers(page, address, studio):
+    studio.add_items(pairs=2)
+    log_in(page, address)
+    page.wait_for_selector(READY)
+    page.keyboard.press("g")
+    expect(page.locator("#guideline")).to_be_visible()
+    expect(page.locator("#guideline-new")).to_have_count(0)
+    page.keyboard.press("1")
+    page.keyboard.press("Escape")
+    expect(page.locator("#guideline")).to_be_hidden()
+    page.keyboard.press("?")
+    expect(page.locator("#keys")).to_be_visible()
+    page.keyboard.press("g")
+    expect(page.locator("#keys")).to_be_hidden()
+    expect(page.locator("#guideline")).to_be_visible()
+    page.keyboard.press("g")
+    for combination in ("Control+1", "Alt+1", "Meta+1", "Control+s"):
+        page.keyboard.press(combination)
+    page.evaluate("document.querySelector('#announce').after(document.createElement('textarea'))")
+    page.focus("textarea")
+    page.keyboard.type("12sg?")
+    page.wait_for_timeout(300)
+    assert not Rating.objects.exists()
+    assert not Skip.objects.exists()
+    assert page.input_value("textarea") == "12sg?"
+
+
+def test_skipping_takes_one_key_or_two_with_a_reason(page, address, studio):
+    studio.add_items(pairs=3)
+    log_in(page, address)
+    press(page, "s")
+    page.wait_for_selector(READY)
+    page.keyboard.press("Shift+S")
+    expect(page.locator(".because > div")).to_be_visible()
+    press(page, "4")
+    page.wait_for_selector(READY)
+    assert list(Skip.objects.order_by("created_at").values_list("reason", flat=True)) == ["", "disturbing"]
+    assert not Rating.objects.exists()
+
+
+def test_an_empty_page_shows_what_comes_when_asked(page, address, studio):
+    log_in(page, address)
+    expect(page.locator("h1")).to_have_text("Nothing to rate yet")
+    studio.add_items(singles=1)
+    page.keyboard.press("Tab")
+    page.focus("#look-again")
+    page.keyboard.press("Enter")
+    expect(page.locator("h1")).to_have_text("How good is this continuation?")
+
+
+def test_on_a_phone_nothing_is_wider_than_the_screen_and_the_thumb_reaches_each_step(browser, address, studio):
+    studio.add_items(pairs=2, singles=2)
+    context = browser.new_context(viewport=pictures.PHONE, has_touch=True, is_mobile=True)
+    page = log_in(context.new_page(), address)
+    for n in range(2):
+        page.wait_for_selector(READY)
+        kind = page.get_attribute("#item", "data-kind")
+        pictures.take(page, f"rate-{kind}-phone")
+        assert page.evaluate("document.documentElement.scrollWidth") == pictures.PHONE["width"]
+        for button in page.locator(".verdict .steps button").all():
+            box = button.bounding_box()
+            assert box
+            assert box["height"] >= 44
+            assert box["width"] >= 44
+            assert pictures.PHONE["height"] * 0.7 < box["y"] < pictures.PHONE["height"] - box["height"]
+        page.tap("#step-2")
+        expect(page.locator("#progress")).to_have_text(re.compile(f"{n + 1} .*today"))
+    assert Rating.objects.count() == 2
+
+
+def test_each_control_has_a_name_and_shows_its_focus(page, address, studio):
+    studio.add_items(pairs=1)
+    log_in(page, address)
+    page.wait_for_selector(READY)
+    names = []
+    for _ in range(25):
+        page.keyboard.press("Tab")
+        name, outline = page.evaluate(
+            "() => [document.activeElement.ariaLabel || document.activeElement.innerText,"
+            " getComputedStyle(document.activeElement).outlineStyle]"
+        )
+        if page.evaluate("document.activeElement === document.body"):
+            break
+        assert name.strip(), "a control without a name"
+        assert outline != "none", f"{name} does not show its focus"
+        names.append(name)
+    assert "A is much better, key 1" in names
+    assert "both are bad, key 0" in names
+    assert any(name.startswith("Skip, key S") for name in names)
