@@ -43,7 +43,7 @@ def make_policy(tokenizer: Tokenizer):
 @pytest.fixture
 def start_sampler(tmp_path: Path) -> Iterator:
     """Start a sampler with its door in this process; returns it with a client."""
-    opened = []
+    opened: list[tuple[Sampler, Door, list[threading.Thread]]] = []
 
     def start(store: Path, **options) -> tuple[Sampler, SamplerClient]:
         sampler = Sampler(store, **options)
