@@ -16,7 +16,6 @@ from webapp.registry.models import Promotion
 from webapp.registry.selectors import serving
 
 
-
 @pytest.fixture
 def openings(monkeypatch):
     texts = [f"I saw the film number {number} with my brother and" for number in range(50)]
