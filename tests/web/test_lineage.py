@@ -1,0 +1,142 @@
+"""From a policy back to the ratings that trained it, and from a rating to what it fed; and the loop board."""
+
+from uuid import uuid4
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from rlhf_core.config import PolicyConfig, RewardConfig
+from webapp.projects.selectors import overview_for
+from webapp.runs.models import Run
+from webapp.runs.selectors import (
+    board,
+    curves,
+    lineage_of,
+    ratings_behind,
+    run_detail,
+    runs_of,
+    runs_using_rating,
+)
+from webapp.runs.services import claim, record_log, record_metrics, start_policy_run, start_reward_run, succeed
+
+
+def turn(studio, project, *, pairs=4):
+    """One turn of the loop: ratings, a reward model, a policy, its promotion; gives the new policy."""
+    studio.items(project, pairs=pairs)
+    rater = studio.rater(project)
+    studio.rate_all(rater, project)
+    asked = {"actor": studio.admin, "project": project}
+    run = start_reward_run(**asked, config=RewardConfig(minimum_ratings=2), request_id=uuid4())
+    model = finish(run, "reward_model", {"holdout_accuracy": 0.7})
+    run = start_policy_run(**asked, config=PolicyConfig(), reward_model=model, request_id=uuid4())
+    return studio.promoted(project, finish(run, "policy", {"kl": 2.0}))
+
+
+def finish(run, kind, metrics):
+    held = claim(run.pk, "one")
+    record_metrics(held, [(step, {"loss": 1 / (step + 1)}) for step in range(5)])
+    record_log(held, "half way")
+    succeed(held, outputs=[{"kind": kind, "id": uuid4().hex * 2}], result=metrics)
+    return run.outputs.get()
+
+
+def test_a_policy_leads_back_to_the_ratings_that_trained_it(studio):
+    project = studio.ready_project()
+    policy = turn(studio, project)
+    steps = lineage_of(policy)
+    assert [str(step.checkpoint) for step in steps] == ["v2", "reward model 1", "v1"]
+    assert [step.run.number if step.run else None for step in steps] == [2, 1, None]
+    assert (str(steps[0].parent), str(steps[0].reward_model), steps[1].ratings) == ("v1", "reward model 1", 4)
+    behind = list(ratings_behind(policy))
+    assert len(behind) == 4
+    assert set(behind) == set(ratings_behind(steps[0].reward_model))
+    assert list(ratings_behind(steps[2].checkpoint)) == []
+    assert policy.parent == steps[2].checkpoint
+
+
+def test_a_rating_leads_to_all_that_it_fed(studio):
+    project = studio.ready_project()
+    first = turn(studio, project)
+    second = turn(studio, project)
+    old = ratings_behind(first)[0]
+    new = ratings_behind(second).exclude(pk__in=ratings_behind(first).values("pk"))[0]
+    assert [run.number for run in runs_using_rating(old)] == [1, 2, 3, 4]
+    assert [run.number for run in runs_using_rating(new)] == [3, 4]
+    assert ratings_behind(second).count() == 8
+    assert [str(step.checkpoint) for step in lineage_of(second)] == [
+        "v3",
+        "reward model 2",
+        "v2",
+        "reward model 1",
+        "v1",
+    ]
+
+
+def test_the_board_tells_each_turn_of_the_loop(studio):
+    project = studio.ready_project()
+    assert [(str(row.policy), row.run, row.is_serving) for row in board(project).cycles] == [("v1", None, True)]
+    turn(studio, project)
+    studio.items(project, pairs=3)
+    studio.rate_all(studio.rater(project), project)
+    found = board(project)
+    newest, base = found.cycles
+    assert (newest.policy.version, newest.run.number, newest.reward_model.version, newest.reward_run.number) == (
+        2,
+        2,
+        1,
+        1,
+    )
+    assert (newest.dataset.counts["total"], newest.samples, newest.ratings, newest.is_serving) == (4, 6, 3, True)
+    assert (base.run, base.samples, base.ratings, base.is_serving) == (None, 8, 4, False)
+    assert (found.usable.total, found.new_ratings, found.queue.done, found.prompts.total) == (7, 3, 7, 7)
+    assert [run.number for run in found.runs] == [2, 1]
+    assert found.active_runs == []
+    assert found.last_promotion.to_checkpoint == newest.policy
+    assert found.last_rating_at
+
+
+def test_an_empty_project_has_a_board_too(studio):
+    found = board(studio.project())
+    assert (found.serving, found.cycles, found.runs, found.new_ratings, found.last_rating_at) == (None, [], [], 0, None)
+
+
+def test_pages_cost_as_many_queries_after_many_turns_as_after_one(studio):
+    project = studio.ready_project()
+    other = studio.ready_project()
+    turn(studio, other)
+    costs = []
+    for turns in (1, 3):
+        for _ in range(turns):
+            policy = turn(studio, project, pairs=2 * turns)
+        run = Run.objects.get(project=project, number=1)
+        reads = {
+            "board": lambda: [(row.dataset, row.run, row.policy.version) for row in board(project).cycles],
+            "lineage": lambda policy=policy: [step.ratings for step in lineage_of(policy)],
+            "ratings behind": lambda policy=policy: [
+                (row.rater.username, row.comparison.first.text) for row in ratings_behind(policy)
+            ],
+            "runs": lambda: [(row.policy.version, [str(out) for out in row.outputs.all()]) for row in runs_of(project)],
+            "run": lambda: run_detail(project, 1).log,
+            "curves": lambda run=run: curves(run),
+            "rating": lambda policy=policy: runs_using_rating(ratings_behind(policy).first()),
+            "home": lambda: overview_for(studio.admin),
+        }
+        counted = {}
+        for name, read in reads.items():
+            with CaptureQueriesContext(
+                connection,
+            ) as queries:
+                read()
+            counted[name] = len(queries)
+        costs.append(counted)
+    assert costs[0] == costs[1]
+    assert costs[0]["board"] <= 16
+    assert costs[0]["lineage"] <= 4
+
+
+def test_a_run_of_another_project_is_not_found(studio):
+    project = studio.ready_project()
+    turn(studio, project)
+    with pytest.raises(Run.DoesNotExist):
+        run_detail(studio.project(), 1)

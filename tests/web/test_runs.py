@@ -1,0 +1,462 @@
+"""Runs: asked for once, held by one, written to by its holder alone, and ended for good."""
+
+import logging
+import math
+import socket
+import threading
+import time
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+
+from rlhf_core.config import PolicyConfig, RewardConfig, settings_hash
+from webapp import queue
+from webapp.errors import (
+    FenceLost,
+    NoPolicy,
+    NoPrompts,
+    NotEnoughFeedback,
+    OneSidedFeedback,
+    RequestReused,
+    WrongCheckpoint,
+)
+from webapp.quality.models import Dataset
+from webapp.registry.models import Checkpoint, ServingPointer
+from webapp.runs.models import Run, RunEvent, RunMetrics, RunOutput
+from webapp.runs.selectors import curves, run_detail
+from webapp.runs.services import (
+    Claim,
+    cancel,
+    claim,
+    fail,
+    finish_cancelled,
+    reap,
+    record_log,
+    record_metrics,
+    record_progress,
+    record_saved,
+    renew,
+    requeue,
+    start_policy_run,
+    start_reward_run,
+    succeed,
+)
+
+FEW = RewardConfig(minimum_ratings=4)
+
+
+@pytest.fixture
+def project(studio):
+    """A project with 5 ratings, enough for FEW."""
+    return rated_project(studio)
+
+
+def rated_project(studio, choices="12367"):
+    project = studio.ready_project()
+    studio.items(project, pairs=5)
+    studio.rate_all(studio.rater(project), project, choices)
+    return project
+
+
+def reward_run(studio, project, config=FEW, request_id=None):
+    return start_reward_run(actor=studio.admin, project=project, config=config, request_id=request_id or uuid4())
+
+
+def later(seconds):
+    return timezone.now() + timedelta(seconds=seconds)
+
+
+# --- Asking for a run ------------------------------------------------------------------------------------------------
+
+
+def test_a_reward_run_freezes_the_ratings_and_starts_from_the_serving_policy(studio, project):
+    run = reward_run(studio, project)
+    assert (run.number, run.kind, run.state, run.policy.version) == (1, "reward", "queued", 1)
+    assert run.dataset.counts["total"] == 5
+    assert run.config["minimum_ratings"] == 4
+    assert run.config_sha256 == settings_hash(FEW)
+    assert [event.kind for event in run.events.all()] == ["queued"]
+    assert reward_run(studio, project).number == 2
+
+
+def test_a_double_click_is_one_run(studio, project):
+    key = uuid4()
+    assert reward_run(studio, project, request_id=key) == reward_run(studio, project, request_id=key)
+    assert Run.objects.count() == 1
+    with pytest.raises(RequestReused):
+        reward_run(studio, rated_project(studio), request_id=key)
+
+
+def test_clicks_at_the_same_moment_are_one_run(live_studio, at_once):
+    project, key = rated_project(live_studio), uuid4()
+    found = at_once(*[lambda: reward_run(live_studio, project, request_id=key)] * 4)
+    assert len({run.pk for run in found}) == 1
+    other = at_once(*[lambda: reward_run(live_studio, project)] * 3)
+    assert sorted(run.number for run in other) == [2, 3, 4]
+
+
+def test_too_few_ratings_are_refused_with_both_numbers_and_nothing_is_written(studio, project):
+    with pytest.raises(NotEnoughFeedback, match="There are 5 usable ratings, and the run needs 20. Collect 15 more"):
+        reward_run(studio, project, RewardConfig())
+    assert (Run.objects.count(), Dataset.objects.count()) == (0, 0)
+    with pytest.raises(NotEnoughFeedback) as refused:
+        reward_run(studio, studio.ready_project(), RewardConfig())
+    assert (refused.value.found, refused.value.needed) == (0, 20)
+
+
+def test_simulated_ratings_that_are_left_out_do_not_count(studio):
+    project = studio.ready_project(use_simulated_ratings=False)
+    studio.items(project, pairs=5)
+    studio.rate_all(studio.rater(project, is_simulated=True), project)
+    with pytest.raises(NotEnoughFeedback, match="There are 0"):
+        reward_run(studio, project)
+
+
+@pytest.mark.parametrize("choices", ["4", "04"])
+def test_ratings_that_are_all_ties_are_refused(studio, choices):
+    with pytest.raises(OneSidedFeedback, match="all 5 comparisons are ties"):
+        reward_run(studio, rated_project(studio, choices))
+    assert Dataset.objects.count() == 0
+
+
+def test_nothing_can_be_trained_where_no_policy_serves(studio, project):
+    ServingPointer.objects.all().delete()
+    with pytest.raises(NoPolicy):
+        reward_run(studio, project)
+
+
+def test_a_policy_run_takes_the_serving_policy_and_a_reward_model_of_the_project(studio, project):
+    model = studio.checkpoint(project, "reward_model")
+    newer = studio.promoted(project)
+    key = uuid4()
+    values = {"actor": studio.admin, "project": project, "config": PolicyConfig(), "request_id": key}
+    run = start_policy_run(reward_model=model, **values)
+    assert (run.policy, run.reward_model, run.dataset) == (newer, model, None)
+    assert start_policy_run(reward_model=model, **values) == run
+    foreign = studio.checkpoint(studio.project(), "reward_model")
+    for wrong in (foreign, newer):
+        with pytest.raises(WrongCheckpoint):
+            start_policy_run(reward_model=wrong, **{**values, "request_id": uuid4()})
+
+
+def test_a_policy_run_needs_prompts(studio):
+    project = studio.ready_project()
+    with pytest.raises(NoPrompts):
+        start_policy_run(
+            actor=None,
+            project=project,
+            config=PolicyConfig(),
+            reward_model=studio.checkpoint(project, "reward_model"),
+            request_id=uuid4(),
+        )
+
+
+def test_a_worker_is_rung_for_after_the_commit(studio, project, monkeypatch, django_capture_on_commit_callbacks):
+    rung = []
+    monkeypatch.setattr(queue, "ring", rung.append)
+    with django_capture_on_commit_callbacks(execute=True):
+        run = reward_run(studio, project)
+        assert rung == []
+    assert rung == [run.pk]
+
+
+# --- Holding a run ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(studio, project):
+    return reward_run(studio, project)
+
+
+def test_a_claim_takes_a_queued_run_once(run):
+    held = claim(run.pk, "one")
+    assert (held.run.state, held.run.attempt, held.fence, held.run.lease_owner) == ("starting", 1, 1, "one")
+    assert held.run.lease_until > later(50)
+    assert held.run.policy.version == 1
+    assert claim(run.pk, "two") is None  # the same message, delivered twice
+    assert claim(uuid4(), "two") is None
+
+
+def test_of_many_supervisors_that_ask_at_once_one_gets_the_run(live_studio, at_once):
+    run = reward_run(live_studio, rated_project(live_studio))
+    answers = at_once(*[lambda owner=owner: claim(run.pk, f"owner {owner}") for owner in range(8)])
+    assert sum(isinstance(answer, Claim) for answer in answers) == 1
+    assert sum(answer is None for answer in answers) == 7
+    run.refresh_from_db()
+    assert (run.fence, run.attempt) == (1, 1)
+
+
+def test_a_run_moves_from_starting_to_running_to_succeeded(run):
+    held = claim(run.pk, "one")
+    record_progress(held, step=0, total_steps=40, phase="loading")
+    record_progress(held, step=3, phase="training")
+    run.refresh_from_db()
+    assert (run.state, run.step, run.total_steps, run.phase) == ("running", 3, 40, "training")
+    ended = succeed(held, outputs=[{"kind": "reward_model", "id": "d" * 64}], result={"accuracy": 0.75})
+    run.refresh_from_db()
+    assert (run.state, run.result, run.lease_until, run.error) == ("succeeded", {"accuracy": 0.75}, None, "")
+    assert run.finished_at
+    assert ended.is_finished
+    model = Checkpoint.objects.get(sha256="d" * 64)
+    assert (model.kind, model.version, model.metrics, model.origin.run) == (
+        "reward_model",
+        1,
+        {"accuracy": 0.75},
+        run,
+    )
+    assert [event.kind for event in run.events.all()] == ["queued", "claimed", "succeeded"]
+
+
+def test_a_holder_that_lost_its_fence_can_write_nothing(studio, run):
+    old = claim(run.pk, "stopped")
+    Run.objects.update(lease_until=later(-1))
+    new = claim(run.pk, "new")
+    assert (new.fence, new.run.attempt) == (2, 2)
+    before = Run.objects.values().get()
+    writes = [
+        lambda: record_progress(old, step=9),
+        lambda: record_metrics(old, [(1, {"loss": 1.0})]),
+        lambda: record_log(old, "still here"),
+        lambda: record_saved(old, 9),
+        lambda: succeed(old, outputs=[{"kind": "reward_model", "id": "e" * 64}], result={}),
+        lambda: fail(old, "no"),
+        lambda: finish_cancelled(old),
+        lambda: requeue(old, spend_attempt=True),
+    ]
+    for write in writes:
+        with pytest.raises(FenceLost):
+            write()
+    assert not renew(old).alive
+    assert Run.objects.values().get() == before
+    assert not RunMetrics.objects.exists()
+    assert not RunOutput.objects.exists()
+    assert renew(new).alive
+
+
+def test_nothing_can_be_written_between_the_reaping_and_the_next_claim(run):
+    old = claim(run.pk, "stopped")
+    assert reap(now=later(3600)) == [run.pk]
+    assert not renew(old).alive
+    with pytest.raises(FenceLost):
+        record_progress(old, step=1)
+    run.refresh_from_db()
+    assert (run.state, run.attempt) == ("queued", 1)
+    assert run.events.last().message == "stopped is gone"
+
+
+def test_a_late_renewal_keeps_the_run_where_nobody_took_it(run):
+    held = claim(run.pk, "slow")
+    Run.objects.update(lease_until=later(-30))
+    assert renew(held).alive
+    run.refresh_from_db()
+    assert run.lease_until > later(50)
+
+
+def test_a_lease_without_an_end_is_over(run):
+    claim(run.pk, "one")
+    Run.objects.update(lease_until=None)
+    assert claim(run.pk, "two").fence == 2
+    Run.objects.update(lease_until=None)
+    assert reap(now=timezone.now()) == [run.pk]
+
+
+def test_a_run_is_given_up_after_three_attempts_without_saved_progress(run):
+    for attempt in (1, 2):
+        held = claim(run.pk, "one")
+        assert held.run.attempt == attempt
+        requeue(held, spend_attempt=True, reason="exit -9")
+    held = claim(run.pk, "one")
+    ended = requeue(held, spend_attempt=True, reason="exit -9")
+    assert ended.state == "failed"
+    assert ended.error == "given up after 3 attempts without saved progress between them; the last: exit -9"
+    assert claim(run.pk, "two") is None
+
+
+def test_the_reaper_gives_up_too(run):
+    for _ in range(2):
+        claim(run.pk, "one")
+        assert reap(now=later(3600)) == [run.pk]
+    claim(run.pk, "one")
+    assert reap(now=later(3600)) == []
+    run.refresh_from_db()
+    assert (run.state, run.attempt) == ("failed", 3)
+
+
+def test_saved_progress_gives_the_attempts_back(run):
+    for step in (5, 10, 15, 20):
+        held = claim(run.pk, "one")
+        record_saved(held, step)
+        requeue(held, spend_attempt=True)
+    run.refresh_from_db()
+    assert (run.state, run.attempt, run.saved_step) == ("queued", 0, 20)
+    held = claim(run.pk, "one")
+    record_saved(held, 20)  # no further than before
+    run.refresh_from_db()
+    assert run.attempt == 1
+
+
+def test_a_drained_worker_spends_no_attempt(run):
+    for _ in range(5):
+        requeue(claim(run.pk, "one"), spend_attempt=False)
+    run.refresh_from_db()
+    assert (run.state, run.attempt, run.fence) == ("queued", 0, 5)
+
+
+def test_a_step_that_comes_again_after_a_resume_replaces_its_metrics(run):
+    held = claim(run.pk, "one")
+    record_metrics(held, [(1, {"loss": 1.0}), (2, {"loss": 0.5}), (2, {"loss": 0.4, "accuracy": 1})])
+    record_metrics(held, [(2, {"loss": 0.3}), (3, {"loss": math.nan, "accuracy": math.inf})])
+    assert curves(run) == {"loss": [[1, 1.0], [2, 0.3]]}
+    assert run_detail(run.project, 1).latest == {"loss": None, "accuracy": None}
+
+
+def test_the_log_takes_whatever_a_process_says(run):
+    held = claim(run.pk, "one")
+    record_log(held, "a\0b \ud800 " + "x" * 20_000)
+    message = run_detail(run.project, 1).log[0].message
+    assert len(message) == 10_004
+    assert message.endswith("xxx")
+    fail(held, "Traceback\n" + "y" * 20_000 + " the cause")
+    run.refresh_from_db()
+    assert run.error.endswith("the cause")
+
+
+def test_events_cannot_be_changed(run):
+    for change in (lambda: RunEvent.objects.update(message="x"), lambda: RunEvent.objects.all().delete()):
+        with pytest.raises(IntegrityError, match="append-only"), transaction.atomic():
+            change()
+
+
+def test_a_result_that_is_bit_for_bit_an_older_one_is_its_checkpoint(studio, project):
+    for number in (1, 2):
+        held = claim(reward_run(studio, project).pk, "one")
+        succeed(held, outputs=[{"kind": "reward_model", "id": "d" * 64}], result={})
+        assert held.run.number == number
+    assert Checkpoint.objects.get(kind="reward_model").origin.run.number == 1
+    assert "bit for bit reward model 1, which run 1 made" in run_detail(project, 2).log[0].message
+
+
+def test_a_result_that_cannot_be_recorded_leaves_nothing_behind(run):
+    held = claim(run.pk, "one")
+    outputs = [{"kind": "reward_model", "id": "d" * 64}, {"kind": "reward_model", "id": run.policy.sha256}]
+    with pytest.raises(WrongCheckpoint):  # the second is known as a policy
+        succeed(held, outputs=outputs, result={})
+    run.refresh_from_db()
+    assert run.state == "starting"
+    assert not Checkpoint.objects.filter(sha256="d" * 64).exists()
+    assert not RunOutput.objects.exists()
+
+
+# --- Cancelling ------------------------------------------------------------------------------------------------------
+
+
+def test_a_queued_run_is_cancelled_at_once_and_for_good(studio, run):
+    assert cancel(actor=studio.admin, run=run).state == "cancelled"
+    assert claim(run.pk, "one") is None
+    assert reap(now=later(3600)) == []
+    assert run_detail(run.project, 1).run.finished_at
+
+
+def test_a_held_run_is_cancelled_by_its_holder(studio, run):
+    held = claim(run.pk, "one")
+    assert not renew(held).cancel_requested
+    assert cancel(actor=studio.admin, run=run).state == "cancelling"
+    assert cancel(actor=studio.admin, run=run).state == "cancelling"  # once more does no harm
+    assert renew(held).cancel_requested
+    record_progress(held, step=2)  # what it says meanwhile is heard
+    run.refresh_from_db()
+    assert (run.state, run.step) == ("cancelling", 2)
+    assert finish_cancelled(held).state == "cancelled"
+    assert cancel(actor=studio.admin, run=run).state == "cancelled"
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        lambda held: succeed(held, outputs=[{"kind": "reward_model", "id": "f" * 64}], result={}),
+        lambda held: fail(held, "stopped"),
+        lambda held: requeue(held, spend_attempt=True),
+        lambda held: reap(now=later(3600)),
+    ],
+)
+def test_however_a_cancelled_run_ends_it_is_cancelled_and_has_no_output(studio, run, ending):
+    held = claim(run.pk, "one")
+    cancel(actor=studio.admin, run=run)
+    ending(held)
+    run.refresh_from_db()
+    assert run.state == "cancelled"
+    assert not RunOutput.objects.exists()
+    assert claim(run.pk, "two") is None
+
+
+def test_a_finished_run_cannot_be_cancelled(studio, run):
+    succeed(claim(run.pk, "one"), outputs=[], result={})
+    assert cancel(actor=studio.admin, run=run).state == "succeeded"
+
+
+# --- The reaper ------------------------------------------------------------------------------------------------------
+
+
+def test_the_reaper_names_what_waits_longest_first_and_leaves_live_leases_alone(studio, project):
+    first, second, third = (reward_run(studio, project) for _ in range(3))
+    claim(second.pk, "one")
+    assert reap(now=timezone.now()) == [first.pk, third.pk]
+    assert reap(now=later(3600)) == [first.pk, second.pk, third.pk]
+
+
+def test_a_database_that_has_just_started_gives_holders_time_to_renew(run, settings):
+    claim(run.pk, "one")
+    Run.objects.update(lease_until=later(-1))
+    settings.RUN_LEASE_SECONDS = 10**6  # longer than the test's server has been up
+    assert reap() == []
+    settings.RUN_LEASE_SECONDS = 0
+    assert reap() == [run.pk]
+
+
+# --- The doorbell ----------------------------------------------------------------------------------------------------
+
+
+def test_a_refused_connection_to_the_broker_is_a_warning(settings, caplog):
+    settings.BROKER_URL = "redis://127.0.0.1:1/0"
+    with caplog.at_level(logging.WARNING):
+        assert queue.ring(uuid4()) is False
+    assert "did not take workers.supervise" in caplog.text
+
+
+def test_a_broker_that_accepts_and_never_answers_holds_nobody_up(settings):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        stop = threading.Event()
+
+        def accept():
+            kept = []
+            while not stop.is_set():
+                server.settimeout(0.2)
+                try:
+                    kept.append(server.accept())
+                except TimeoutError:
+                    continue
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        try:
+            settings.BROKER_URL = f"redis://127.0.0.1:{server.getsockname()[1]}/0"
+            started = time.monotonic()
+            assert queue.refill(uuid4()) is False
+            assert time.monotonic() - started < 5
+        finally:
+            stop.set()
+            thread.join()
+
+
+def test_a_message_reaches_its_queue(broker_url):
+    import redis
+
+    run_id = uuid4()
+    assert queue.ring(run_id)
+    assert queue.simulate(run_id, 200)
+    client = redis.Redis.from_url(broker_url)
+    assert (client.llen("train"), client.llen("sample")) == (1, 1)
+    client.flushdb()
