@@ -100,6 +100,8 @@ class Supervisor:
                 self.say("stopping")
                 if check:
                     raise LocalServiceError("stopped before the first pair was there") from None
+            except (OSError, DatabaseError) as error:  # a full disk, a file in the way, a database that went
+                raise LocalServiceError(f"{type(error).__name__}: {error} (logs: {self.logs})") from error
             finally:
                 self.stop()
         return None
