@@ -1,11 +1,15 @@
 """The web process: ``python -m uvicorn webapp.asgi:application``."""
 
 import os
+import warnings
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
 os.environ.setdefault(
     "STEERSMAN_ROLE", "web"
 )  # short statement time-outs and a connection pool; see webapp/settings.py
+
+# WhiteNoise answers with files, which Django reads whole: they are small, and a browser asks for each only once.
+warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous iterators")
 
 from django.core.asgi import get_asgi_application  # noqa: E402
 

@@ -215,6 +215,7 @@ USE_I18N = True
 STATIC_URL = "static/"
 STATIC_ROOT = STEERSMAN_DATA / "static"
 STATICFILES_DIRS = [BASE_DIR / "webapp" / "static"] if (BASE_DIR / "webapp" / "static").is_dir() else []
+WHITENOISE_ALLOW_ALL_ORIGINS = False  # no other site needs our files
 WHITENOISE_USE_FINDERS = DEBUG
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
