@@ -1,0 +1,153 @@
+"""Which curves a run's page draws and in what order. Help text and unit of a metric come from rlhf_core.config."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rlhf_core.config import METRICS
+
+MOST_POINTS = 600  # of one curve; a screen shows no more
+AXIS_UNITS = {"reward": "reward-model units", "share": "%", "reward/nat": "units per nat", "nats/response": "nats"}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One metric as a line."""
+
+    metric: str
+    label: str
+    help: str
+    unit: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One picture: metrics that share a unit."""
+
+    title: str
+    curves: tuple[Curve, ...]
+
+    @property
+    def unit(self) -> str:
+        return self.curves[0].unit
+
+    @property
+    def axis(self) -> str:
+        """What stands along the upright axis: the unit, or the title where there is none."""
+        return AXIS_UNITS.get(self.unit, self.unit) or self.title.lower()
+
+    @property
+    def canvas_unit(self) -> str:
+        """How the script writes values: shares in percent."""
+        return "%" if self.unit == "share" else self.unit
+
+    @property
+    def metrics(self) -> str:
+        return " ".join(curve.metric for curve in self.curves)
+
+    @property
+    def labels(self) -> str:
+        return "|".join(curve.label for curve in self.curves)
+
+    @property
+    def help(self) -> str:
+        return "; ".join(curve.help for curve in self.curves)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Charts that are folded away under one heading."""
+
+    title: str
+    charts: tuple[Chart, ...]
+
+
+MAIN: dict[str, tuple[tuple[str, str], ...]] = {
+    "reward": (("Loss", "loss"), ("Accuracy", "accuracy holdout_accuracy")),
+    "policy": (
+        ("Reward", "reward score"),
+        ("KL to the parent", "kl"),
+        ("Entropy", "entropy"),
+        ("Response length", "response_length"),
+    ),
+}
+FOLDED: dict[str, tuple[tuple[str, tuple[tuple[str, str], ...]], ...]] = {
+    "reward": (
+        ("Losses by kind of rating", (("Comparisons", "comparison_loss"), ("Single answers", "score_loss"))),
+        (
+            "Held-out prompts",
+            (("Order of single answers", "holdout_concordance"), ("Verdicts measured", "holdout_count")),
+        ),
+        ("Optimiser and speed", ()),
+    ),
+    "policy": (
+        (
+            "Responses",
+            (("How responses end", "end_rate truncated_rate"), ("Variety of word pairs", "distinct_2")),
+        ),
+        ("Drift", (("Unbiased KL estimate", "k3"), ("KL coefficient", "kl_coefficient"))),
+        (
+            "Clipping",
+            (
+                ("Probability ratio", "ratio_min ratio_max"),
+                ("Clipped", "clip_fraction value_clip_fraction"),
+            ),
+        ),
+        (
+            "Losses",
+            (
+                ("Policy loss", "policy_loss"),
+                ("Value loss", "value_loss"),
+                ("Explained variance", "explained_variance"),
+            ),
+        ),
+        ("Optimiser and speed", (("Gradient norm", "actor_grad_norm critic_grad_norm"),)),
+    ),
+}
+LABELS = {
+    "holdout_accuracy": "held out",
+    "accuracy": "training",
+    "end_rate": "end",
+    "truncated_rate": "cut",
+    "ratio_min": "least",
+    "ratio_max": "most",
+    "clip_fraction": "policy",
+    "value_clip_fraction": "value",
+    "actor_grad_norm": "policy",
+    "critic_grad_norm": "critic",
+    "k3": "k3 estimate",
+}
+
+
+def curve(kind: str, metric: str) -> Curve:
+    help, unit = METRICS[kind][metric]
+    return Curve(metric, LABELS.get(metric, metric.replace("_", " ")), help, unit)
+
+
+def chart(kind: str, title: str, metrics: str) -> Chart:
+    return Chart(title, tuple(curve(kind, metric) for metric in metrics.split()))
+
+
+def main_charts(kind: str) -> tuple[Chart, ...]:
+    """What one looks at first."""
+    return tuple(chart(kind, title, metrics) for title, metrics in MAIN[kind])
+
+
+def folded_charts(kind: str) -> tuple[Group, ...]:
+    """The rest by group; a metric that no chart names is drawn by itself in the last group, so none is lost."""
+    groups = [Group(title, tuple(chart(kind, *each) for each in charts)) for title, charts in FOLDED[kind]]
+    drawn = {one.metric for each in main_charts(kind) for one in each.curves}
+    drawn |= {one.metric for group in groups for each in group.charts for one in each.curves}
+    rest = [chart(kind, name.replace("_", " ").capitalize(), name) for name in METRICS[kind] if name not in drawn]
+    last = groups[-1]
+    return (*groups[:-1], Group(last.title, (*last.charts, *rest)))
+
+
+def thin(points: Sequence[Sequence[float]], most: int = MOST_POINTS) -> list[Sequence[float]]:
+    """At most about ``most`` points, evenly spread, the first and the last kept."""
+    if len(points) <= most:
+        return list(points)
+    stride = -(-len(points) // most)
+    kept = list(points[::stride])
+    if kept[-1] != points[-1]:
+        kept.append(points[-1])
+    return kept

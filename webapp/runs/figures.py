@@ -1,0 +1,83 @@
+"""Numbers as pages say them: durations, intervals, values with their unit; pure functions."""
+
+from datetime import datetime, timedelta
+from math import floor, log10, sqrt
+from typing import Any
+
+EMPTY = "–"
+MINUS = "\N{MINUS SIGN}"
+
+
+def say_duration(seconds: float | None) -> str:
+    """``221.4`` -> ``3 min 41 s``; below ten seconds one decimal, above a day hours."""
+    if seconds is None:
+        return EMPTY
+    if seconds < 9.95:
+        return f"{max(seconds, 0.0):.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,} h {minutes} min" if minutes else f"{hours:,} h"
+
+
+def say_about(seconds: float | None) -> str:
+    """A duration that is only estimated: ``about 4 min``, never to the second above a minute."""
+    if seconds is None:
+        return ""
+    if seconds < 55:
+        return f"about {max(5, 5 * round(seconds / 5))} s"
+    return f"about {say_duration(60 * max(1, round(seconds / 60)))}"
+
+
+def say_value(value: Any, unit: str = "") -> str:
+    """A metric's value, short: three figures or so, shares in percent, the unit left to the caller."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return EMPTY
+    if value != value:
+        return "not a number"
+    if unit == "share":
+        return f"{100 * value:.1f} %".replace("-", MINUS)
+    return say_number(value).replace("-", MINUS)
+
+
+def say_number(value: float) -> str:
+    size = abs(value)
+    if size == 0:
+        return "0"
+    if size < 1e-4:
+        digits, power = f"{value:.1e}".split("e")
+        return f"{digits}e{int(power)}"
+    if size < 0.01:
+        return f"{value:.{1 - floor(log10(size))}f}"
+    decimals = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3
+    return f"{value:,.{decimals}f}"
+
+
+def interval_of_share(share: float, count: int) -> tuple[float, float] | None:
+    """The 95 % Wilson interval of a share seen in ``count`` independent cases; none without cases.
+
+    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
+    """
+    if count <= 0:
+        return None
+    z = 1.959964
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def say_interval(share: float, count: int) -> str:
+    """``62–80``: the interval's ends in percent."""
+    ends = interval_of_share(share, count)
+    return f"{100 * ends[0]:.0f}–{100 * ends[1]:.0f}" if ends else ""
+
+
+def seconds_left(started_at: datetime | None, now: datetime, step: int, total_steps: int | None) -> float | None:
+    """Time to the end if the rest goes as fast as what is done; none before the first step."""
+    if started_at is None or not total_steps or step < 1 or step >= total_steps:
+        return None
+    return (now - started_at) / timedelta(seconds=1) / step * (total_steps - step)

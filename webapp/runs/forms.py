@@ -1,0 +1,241 @@
+"""The forms that start runs, built from the settings' own metadata: name, help text, range and unit stand there."""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from typing import Any, get_args, get_type_hints
+
+from django import forms
+from django.core.exceptions import ValidationError
+
+from rlhf_core.config import (
+    PRESETS,
+    RUN_CONFIGS,
+    Settings,
+    check_value,
+    settings_from_dict,
+    settings_to_dict,
+)
+from rlhf_core.errors import ConfigError
+from webapp.projects.models import Project
+from webapp.registry.models import Checkpoint
+from webapp.registry.selectors import reward_models
+
+SHORT = {"kl": "KL", "lora": "LoRA", "ppo": "PPO", "gae": "GAE"}
+
+
+def words(name: str) -> str:
+    """A setting's name as it is read: ``kl_target`` -> ``KL target``."""
+    spoken = " ".join(SHORT.get(word, word) for word in name.split("_"))
+    return spoken[0].upper() + spoken[1:]
+
+
+def range_in_words(metadata: Mapping[str, Any]) -> str:
+    """The permitted range as one says it: ``1 to 1,000,000``, ``above 0, up to 1``."""
+    low, high, above = (say_bound(metadata[name]) for name in ("minimum", "maximum", "above"))
+    if low and high:
+        return f"{low} to {high}"
+    if above and high:
+        return f"above {above}, up to {high}"
+    if low or above:
+        return f"{low} or more" if low else f"above {above}"
+    return f"up to {high}" if high else "any number"
+
+
+def say_bound(value: float | None) -> str:
+    return "" if value is None else f"{value:,.10g}"
+
+
+class SettingField(forms.Field):
+    """One setting of a stage: its help, unit and permitted values are the settings' own."""
+
+    def __init__(self, name: str, hint: Any, metadata: Mapping[str, Any], default: Any, widget: forms.Widget) -> None:
+        self.name, self.hint, self.metadata = name, hint, metadata
+        self.unit, self.is_advanced, self.permitted = metadata["unit"], metadata["advanced"], ""
+        super().__init__(required=False, label=words(name), help_text=metadata["help"], initial=default, widget=widget)
+
+
+class SwitchField(SettingField):
+    """A setting that is on or off."""
+
+    def __init__(self, name: str, hint: Any, metadata: Mapping[str, Any], default: Any) -> None:
+        super().__init__(name, hint, metadata, default, forms.CheckboxInput())
+
+    def to_python(self, value: Any) -> bool:
+        return bool(value) and str(value) != "False"
+
+
+class OneOfField(SettingField):
+    """A setting that is one of a few words."""
+
+    def __init__(self, name: str, hint: Any, metadata: Mapping[str, Any], default: Any) -> None:
+        self.words = get_args(hint)
+        super().__init__(name, hint, metadata, default, forms.Select(choices=[(word, word) for word in self.words]))
+        self.permitted = "one of " + ", ".join(self.words)
+
+    def to_python(self, value: Any) -> str:
+        if value not in self.words:
+            raise ValidationError(f"{self.label} = {str(value)[:40]!r} is not permitted: {self.permitted}.")
+        return str(value)
+
+
+class NumberField(SettingField):
+    """A number. What it refuses, it refuses in the settings' own words: name, value, permitted range."""
+
+    def __init__(self, name: str, hint: Any, metadata: Mapping[str, Any], default: Any) -> None:
+        choices = get_args(hint)
+        self.is_optional = type(None) in choices
+        self.number_type = next((kind for kind in choices if kind is not type(None)), hint)
+        mode = "numeric" if self.number_type is int else "decimal"
+        widget = forms.TextInput(attrs={"inputmode": mode, "autocomplete": "off", "class": "number"})
+        super().__init__(name, hint, metadata, default, widget)
+        self.permitted = range_in_words(metadata) + (", or empty" if self.is_optional else "")
+
+    def prepare_value(self, value: Any) -> Any:
+        """Numbers as one would write them: 0.0003, not 3e-04 nor 0.00029999."""
+        if isinstance(value, float):
+            return f"{value:.10f}".rstrip("0").rstrip(".") if 1e-6 <= abs(value) < 1e6 else f"{value:g}"
+        return "" if value is None else value
+
+    def to_python(self, value: Any) -> Any:
+        text = str(value if value is not None else "").strip()
+        if not text:
+            if self.is_optional:
+                return None
+            raise ValidationError(f"{self.label} is empty; permitted is {self.permitted}.", code="empty")
+        try:
+            number = self.number_type(text)
+        except ValueError:
+            kind = "a whole number" if self.number_type is int else "a number"
+            raise ValidationError(
+                f"{self.label} = {text[:40]!r} is not permitted: {kind}, {self.permitted}.", code="type"
+            ) from None
+        try:
+            check_value(self.name, number, self.hint, self.metadata)
+        except ConfigError:
+            raise ValidationError(
+                f"{self.label} = {text[:40]} is not permitted: {self.permitted}.", code="range"
+            ) from None
+        return number
+
+
+def field_for(name: str, hint: Any, metadata: Mapping[str, Any], default: Any) -> SettingField:
+    """The form field of one setting, by its type."""
+    if hint is bool:
+        return SwitchField(name, hint, metadata, default)
+    if all(isinstance(choice, str) for choice in get_args(hint)) and get_args(hint):
+        return OneOfField(name, hint, metadata, default)
+    return NumberField(name, hint, metadata, default)
+
+
+class SettingsForm(forms.Form):
+    """The settings of one stage, with the key that makes a double click one run."""
+
+    settings_type: type[Settings]
+    settings: Settings  # once valid
+    prefilled_from = ""
+    request_id = forms.UUIDField(widget=forms.HiddenInput, initial=uuid.uuid4)
+
+    def __init__(self, *args: Any, settings: Settings | None = None, **kwargs: Any) -> None:
+        if settings is not None:
+            kwargs["initial"] = {**settings_to_dict(settings), **kwargs.get("initial", {})}
+        super().__init__(*args, **kwargs)
+        hints = get_type_hints(self.settings_type)
+        for item in fields(self.settings_type):  # type: ignore[arg-type]
+            default = None if item.default is MISSING else item.default
+            self.fields[item.name] = field_for(item.name, hints[item.name], item.metadata, default)
+
+    @property
+    def setting_names(self) -> list[str]:
+        return [item.name for item in fields(self.settings_type)]  # type: ignore[arg-type]
+
+    def bound_settings(self, *, advanced: bool) -> list[forms.BoundField]:
+        """The fields of the settings, the plain or the advanced ones."""
+        named = [(self.fields[name], self[name]) for name in self.setting_names]
+        return [bound for field, bound in named if isinstance(field, SettingField) and field.is_advanced is advanced]
+
+    def plain(self) -> list[forms.BoundField]:
+        return self.bound_settings(advanced=False)
+
+    def advanced(self) -> list[forms.BoundField]:
+        return self.bound_settings(advanced=True)
+
+    def advanced_has_errors(self) -> bool:
+        return any(bound.errors for bound in self.advanced())
+
+    def clean(self) -> dict[str, Any]:
+        """Settings that only fit together in part are refused at the field that the error names."""
+        values = super().clean() or self.cleaned_data
+        if not self.errors:
+            try:
+                self.settings = settings_from_dict(
+                    self.settings_type, {name: values[name] for name in self.setting_names}
+                )
+            except ConfigError as error:
+                self.add_error(
+                    error.field if error.field in self.fields else None,
+                    f"{words(error.field)} = {error.value} is not permitted: {error.permitted}.",
+                )
+        return values
+
+
+class RewardModelField(forms.ModelChoiceField):
+    """A reward model, named with how often it agrees with raters."""
+
+    def label_from_instance(self, checkpoint: Any) -> str:
+        return describe_reward_model(checkpoint)
+
+
+class RewardRunForm(SettingsForm):
+    """Settings of a reward model's training."""
+
+    settings_type = RUN_CONFIGS["reward"]
+
+
+class PolicyRunForm(SettingsForm):
+    """Settings of PPO, and the reward model that it follows."""
+
+    settings_type = RUN_CONFIGS["policy"]
+    reward_model = RewardModelField(
+        Checkpoint.objects.none(),
+        empty_label=None,
+        help_text="what the policy learns to please; the newest knows the most ratings",
+        error_messages={"invalid_choice": "That reward model is not one of this project's."},
+    )
+
+    def __init__(self, *args: Any, project: Project, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        field = self.fields["reward_model"]
+        assert isinstance(field, forms.ModelChoiceField)
+        field.queryset = reward_models(project)
+        if newest := field.queryset.first():
+            self.initial.setdefault("reward_model", newest.pk)
+
+
+class PresetForm(forms.Form):
+    """One click: a named preset, and for PPO the reward model."""
+
+    request_id = forms.UUIDField(widget=forms.HiddenInput)
+    preset = forms.CharField()
+    reward_model = forms.ModelChoiceField(Checkpoint.objects.none(), required=False)
+
+    def __init__(self, *args: Any, kind: str, project: Project, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.kind = kind
+        field = self.fields["reward_model"]
+        assert isinstance(field, forms.ModelChoiceField)
+        field.queryset = reward_models(project)
+
+    def clean_preset(self) -> Settings:
+        presets = PRESETS[self.kind]
+        name = self.cleaned_data["preset"]
+        if name not in presets:
+            raise ValidationError(f"There is no preset {name[:40]!r}; there are {', '.join(presets)}.")
+        return presets[name]
+
+
+def describe_reward_model(checkpoint: Checkpoint) -> str:
+    """A reward model as an option reads: its number and how often it agrees with raters."""
+    accuracy = checkpoint.metrics.get("holdout_accuracy")
+    measured = f", {100 * accuracy:.1f} % of held-out comparisons" if isinstance(accuracy, int | float) else ""
+    return f"reward model {checkpoint.version}{measured}"

@@ -1,0 +1,456 @@
+"""What the admin's pages show beside what the selectors give: what to do next, counts by source, a run's live part.
+
+Stands above the selectors and below the views; it changes nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+
+from django.core.paginator import Page, Paginator
+from django.db.models import Count, Max, Q, QuerySet
+
+from rlhf_core.config import METRICS, PRESETS, RUN_CONFIGS, RewardConfig
+from webapp.feedback.models import Comparison, Rating, Sample
+from webapp.feedback.selectors import with_samples
+from webapp.projects.models import Membership, Project
+from webapp.quality.models import Dataset
+from webapp.quality.selectors import RatingCounts
+from webapp.registry.models import Checkpoint, Promotion
+from webapp.registry.selectors import promotions, serving
+from webapp.runs import selectors
+from webapp.runs.charts import AXIS_UNITS
+from webapp.runs.figures import seconds_left
+from webapp.runs.models import Run, RunEvent, RunMetrics
+
+LIVE = tuple(state for state in Run.State if state not in Run.FINISHED)
+VERSIONS_SHOWN = 20
+RUNS_SHOWN = 8
+LOG_LINES = 200
+ROWS_LOOKED_AT = 100  # for a metric's first and last value; some are reported only now and then
+SAMPLES_A_PAGE = 8
+RATINGS_A_PAGE = 20
+RUNS_A_PAGE = 50
+STEP_NAMES = {"reward": "step", "policy": "update"}
+
+
+# --- Ratings, counted ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many ratings, by where they come from; simulated ones are never hidden in a total."""
+
+    total: int
+    human: int
+    demo: int
+    simulated: int
+    ai: int
+    raters: int
+    ties: int
+
+
+def counts_of(dataset: Dataset | None) -> Counts | None:
+    """The counts that were written down when a dataset was frozen."""
+    if dataset is None:
+        return None
+    counts, sources = dataset.counts, dataset.counts.get("sources", {})
+    named = {name: sources.get(name, 0) for name in ("human", "demo", "simulated", "ai")}
+    return Counts(total=counts.get("total", 0), raters=counts.get("raters", 0), ties=counts.get("ties", 0), **named)
+
+
+def counts_now(found: RatingCounts) -> Counts:
+    """What a dataset frozen now would hold."""
+    return Counts(
+        total=found.total,
+        human=found.human,
+        demo=found.demo,
+        simulated=found.simulated,
+        ai=0,
+        raters=found.raters,
+        ties=found.ties,
+    )
+
+
+# --- The loop board --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Version:
+    """A row of the board: a policy, what made it, and what can be done with it."""
+
+    cycle: selectors.Cycle
+    parent: Checkpoint | None
+
+    @property
+    def policy(self) -> Checkpoint:
+        return self.cycle.policy
+
+    @property
+    def run(self) -> Run | None:
+        return self.cycle.run
+
+    @property
+    def counts(self) -> Counts | None:
+        return counts_of(self.cycle.dataset)
+
+    @property
+    def is_serving(self) -> bool:
+        return self.cycle.is_serving
+
+    @property
+    def is_candidate(self) -> bool:
+        return not self.cycle.is_serving and self.cycle.served_at is None
+
+    @property
+    def seconds(self) -> float | None:
+        return duration_of(self.run)
+
+    @property
+    def accuracy(self) -> Any:
+        return self.cycle.reward_model.metrics.get("holdout_accuracy") if self.cycle.reward_model else None
+
+    @property
+    def accuracy_count(self) -> int:
+        return holdout_count(self.cycle.reward_model)
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """The loop board with what follows from it."""
+
+    board: selectors.Board
+    raters: int
+
+    @property
+    def versions(self) -> list[Version]:
+        known = {cycle.policy.pk: cycle.policy for cycle in self.board.cycles}
+
+        def find(cycle: selectors.Cycle) -> Checkpoint | None:
+            return known.get(cycle.policy.parent_id) if cycle.policy.parent_id else None
+
+        return [Version(cycle, find(cycle)) for cycle in self.board.cycles[:VERSIONS_SHOWN]]
+
+    @property
+    def hidden_versions(self) -> int:
+        return max(0, len(self.board.cycles) - VERSIONS_SHOWN)
+
+    @property
+    def recent(self) -> Sequence[Run]:
+        return with_seconds(self.board.runs[:RUNS_SHOWN])
+
+    @property
+    def usable(self) -> Counts:
+        return counts_now(self.board.usable)
+
+    @property
+    def live(self) -> Run | None:
+        """The run that trains now, else the one that waits longest."""
+        active = sorted(self.board.active_runs, key=lambda run: (run.state == Run.State.QUEUED, run.number))
+        return active[0] if active else None
+
+    @property
+    def reward_model(self) -> Checkpoint | None:
+        return next(iter(self.board.reward_models), None)
+
+    @property
+    def reward_model_is_used(self) -> bool:
+        newest = self.reward_model
+        return newest is None or any(cycle.reward_model == newest for cycle in self.board.cycles)
+
+    @property
+    def candidate(self) -> Checkpoint | None:
+        """The newest policy, if a run made it and it has never served."""
+        newest = self.versions[0] if self.board.cycles else None
+        return newest.policy if newest and newest.is_candidate and newest.run else None
+
+    @property
+    def last_policy_run(self) -> Run | None:
+        return next((run for run in self.board.runs if run.kind == Run.Kind.POLICY and run.step), None)
+
+    @property
+    def last_seconds(self) -> Mapping[str, float]:
+        """How long the last successful run of each kind took."""
+        found: dict[str, float] = {}
+        for run in self.board.runs:
+            seconds = duration_of(run)
+            if run.state == Run.State.SUCCEEDED and seconds is not None:
+                found.setdefault(run.kind, seconds)
+        return found
+
+    @property
+    def needed(self) -> int:
+        """Ratings that a training with the first preset asks for."""
+        preset = next(iter(PRESETS["reward"].values()))
+        assert isinstance(preset, RewardConfig)
+        return preset.minimum_ratings
+
+    @property
+    def missing(self) -> int:
+        return max(0, self.needed - self.board.new_ratings)
+
+    @property
+    def may_train(self) -> bool:
+        return self.board.new_ratings >= self.needed
+
+    @property
+    def next_step(self) -> str:
+        """What to do now: ``prepare``, ``follow``, ``promote``, ``improve``, ``train``, ``start`` or ``collect``."""
+        if self.board.serving is None:
+            return "prepare"
+        if self.live is not None:
+            return "follow"
+        if self.candidate is not None:
+            return "promote"
+        if not self.reward_model_is_used:
+            return "improve"
+        if self.may_train:
+            return "train"
+        return "start" if self.board.usable.total == 0 and self.reward_model is None else "collect"
+
+
+def look_at_board(project: Project) -> Outlook:
+    """The loop board of a project; as many queries for a large project as for a small one."""
+    people = Membership.objects.filter(project=project, role=Membership.Role.RATER, user__is_simulated=False)
+    return Outlook(board=selectors.board(project), raters=people.count())
+
+
+def simulated_ratings(project: Project) -> int:
+    """Ratings that simulated raters have given."""
+    return Rating.objects.filter(project=project, source=Rating.Source.SIMULATED, revision=1).count()
+
+
+# --- A run -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LastValue:
+    """First and last value of one metric, for the table."""
+
+    metric: str
+    help: str
+    unit: str
+    first: float | None
+    value: float | None
+
+    @property
+    def spoken_unit(self) -> str:
+        return "" if self.unit == "share" else AXIS_UNITS.get(self.unit, self.unit)
+
+
+@dataclass(frozen=True)
+class ShownSetting:
+    """One setting of a run with what it does."""
+
+    name: str
+    value: Any
+    unit: str
+    help: str
+
+
+@dataclass(frozen=True)
+class Live:
+    """What changes while a run goes on."""
+
+    run: Run
+    left: float | None
+    took: float | None
+    ahead: int
+    outputs: Sequence[Checkpoint]
+    serving_id: Any
+    last_values: Sequence[LastValue]
+    log: Sequence[RunEvent]
+    log_is_cut: bool
+    version: str
+    step_name: str
+
+    @property
+    def accuracy(self) -> Any:
+        return next((made.metrics.get("holdout_accuracy") for made in self.outputs), None)
+
+    @property
+    def accuracy_count(self) -> int:
+        return next((holdout_count(made) for made in self.outputs), 0)
+
+
+def holdout_count(reward_model: Checkpoint | None) -> int:
+    """Comparisons that a reward model's accuracy was measured on."""
+    return int(reward_model.metrics.get("holdout_count") or 0) if reward_model else 0
+
+
+def duration_of(run: Run | None) -> float | None:
+    """Seconds from a run's first start to its end; none while it goes on."""
+    if run is None or run.started_at is None or run.finished_at is None:
+        return None
+    return (run.finished_at - run.started_at).total_seconds()
+
+
+def with_seconds(runs: Sequence[Run]) -> Sequence[Run]:
+    """The runs, each with how long it took as ``seconds``."""
+    for run in runs:
+        run.seconds = duration_of(run)  # type: ignore[attr-defined]
+    return runs
+
+
+def find_run(project: Project, number: int) -> Run:
+    """A run of this project with what its page names. Raises Run.DoesNotExist."""
+    return Run.objects.select_related("project", "policy", "reward_model__origin__run", "dataset", "started_by").get(
+        project=project, number=number
+    )
+
+
+def version_of(run: Run) -> str:
+    """Changes whenever anything that the live part of a run's page shows has changed."""
+    last = RunEvent.objects.filter(run=run).aggregate(last=Max("id"))["last"] or 0
+    pointer = serving(run.project)
+    points = RunMetrics.objects.filter(run=run).aggregate(last=Max("step"), rows=Count("pk"))
+    marks: list[Any] = [run.state, run.fence, run.attempt, run.step, run.phase, run.total_steps]
+    marks += [last, points["last"], points["rows"], pointer.epoch if pointer else 0]
+    return "-".join(str(mark).replace(" ", "_") for mark in marks)
+
+
+def read_live(run: Run, *, now: datetime) -> Live:
+    """The live part of a run's page."""
+    metrics = RunMetrics.objects.filter(run=run).values_list("values", flat=True)
+    first = list(metrics.order_by("step")[:ROWS_LOOKED_AT])
+    last = list(metrics.order_by("-step")[:ROWS_LOOKED_AT])[::-1]
+    log = list(RunEvent.objects.filter(run=run).order_by("-id")[: LOG_LINES + 1])
+    pointer = serving(run.project)
+    queued_before = Q(created_at__lt=run.created_at) & Q(state__in=LIVE)
+    return Live(
+        run=run,
+        left=seconds_left(run.started_at, now, run.step, run.total_steps),
+        took=duration_of(run),
+        ahead=Run.objects.filter(queued_before).count() if run.state == Run.State.QUEUED else 0,
+        outputs=[output.checkpoint for output in run.run_outputs.select_related("checkpoint")],
+        serving_id=pointer.checkpoint_id if pointer else None,
+        last_values=read_last_values(run.kind, [*first, *last]),
+        log=log[:LOG_LINES],
+        log_is_cut=len(log) > LOG_LINES,
+        version=version_of(run),
+        step_name=STEP_NAMES[run.kind],
+    )
+
+
+def read_last_values(kind: str, rows: Sequence[Mapping[str, Any]]) -> list[LastValue]:
+    """First and last value of every metric that ``rows`` report, in the order of METRICS."""
+    found = []
+    for name, (help, unit) in METRICS[kind].items():
+        values = [row[name] for row in rows if row.get(name) is not None]
+        if values:
+            found.append(LastValue(name, help, unit, values[0], values[-1]))
+    return found
+
+
+def shown_settings(run: Run) -> list[ShownSetting]:
+    """The settings that a run was started with; one that today's program no longer has is shown too."""
+    described = {item.name: item for item in fields(RUN_CONFIGS[run.kind])}  # type: ignore[arg-type]
+    shown = []
+    for name, value in run.config.items():
+        metadata = described[name].metadata if name in described else {"unit": "", "help": "no longer a setting"}
+        shown.append(ShownSetting(name, value, metadata["unit"], metadata["help"]))
+    return shown
+
+
+def runs_page(project: Project, page: str | None) -> Page[Run]:
+    """Every run of a project, the newest first."""
+    found = Paginator(selectors.runs_of(project), RUNS_A_PAGE).get_page(page)
+    found.object_list = with_seconds(list(found.object_list))
+    return found
+
+
+# --- A policy --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The way back from a policy to the ratings behind it."""
+
+    run: Run | None
+    parent: Checkpoint | None
+    reward_model: Checkpoint | None
+    reward_run: Run | None
+    dataset: Dataset | None
+
+    @property
+    def counts(self) -> Counts | None:
+        return counts_of(self.dataset)
+
+
+def origin_of(policy: Checkpoint) -> Origin:
+    """policy -> PPO run -> reward model -> reward run -> dataset, as far as it goes."""
+    steps = {step.checkpoint.pk: step for step in selectors.lineage_of(policy)}
+    own = steps[policy.pk]
+    taught_by = steps.get(own.reward_model.pk) if own.reward_model else None
+    return Origin(
+        run=own.run,
+        parent=own.parent,
+        reward_model=own.reward_model,
+        reward_run=taught_by.run if taught_by else None,
+        dataset=taught_by.dataset if taught_by else None,
+    )
+
+
+def find_policy(project: Project, version: int) -> Checkpoint:
+    """A policy of this project. Raises Checkpoint.DoesNotExist."""
+    return Checkpoint.objects.select_related("parent", "project").get(
+        project=project, kind=Checkpoint.Kind.POLICY, version=version
+    )
+
+
+def samples_of(policy: Checkpoint, page: str | None) -> Page[Sample]:
+    """Samples of a policy, the newest first."""
+    samples = Sample.objects.filter(checkpoint=policy).select_related("prompt", "sampling").order_by("-id")
+    return Paginator(samples, SAMPLES_A_PAGE).get_page(page)
+
+
+def promotions_of(policy: Checkpoint) -> QuerySet[Promotion]:
+    """When this policy began to serve, was given other sampling settings or was replaced; the latest first."""
+    return promotions(policy.project).filter(Q(to_checkpoint=policy) | Q(from_checkpoint=policy))
+
+
+# --- Ratings behind a model ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ShownRating:
+    """A rating as an admin reads it: what was better, in words."""
+
+    rating: Rating
+    better: Sample
+    worse: Sample | None
+
+    @property
+    def is_tie(self) -> bool:
+        return self.worse is not None and self.rating.verdict == 0
+
+    @property
+    def words(self) -> str:
+        rating = self.rating
+        if rating.comparison.kind == Comparison.Kind.SINGLE:
+            return f"{rating.verdict} of 5"
+        if rating.both_bad:
+            return "both bad"
+        return {0: "a tie", 1: "slightly better", 2: "clearly better", 3: "much better"}[abs(rating.verdict)]
+
+
+def ratings_in(dataset: Dataset, *, source: str, page: str | None) -> tuple[Page[Rating], list[ShownRating]]:
+    """The ratings of a dataset, newest first; constant in queries."""
+    ratings = with_samples(Rating.objects.filter(items__dataset=dataset)).order_by("-created_at", "-id")
+    if source in Rating.Source.values:
+        ratings = ratings.filter(source=source)
+    found = Paginator(ratings, RATINGS_A_PAGE).get_page(page)
+    return found, [show_rating(rating) for rating in found]
+
+
+def show_rating(rating: Rating) -> ShownRating:
+    first, second = rating.comparison.first, rating.comparison.second
+    if second is not None and prefers_second(rating):
+        return ShownRating(rating, second, first)
+    return ShownRating(rating, first, second)
+
+
+def prefers_second(rating: Rating) -> bool:
+    """A pair's verdict runs from -3 to +3 along the canonical order of its samples."""
+    return rating.verdict < 0

@@ -1,0 +1,27 @@
+"""Numbers in templates; the words are made in webapp/runs/figures.py."""
+
+from typing import Any
+
+from django import template
+
+from webapp.runs import figures
+
+register = template.Library()
+
+register.filter("duration", figures.say_duration)
+register.filter("about", figures.say_about)
+register.filter("value", figures.say_value)
+
+
+@register.filter
+def interval(share: Any, count: Any) -> str:
+    """The 95 % interval of a share, in percent; empty where either is missing."""
+    if not isinstance(share, int | float) or not isinstance(count, int):
+        return ""
+    return figures.say_interval(share, count)
+
+
+@register.filter
+def signed(value: int) -> str:
+    """A whole number with its sign, a true minus."""
+    return f"+{value}" if value > 0 else str(value).replace("-", "\N{MINUS SIGN}")

@@ -1,0 +1,523 @@
+"""The admin's pages: the loop board, runs, policies and the ratings behind them."""
+
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from functools import wraps
+from typing import Any
+
+from django.contrib import messages
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseNotModified, JsonResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.cache import patch_vary_headers
+from django.utils.http import quote_etag
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from rlhf_core.config import PRESETS, RUN_CONFIGS, PolicyConfig, RewardConfig, Settings, settings_from_dict
+from rlhf_core.errors import ConfigError
+from webapp import queue
+from webapp.accounts.services import record_audit
+from webapp.errors import NotEnoughFeedback, OneSidedFeedback, PromotionConflict, StudioError
+from webapp.feedback.models import Rating
+from webapp.projects.access import MemberRequest, admin_required
+from webapp.projects.models import Project
+from webapp.quality.models import Dataset
+from webapp.quality.selectors import usable_ratings
+from webapp.registry import services as registry
+from webapp.registry.forms import PromoteForm
+from webapp.registry.models import Checkpoint
+from webapp.registry.selectors import serving
+from webapp.runs import charts, pages, selectors, services
+from webapp.runs.figures import seconds_left
+from webapp.runs.forms import PolicyRunForm, PresetForm, RewardRunForm, SettingsForm, describe_reward_model
+from webapp.runs.models import Run
+
+STOP_POLLING = 286  # htmx swaps the answer in and asks no more
+SIMULATED_AT_ONCE = 200
+SIMULATING_SECONDS = 15 * 60  # after that the board no longer waits for simulated raters
+TITLES = {"reward": "Train reward model", "policy": "Improve policy (PPO)"}
+PRESET_WORDS = {
+    ("reward", "CPU"): ("On two CPU cores", "One to two minutes for 400 ratings with the demo policy."),
+    ("reward", "GPU"): ("On a GPU", "Larger steps, and all weights learn instead of adapters."),
+    ("policy", "CPU"): ("On two CPU cores", "About four minutes with the demo policy."),
+    ("policy", "GPU"): ("On a GPU", "More updates on larger rounds: hours on a CPU."),
+}
+
+
+def not_modified(request: HttpRequest, version: str) -> HttpResponse | None:
+    """304 where the browser has this version already."""
+    etag = quote_etag(version)
+    if etag in request.headers.get("If-None-Match", ""):
+        return tag(HttpResponseNotModified(), version)
+    return None
+
+
+def tag(response: HttpResponse, version: str) -> HttpResponse:
+    """Let the browser keep the answer, and ask each time whether it still holds."""
+    response["ETag"] = quote_etag(version)
+    response["Cache-Control"] = "private, no-cache"
+    patch_vary_headers(response, ["HX-Request", "Cookie"])
+    return response
+
+
+def run_page(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponse]:
+    """The view takes the run in place of its number; an unknown number is 404."""
+
+    @admin_required
+    @wraps(view)
+    def guarded(request: MemberRequest, project: Project, number: int) -> Any:
+        try:
+            run = pages.find_run(project, number)
+        except Run.DoesNotExist:
+            raise Http404(f"{project} has no run {number}") from None
+        return view(request, project, run)
+
+    return guarded
+
+
+def policy_page(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponse]:
+    """The view takes the policy in place of its version; an unknown version is 404."""
+
+    @admin_required
+    @wraps(view)
+    def guarded(request: MemberRequest, project: Project, version: int) -> Any:
+        try:
+            policy = pages.find_policy(project, version)
+        except Checkpoint.DoesNotExist:
+            raise Http404(f"{project} has no policy {version}") from None
+        return view(request, project, policy)
+
+    return guarded
+
+
+# --- The loop board --------------------------------------------------------------------------------------------------
+
+
+@require_GET
+@admin_required
+def board(request: MemberRequest, project: Project) -> HttpResponse:
+    """The loop: what serves, what to do next, every version. While something goes on, its fragment is polled."""
+    found = pages.look_at_board(project)
+    simulating = read_simulating(request, project)
+    is_live = found.live is not None or simulating is not None
+    if request.htmx and not is_live:
+        return HttpResponse(status=STOP_POLLING, headers={"HX-Refresh": "true"})  # the tables below changed too
+    context = {
+        "project": project,
+        "is_admin": True,
+        "here": "loop",
+        "look": found,
+        "board": found.board,
+        "simulating": simulating,
+        "is_live": is_live,
+        "simulated_at_once": SIMULATED_AT_ONCE,
+        "live_left": left_of(found.live),
+        "live_step_name": pages.STEP_NAMES[found.live.kind] if found.live else "",
+    }
+    if request.htmx:
+        return tag(render(request, "runs/_now.html", context), uuid.uuid4().hex)
+    if run := found.last_policy_run:
+        context |= {
+            "charts": charts.main_charts(run.kind)[:2],
+            "step_name": pages.STEP_NAMES[run.kind],
+            "curves_url": reverse("runs:curves", args=[project.slug, run.number]),
+        }
+    response = render(request, "runs/board.html", context)
+    patch_vary_headers(response, ["HX-Request"])
+    return response
+
+
+def left_of(run: Run | None) -> float | None:
+    if run is None:
+        return None
+    return seconds_left(run.started_at, timezone.now(), run.step, run.total_steps)
+
+
+@require_POST
+@admin_required
+def simulate(request: MemberRequest, project: Project) -> HttpResponse:
+    """Ask simulated raters for a first batch of ratings; they are marked as simulated wherever they are shown."""
+    if read_simulating(request, project) is None:
+        target = pages.simulated_ratings(project) + SIMULATED_AT_ONCE
+        request.session[f"simulating-{project.pk}"] = {"target": target, "since": time.time()}
+        record_audit(actor=request.user, action="ratings.simulate", target=project.slug, count=SIMULATED_AT_ONCE)
+        if not queue.simulate(project.pk, SIMULATED_AT_ONCE):
+            del request.session[f"simulating-{project.pk}"]
+            messages.error(request, "The broker does not answer, so nobody could be asked. Try again in a moment.")
+    return redirect("runs:board", project.slug)
+
+
+def read_simulating(request: MemberRequest, project: Project) -> dict[str, int] | None:
+    """How far the simulated raters are that this admin asked for; none where they are through or were not asked."""
+    asked = request.session.get(f"simulating-{project.pk}")
+    if not asked or time.time() - asked["since"] > SIMULATING_SECONDS:
+        return None
+    missing = asked["target"] - pages.simulated_ratings(project)
+    if missing <= 0:
+        return None
+    return {"done": max(0, SIMULATED_AT_ONCE - missing), "of": SIMULATED_AT_ONCE}
+
+
+# --- Starting runs ---------------------------------------------------------------------------------------------------
+
+
+@require_http_methods(["GET", "POST"])
+@admin_required
+def start_reward(request: MemberRequest, project: Project) -> HttpResponse:
+    """Train a reward model on what raters said so far."""
+    return start(request, project, "reward")
+
+
+@require_http_methods(["GET", "POST"])
+@admin_required
+def start_policy(request: MemberRequest, project: Project) -> HttpResponse:
+    """Improve the serving policy by PPO."""
+    return start(request, project, "policy")
+
+
+def start(request: MemberRequest, project: Project, kind: str) -> HttpResponse:
+    """Show the form; a POST of a preset or of the whole form starts the run and shows its page."""
+    refusal: StudioError | None = None
+    if request.method == "POST" and "preset" in request.POST:
+        preset = PresetForm(request.POST, kind=kind, project=project)
+        form = build_form(kind, project, settings=first_preset(kind))
+        if preset.is_valid():
+            chosen = preset.cleaned_data
+            try:
+                return go(request, project, kind, chosen["preset"], chosen["request_id"], chosen["reward_model"])
+            except StudioError as error:
+                refusal = error
+        else:
+            refusal = StudioError(" ".join(str(e) for errors in preset.errors.values() for e in errors))
+    elif request.method == "POST":
+        form = build_form(kind, project, request.POST)
+        if form.is_valid():
+            values = form.cleaned_data
+            try:
+                return go(request, project, kind, form.settings, values["request_id"], values.get("reward_model"))
+            except StudioError as error:
+                refusal = error
+    else:
+        settings, words = prefill(request, project, kind)
+        form = build_form(kind, project, settings=settings)
+        form.prefilled_from = words
+        if kind == "policy":
+            choose_reward_model(request, project, form)
+    bad = refusal is not None or form.errors
+    return render(request, "runs/start.html", start_context(project, kind, form, refusal), status=422 if bad else 200)
+
+
+def build_form(kind: str, project: Project, data: Any = None, *, settings: Settings | None = None) -> SettingsForm:
+    if kind == "policy":
+        return PolicyRunForm(data, project=project, settings=settings)
+    return RewardRunForm(data, settings=settings)
+
+
+def first_preset(kind: str) -> Settings:
+    return next(iter(PRESETS[kind].values()))
+
+
+def prefill(request: HttpRequest, project: Project, kind: str) -> tuple[Settings, str]:
+    """The settings to begin with: of an earlier run (``?from=7``), of a preset, else of the first preset."""
+    number = request.GET.get("from", "")
+    run = Run.objects.filter(project=project, kind=kind, number=int(number)).first() if is_number(number) else None
+    if run is not None:
+        names = {item.name for item in fields(RUN_CONFIGS[kind])}  # type: ignore[arg-type]
+        known = {name: value for name, value in run.config.items() if name in names}
+        try:
+            return settings_from_dict(RUN_CONFIGS[kind], known), f"the settings of run {run.number}"
+        except ConfigError:
+            messages.warning(request, f"Some settings of run {run.number} are no longer permitted: see the defaults.")
+    name = request.GET.get("preset", "")
+    if name in PRESETS[kind]:
+        return PRESETS[kind][name], f"the preset {name}"
+    return first_preset(kind), ""
+
+
+def is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 10
+
+
+def choose_reward_model(request: HttpRequest, project: Project, form: SettingsForm) -> None:
+    """``?reward_model=3`` chooses reward model 3."""
+    version = request.GET.get("reward_model", "")
+    if is_number(version):
+        chosen = form.fields["reward_model"].queryset.filter(version=int(version)).first()  # type: ignore[attr-defined]
+        if chosen is not None:
+            form.initial["reward_model"] = chosen.pk
+
+
+def go(
+    request: MemberRequest,
+    project: Project,
+    kind: str,
+    config: Settings,
+    request_id: uuid.UUID,
+    reward_model: Checkpoint | None,
+) -> HttpResponse:
+    """Start the run and go to its page. The same request id again gives the same run."""
+    if isinstance(config, PolicyConfig):
+        if reward_model is None:
+            raise StudioError("PPO needs a reward model to follow. Train one first.")
+        run = services.start_policy_run(
+            actor=request.user, project=project, config=config, reward_model=reward_model, request_id=request_id
+        )
+    else:
+        assert isinstance(config, RewardConfig)
+        run = services.start_reward_run(actor=request.user, project=project, config=config, request_id=request_id)
+    return redirect("runs:detail", project.slug, run.number)
+
+
+def start_context(project: Project, kind: str, form: SettingsForm, refusal: StudioError | None) -> dict[str, Any]:
+    context: dict[str, Any] = {
+        "project": project,
+        "is_admin": True,
+        "here": "loop",
+        "kind": kind,
+        "title": TITLES[kind],
+        "form": form,
+        "request_id": form["request_id"].value() or uuid.uuid4(),
+        "prefilled_from": form.prefilled_from,
+        "refusal": refusal,
+        "cures": cures(project, refusal),
+        "presets": [
+            {"name": name, "title": PRESET_WORDS[kind, name][0], "words": describe_preset(kind, name, settings)}
+            for name, settings in PRESETS[kind].items()
+        ],
+    }
+    if isinstance(form, PolicyRunForm):
+        reward_models = list(form.fields["reward_model"].queryset)  # type: ignore[attr-defined]
+        value = str(form["reward_model"].value())
+        chosen = next((model for model in reward_models if str(model.pk) == value), None)
+        chosen = chosen or next(iter(reward_models), None)
+        pointer = serving(project)
+        context |= {
+            "reward_models": reward_models,
+            "chosen_reward_model": chosen,
+            "chosen_reward_model_words": describe_reward_model(chosen) if chosen else "",
+            "policy": pointer.checkpoint if pointer else None,
+        }
+    else:
+        context["usable"] = pages.counts_now(usable_ratings(project))
+    return context
+
+
+def describe_preset(kind: str, name: str, settings: Settings) -> str:
+    values = asdict(settings)  # type: ignore[call-overload]
+    adapters = f"adapters of rank {values['lora_rank']}" if values["lora_rank"] else "all weights"
+    if kind == "reward":
+        size = f"{values['epochs']} passes, {values['batch_size']} ratings a step, {adapters}."
+    else:
+        size = f"{values['updates']} updates of {values['rollout_batch_size']} responses, {adapters}."
+    return f"{size} {PRESET_WORDS[kind, name][1]}"
+
+
+def cures(project: Project, refusal: StudioError | None) -> list[dict[str, str]]:
+    """Where a refused start can be mended."""
+    if not isinstance(refusal, NotEnoughFeedback | OneSidedFeedback):
+        return []
+    return [
+        {"url": reverse("feedback:rate", args=[project.slug]), "words": "Rate yourself"},
+        {"url": reverse("projects:raters", args=[project.slug]), "words": "Invite raters"},
+        {"url": reverse("runs:board", args=[project.slug]), "words": "Back to the loop"},
+    ]
+
+
+# --- A run -----------------------------------------------------------------------------------------------------------
+
+
+def live_context(project: Project, run: Run) -> dict[str, Any]:
+    found = pages.read_live(run, now=timezone.now())
+    names = (*type(found).__dataclass_fields__, "accuracy", "accuracy_count")
+    return {"project": project, **{name: getattr(found, name) for name in names}}
+
+
+@require_GET
+@run_page
+def detail(request: MemberRequest, project: Project, run: Run) -> HttpResponse:
+    """A run: how far it is, its curves, what went in and came out."""
+    counts = pages.counts_of(run.dataset)
+    made_by = getattr(run.reward_model, "origin", None) if run.reward_model else None
+    context = {
+        **live_context(project, run),
+        "is_admin": True,
+        "here": "loop",
+        "charts": charts.main_charts(run.kind),
+        "folded": charts.folded_charts(run.kind),
+        "curves_url": reverse("runs:curves", args=[project.slug, run.number]),
+        "counts": counts,
+        "reward_run_number": made_by.run.number if made_by else None,
+        "settings": pages.shown_settings(run),
+    }
+    return render(request, "runs/run.html", context)
+
+
+@require_GET
+@run_page
+def live(request: MemberRequest, project: Project, run: Run) -> HttpResponse:
+    """What changes of a run's page, asked for every 3 s; 286 ends the asking."""
+    version = pages.version_of(run)
+    if unchanged := not_modified(request, version):
+        return unchanged
+    context = {**live_context(project, run), "is_fragment": True}
+    status = STOP_POLLING if run.is_finished else 200
+    return tag(render(request, "runs/_live.html", context, status=status), version)
+
+
+@require_GET
+@run_page
+def curves(request: MemberRequest, project: Project, run: Run) -> HttpResponse:
+    """The curves' numbers as JSON, thinned to what a screen can show."""
+    version = pages.version_of(run)
+    if unchanged := not_modified(request, version):
+        return unchanged
+    found = selectors.curves(run)
+    metrics = {name: charts.thin(points) for name, points in found.items()}
+    body = {
+        "version": version,
+        "is_finished": run.is_finished,
+        "total_steps": run.total_steps,
+        "points": max((len(points) for points in metrics.values()), default=0),
+        "metrics": metrics,
+    }
+    return tag(JsonResponse(body), version)
+
+
+@require_http_methods(["GET", "POST"])
+@run_page
+def cancel(request: MemberRequest, project: Project, run: Run) -> HttpResponse:
+    """Ask once more, then cancel; a run that has ended stays as it is."""
+    if request.method == "POST":
+        try:
+            services.cancel(actor=request.user, run=run)
+        except StudioError as error:
+            messages.error(request, str(error))
+        return redirect("runs:detail", project.slug, run.number)
+    if run.is_finished:
+        messages.info(request, f"Run {run.number} has ended already.")
+        return redirect("runs:detail", project.slug, run.number)
+    step_name = pages.STEP_NAMES[run.kind]
+    context = {"project": project, "is_admin": True, "here": "loop", "run": run, "step_name": step_name}
+    return render(request, "runs/cancel.html", context)
+
+
+# --- A policy --------------------------------------------------------------------------------------------------------
+
+
+@require_GET
+@policy_page
+def policy(request: MemberRequest, project: Project, policy: Checkpoint) -> HttpResponse:
+    """A policy: its samples, whether it serves, and the way back to the ratings that made it."""
+    return render(request, "runs/policy.html", policy_context(request, project, policy))
+
+
+def policy_context(
+    request: MemberRequest, project: Project, policy: Checkpoint, form: PromoteForm | None = None
+) -> dict[str, Any]:
+    pointer = serving(project)
+    origin = pages.origin_of(policy)
+    history = list(pages.promotions_of(policy))
+    is_serving = pointer is not None and pointer.checkpoint_id == policy.pk
+    context = {
+        "project": project,
+        "is_admin": True,
+        "here": "loop",
+        "policy": policy,
+        "serving": pointer,
+        "is_serving": is_serving,
+        "is_rollback": pointer is not None and not is_serving and policy.version < pointer.checkpoint.version,
+        "was_serving": any(event.to_checkpoint_id == policy.pk for event in history),
+        "history": history,
+        "origin": origin,
+        "seconds": pages.duration_of(origin.run),
+        "samples": pages.samples_of(policy, request.GET.get("page")),
+        "form": form or PromoteForm(initial={"expected_epoch": pointer.epoch if pointer else 0}),
+    }
+    if origin.run is not None:
+        context |= {
+            "charts": charts.main_charts(origin.run.kind)[:2],
+            "step_name": pages.STEP_NAMES[origin.run.kind],
+            "curves_url": reverse("runs:curves", args=[project.slug, origin.run.number]),
+        }
+    return context
+
+
+@require_POST
+@policy_page
+def promote(request: MemberRequest, project: Project, policy: Checkpoint) -> HttpResponse:
+    """Let this policy serve. Refused with 409 where somebody moved the pointer since the page was loaded."""
+    form = PromoteForm(request.POST)
+    if not form.is_valid():
+        return render(request, "runs/policy.html", policy_context(request, project, policy, form), status=422)
+    try:
+        registry.promote(
+            project=project,
+            checkpoint=policy,
+            actor=request.user,
+            reason=form.cleaned_data["reason"],
+            expected_epoch=form.cleaned_data["expected_epoch"],
+        )
+    except PromotionConflict as error:
+        context = policy_context(request, project, policy)
+        context["conflict"] = error
+        context["form"] = PromoteForm(initial={"expected_epoch": error.epoch, "reason": form.cleaned_data["reason"]})
+        return render(request, "runs/policy.html", context, status=409)
+    except StudioError as error:
+        messages.error(request, str(error))
+        return redirect("runs:policy", project.slug, policy.version)
+    messages.success(
+        request, f"{policy} serves now. Samples of it come into the queue, and the older ones that wait are withdrawn."
+    )
+    return redirect("runs:board", project.slug)
+
+
+# --- Ratings behind a model ------------------------------------------------------------------------------------------
+
+
+@require_GET
+@policy_page
+def ratings_behind(request: MemberRequest, project: Project, policy: Checkpoint) -> HttpResponse:
+    """The ratings that trained the reward model that a policy was taught by."""
+    origin = pages.origin_of(policy)
+    return show_ratings(request, project, origin.dataset, policy=policy)
+
+
+@require_GET
+@admin_required
+def dataset(request: MemberRequest, project: Project, pk: uuid.UUID) -> HttpResponse:
+    """The ratings of a dataset."""
+    found = Dataset.objects.filter(project=project, pk=pk).first()
+    if found is None:
+        raise Http404("no such dataset")
+    return show_ratings(request, project, found)
+
+
+def show_ratings(
+    request: MemberRequest, project: Project, dataset: Dataset | None, policy: Checkpoint | None = None
+) -> HttpResponse:
+    source = request.GET.get("source", "")
+    context: dict[str, Any] = {
+        "project": project,
+        "is_admin": True,
+        "here": "loop",
+        "dataset": dataset,
+        "policy": policy,
+        "source": source,
+        "sources": Rating.Source.choices,
+        "counts": pages.counts_of(dataset),
+    }
+    if dataset is not None:
+        page, shown = pages.ratings_in(dataset, source=source, page=request.GET.get("page"))
+        context |= {"page": page, "shown": shown}
+    return render(request, "runs/ratings.html", context)
+
+
+@require_GET
+@admin_required
+def all_runs(request: MemberRequest, project: Project) -> HttpResponse:
+    """Every run, newest first."""
+    page = pages.runs_page(project, request.GET.get("page"))
+    return render(request, "runs/runs.html", {"project": project, "is_admin": True, "here": "loop", "page": page})
