@@ -184,15 +184,17 @@ class Supervisor:
         )
 
     def make_workers(self) -> list[Child]:
-        celery = python("-m", "celery", "-A", "workers.celery_app")
+        celery = python("-m", "celery", "--quiet", "-A", "workers.celery_app")
         quiet = ["--without-gossip", "--without-mingle", "--loglevel", "INFO"]
+        # The warning about root is for brokers whose messages are pickles; ours are JSON.
+        worker = {"STEERSMAN_ROLE": "worker", "PYTHONWARNINGS": "ignore::RuntimeWarning:celery.platforms"}
         beat_file = str(self.data / "beat-schedule")
         return [
             Child(
                 "worker-train",
                 [*celery, "worker", "-Q", "train", "-c", "1", "-n", "train@%h", *quiet],
                 self.logs / "worker-train.log",
-                {"STEERSMAN_ROLE": "worker", "REMAP_SIGTERM": "SIGQUIT"},
+                {**worker, "REMAP_SIGTERM": "SIGQUIT"},
                 answers=says(r"\bready\b"),
                 stop_seconds=100.0,  # a run saves its state first
             ),
@@ -200,20 +202,20 @@ class Supervisor:
                 "worker-sample",
                 [*celery, "worker", "-Q", "sample,default", "-c", "1", "-n", "sample@%h", *quiet],
                 self.logs / "worker-sample.log",
-                {"STEERSMAN_ROLE": "worker", **ONE_THREAD},
+                {**worker, **ONE_THREAD},
                 answers=says(r"\bready\b"),
             ),
             Child(
                 "beat",
                 [*celery, "beat", "--schedule", beat_file, "--pidfile", "", "--loglevel", "WARNING"],
                 self.logs / "beat.log",
-                {"STEERSMAN_ROLE": "worker", **ONE_THREAD},
+                {**worker, **ONE_THREAD},
             ),
             Child(
                 "sampler",
                 python(str(BASE_DIR / "manage.py"), "run_sampler"),
                 self.logs / "sampler.log",
-                {"STEERSMAN_ROLE": "worker", **ONE_THREAD},
+                {**worker, **ONE_THREAD},
                 answers=says(r"\bready\b|asked for at"),
             ),
         ]
