@@ -187,7 +187,7 @@ class Supervisor:
         celery = python("-m", "celery", "--quiet", "-A", "workers.celery_app")
         quiet = ["--without-gossip", "--without-mingle", "--loglevel", "INFO"]
         # The warning about root is for brokers whose messages are pickles; ours are JSON.
-        worker = {"STEERSMAN_ROLE": "worker", "PYTHONWARNINGS": "ignore::RuntimeWarning:celery.platforms"}
+        worker = {"STEERSMAN_ROLE": "worker", "PYTHONWARNINGS": "ignore::UserWarning:celery.platforms"}
         beat_file = str(self.data / "beat-schedule")
         return [
             Child(
