@@ -12,7 +12,7 @@ os.environ.setdefault("STEERSMAN_ROLE", "worker")
 
 from celery import Celery  # noqa: E402
 from django.conf import settings  # noqa: E402
-from kombu import Queue  # noqa: E402
+from kombu import Exchange, Queue  # noqa: E402
 
 QUEUES = ("train", "sample", "default", "maint")
 VISIBILITY_SECONDS = 900  # three times the hard limit of a short task; a training run is acknowledged before it starts
@@ -35,7 +35,7 @@ app.conf.update(
     result_backend=None,
     result_backend_transport_options=VISIBILITY,
     visibility_timeout=VISIBILITY_SECONDS,
-    task_queues=[Queue(name) for name in QUEUES],
+    task_queues=[Queue(name, Exchange(name), routing_key=name) for name in QUEUES],  # else all share one key
     task_default_queue="default",
     task_create_missing_queues=False,  # a misspelt queue must fail
     task_routes={
