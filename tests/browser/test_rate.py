@@ -123,6 +123,25 @@ def test_a_key_pressed_twice_rates_one_item_only(watched, address, studio):
     assert Rating.objects.count() == 2
 
 
+def test_a_key_that_bounces_does_not_fall_on_the_item_that_has_just_come(watched, address, studio):
+    studio.add_items(pairs=4)
+    page = log_in(watched.new_page(), address)
+    page.wait_for_selector(READY)
+    page.evaluate("""
+        window.bounced = 0;
+        addEventListener("htmx:load", () => {
+          const again = new KeyboardEvent("keydown", {key: "2", code: "Digit2", bubbles: true, cancelable: true});
+          document.body.dispatchEvent(again);
+          bounced++;
+        });
+    """)
+    page.keyboard.press("2")
+    page.wait_for_function("() => bounced >= 1")
+    page.wait_for_selector(READY)
+    expect(page.locator("#progress")).to_have_text("1 rated today")
+    assert Rating.objects.count() == 1
+
+
 def test_a_double_click_rates_one_item_only(page, address, studio):
     studio.add_items(pairs=4)
     log_in(page, address)
@@ -194,9 +213,9 @@ def test_hostile_text_is_text(watched, address, studio):
     assert Rating.objects.count() == 2
 
 
-def test_without_javascript_the_page_is_a_plain_form(browser, address, studio):
+def test_without_javascript_the_page_is_a_plain_form(new_context, address, studio):
     studio.add_items(pairs=1, singles=1)
-    page = browser.new_context(java_script_enabled=False).new_page()
+    page = new_context(java_script_enabled=False).new_page()
     page.goto(address)
     page.fill("#id_username", "ada")
     page.fill("#id_password", PASSWORD)
@@ -309,9 +328,9 @@ def test_an_empty_page_shows_what_comes_when_asked(page, address, studio):
     expect(page.locator("h1")).to_have_text("How good is this continuation?")
 
 
-def test_on_a_phone_nothing_is_wider_than_the_screen_and_the_thumb_reaches_each_step(browser, address, studio):
+def test_on_a_phone_nothing_is_wider_than_the_screen_and_the_thumb_reaches_each_step(new_context, address, studio):
     studio.add_items(pairs=2, singles=2)
-    context = browser.new_context(viewport=pictures.PHONE, has_touch=True, is_mobile=True)
+    context = new_context(viewport=pictures.PHONE, has_touch=True, is_mobile=True)
     page = log_in(context.new_page(), address)
     for n in range(2):
         page.wait_for_selector(READY)

@@ -111,6 +111,12 @@ def progress(rater: User, project: Project) -> Progress:
     return Progress(rated=rated["all"], rated_today=rated["today"], skipped=skipped)
 
 
+def rated_today(rater: User, project: Project) -> int:
+    """What ``progress`` says of today, alone: it stands on every page of a rater (one query, by index)."""
+    of_today = Rating.objects.filter(rater=rater, created_at__gte=TruncDay(Now()))
+    return of_today.filter(project=project, is_current=True).count()
+
+
 @dataclass(frozen=True, slots=True)
 class QueueCounts:
     """Slots of a project by state; ``expired`` ones are leased to somebody who has gone, and free for others."""

@@ -134,7 +134,7 @@ def show_item(request: MemberRequest, project: Project, told: Told | None) -> Ht
         "reasons": SKIP_REASONS,
         "submission_id": uuid.uuid4(),
         "told": told,
-        "done_today": selectors.progress(request.user, project).rated_today,
+        "done_today": selectors.rated_today(request.user, project),
         "is_fragment": is_fragment,
     }
     if item is None:
