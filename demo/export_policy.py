@@ -19,8 +19,9 @@ import torch
 
 from demo.ngram import KneserNey
 from demo.reviews import read_lines, reviews_path
+from demo.settings import SAMPLING
 from rlhf_core.checkpoint import load_policy, save_policy
-from rlhf_core.config import ModelConfig, PretrainConfig, SamplingConfig
+from rlhf_core.config import ModelConfig, PretrainConfig
 from rlhf_core.errors import CheckpointError
 from rlhf_core.generation.sampler import generate_batch
 from rlhf_core.modules.palm import PaLM
@@ -193,7 +194,7 @@ def file_sha256(path: Path) -> str:
 
 def samples_page(palm: PaLM, tokenizer: Tokenizer, identity: str) -> str:
     """One response to each of our openings: the first with seed 0, the next with seed 1, and so on."""
-    sampling = SamplingConfig()
+    sampling = SAMPLING
     openings = list(read_lines(DEMO / "openings.jsonl"))
     prompts = [encode_prompt(tokenizer, text, sampling.max_prompt_tokens) for text in openings]
     responses = generate_batch(palm, prompts, sampling=sampling, end_id=tokenizer.end, seeds=list(range(len(prompts))))
