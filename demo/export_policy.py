@@ -50,6 +50,7 @@ def main() -> None:
     palm.half().float()  # what is measured below is what is stored
     tokens, described = read_token_file(run.path / "data" / "validation.tokens")
     assert isinstance(run.config, PretrainConfig)
+    meta["command"] = f"python -m demo.train_policy --out DIR --steps {run.config.steps} --seed {run.config.seed}"
     meta |= evaluate(palm, tokens, described.characters, run.config.sequence_length)
     meta["simpler_models"] = ngram_figures(run)
     save_into(policy_folder, palm, tokenizer, meta)

