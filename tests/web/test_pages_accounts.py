@@ -1,6 +1,7 @@
 """Coming in: log-in, one-time links, invitations, passwords, and the pages for what goes wrong."""
 
 import re
+import uuid
 
 import pytest
 from django.core.cache import cache
@@ -201,7 +202,7 @@ def test_every_page_sends_the_strict_policy_and_has_nothing_inline(studio):
 def addresses() -> list[tuple[str, str]]:
     """Every named address of the site, with the arguments of a project that exists."""
     found = []
-    known = {"slug": "film-reviews", "token": "x" * 20, "number": "1", "version": "1"}
+    known = {"slug": "film-reviews", "token": "x" * 20, "number": "1", "version": "1", "pk": str(uuid.uuid4())}
 
     def walk(patterns, prefix):
         for pattern in patterns:
