@@ -32,7 +32,7 @@ from webapp.settings import BASE_DIR, connect_to_database
 FIRST_PORT, PORT_TRIES = 8000, 50
 STEP_SECONDS = {"migrate": 300.0, "static": 120.0, "demo": 600.0}
 READY_SECONDS = 120.0
-FIRST_PAIR_SECONDS = 600.0
+FIRST_PAIR_SECONDS = 300.0
 CRASHES_BEFORE_GIVING_UP = 4  # while starting; later it tries for ever, once a minute
 TICK_SECONDS = 0.1
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # on few cores many spinning threads slow each other to a crawl
