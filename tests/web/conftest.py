@@ -106,7 +106,7 @@ class Studio:
 
     def rate_all(self, rater: User, project: Project, choices: Sequence[str] = "1234567", **more: Any) -> list[Rating]:
         """Judge all that waits for a rater, going through ``choices`` again and again (singles: at most 5)."""
-        ratings = []
+        ratings: list[Rating] = []
         for choice in itertools.cycle(choices):
             presentation = claim(rater=rater, project=project)
             if presentation is None:
