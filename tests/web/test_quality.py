@@ -60,22 +60,24 @@ def test_a_later_rating_or_a_changed_mind_leaves_a_frozen_dataset_as_it_is(studi
     assert sorted(record.strength for record in feedback_records(new)) == [0, 3]
 
 
-def test_a_verdict_becomes_chosen_and_rejected_with_its_strength(studio):
-    """Sample tokens begin with 100 or 101; with 2 as the end token."""
+@pytest.mark.parametrize("winner", ["first", "second"])
+def test_a_verdict_becomes_chosen_and_rejected_with_its_strength(studio, winner):
+    """The first sample drawn has the tokens 100 and 2 (the end), the second 101 and 2."""
     project = studio.ready_project()
     item = studio.items(project, pairs=1)[0]
     rater = studio.rater(project)
-    rating = studio.rate_all(rater, project, "1")[0]
+    presentation = studio.shown(rater, project)
+    choice = "2" if presentation.first_is_left == (winner == "first") else "6"  # clearly better, left or right
+    found = submit(rater=rater, token=presentation.token, submission_id=uuid4(), choice=choice)
     (record,) = feedback_records(freeze(actor=None, project=project))
-    left = item.first if rating.presentation.first_is_left else item.second
-    right = item.second if rating.presentation.first_is_left else item.first
+    chosen, rejected = (item.first, item.second) if winner == "first" else (item.second, item.first)
     assert record == Comparison(
         prompt_id=str(item.prompt_id),
         prompt_tokens=(1, 7, 8),
-        chosen_tokens=tuple(left.tokens),
-        rejected_tokens=tuple(right.tokens),
-        strength=3,
-        rating_id=str(rating.pk),
+        chosen_tokens=tuple(chosen.tokens),
+        rejected_tokens=tuple(rejected.tokens),
+        strength=2,
+        rating_id=str(found.rating.pk),
     )
 
 
