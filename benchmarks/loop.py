@@ -27,7 +27,7 @@ def wait(condition: Callable[[], Any], seconds: float, what: str, pause_seconds:
 
 def measure(ratings: int) -> dict[str, Any]:
     """Walk the loop once through the studio's own services and workers."""
-    from rlhf_core.config import PRESETS, PolicyConfig, RewardConfig
+    from rlhf_core.config import PolicyConfig, RewardConfig
     from webapp import queue
     from webapp.accounts.services import ensure_admin
     from webapp.feedback.models import Rating, Slot
@@ -37,6 +37,7 @@ def measure(ratings: int) -> dict[str, Any]:
     from webapp.registry.selectors import serving
     from webapp.registry.services import promote
     from webapp.runs.models import Run
+    from webapp.runs.selectors import presets_for
     from webapp.runs.services import start_policy_run, start_reward_run
 
     admin = ensure_admin()
@@ -68,7 +69,7 @@ def measure(ratings: int) -> dict[str, Any]:
         wait_for_ratings(pairs.count() + missing)
     seconds["ratings"] = time.monotonic() - begun
     wait(lambda: Slot.objects.filter(project=project, state="open").count() >= project.buffer_target, 300, "the buffer")
-    reward_config, policy_config = PRESETS["reward"]["CPU"], PRESETS["policy"]["CPU"]
+    reward_config, policy_config = presets_for(project, "reward")["CPU"], presets_for(project, "policy")["CPU"]
     assert isinstance(reward_config, RewardConfig)
     assert isinstance(policy_config, PolicyConfig)
     reward = train(

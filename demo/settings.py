@@ -2,7 +2,6 @@
 
 from rlhf_core.config import SamplingConfig
 
-# At temperature 1 a model of this size strays into nonsense within a sentence; runs that improve the demo's policy take
-# the same temperature, so that they train what raters see.
-TEMPERATURE = 0.7
-SAMPLING = SamplingConfig(temperature=TEMPERATURE)
+# At temperature 1 a model of this size strays into nonsense within a sentence. Runs of the project take the temperature
+# that it serves with, so they train what raters see.
+SAMPLING = SamplingConfig(temperature=0.7)

@@ -7,11 +7,13 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
+from rlhf_core.config import SamplingConfig
 from webapp.accounts.models import User
 from webapp.feedback import services as feedback
 from webapp.feedback.models import Comparison, Sample
 from webapp.projects.models import Guideline, Membership, Project, Prompt
 from webapp.registry.models import Checkpoint, SamplingSettings, ServingPointer
+from webapp.registry.services import sampling_settings
 
 PASSWORD = "correct horse battery"
 
@@ -93,9 +95,7 @@ def open_studio(slug: str = "film-reviews", name: str = "Film reviews", *, overl
     checkpoint = Checkpoint.objects.create(
         project=project, kind="policy", version=1, sha256=sha256(f"policy of {slug}")
     )
-    sampling, _ = SamplingSettings.objects.get_or_create(
-        sha256=sha256("sampling"), defaults={"values": {"temperature": 1.0}}
-    )
+    sampling = sampling_settings(SamplingConfig())
     admin = User.objects.filter(username="admin").first()
     if admin is None:
         admin = User.objects.create_user("admin", password=PASSWORD, is_staff=True)

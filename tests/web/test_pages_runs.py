@@ -8,15 +8,17 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from rlhf_core.config import METRICS, PolicyConfig, RewardConfig
+from rlhf_core.config import METRICS, PRESETS, PolicyConfig, RewardConfig, SamplingConfig
 from tests.studio import Studio, open_studio
 from tests.turns import ask_for_policy_run, ask_for_reward_run, begin, finish, rate, rate_by_machine, rater_of, turn
 from webapp import queue
 from webapp.registry.models import Checkpoint, ServingPointer
-from webapp.registry.services import promote
+from webapp.registry.selectors import serving
+from webapp.registry.services import change_sampling, promote
 from webapp.runs import charts, figures, services
 from webapp.runs.forms import PolicyRunForm, RewardRunForm, range_in_words
 from webapp.runs.models import Run
+from webapp.runs.selectors import presets_for
 
 pytestmark = pytest.mark.django_db
 HTMX = {"HX-Request": "true"}
@@ -468,3 +470,13 @@ def test_long_curves_are_thinned_with_both_ends_kept():
     assert len(found) <= 601
     assert (found[0], found[-1]) == (points[0], points[-1])
     assert charts.thin(points[:600], most=600) == points[:600]
+
+
+def test_a_policy_is_trained_at_the_lengths_and_temperature_that_serve(studio):
+    project = studio.project
+    pointer = serving(project)
+    config = SamplingConfig(temperature=0.7, max_new_tokens=48)
+    change_sampling(project=project, config=config, actor=None, expected_epoch=pointer.epoch)
+    for preset in presets_for(project, "policy").values():
+        assert (preset.temperature, preset.max_new_tokens, preset.max_prompt_tokens) == (0.7, 48, 32)
+    assert presets_for(project, "reward") == PRESETS["reward"]

@@ -9,7 +9,6 @@ from django import forms
 from django.core.exceptions import ValidationError
 
 from rlhf_core.config import (
-    PRESETS,
     RUN_CONFIGS,
     Settings,
     check_value,
@@ -20,6 +19,7 @@ from rlhf_core.errors import ConfigError
 from webapp.projects.models import Project
 from webapp.registry.models import Checkpoint
 from webapp.registry.selectors import reward_models
+from webapp.runs.selectors import presets_for
 
 SHORT = {"kl": "KL", "lora": "LoRA", "ppo": "PPO", "gae": "GAE"}
 
@@ -221,13 +221,13 @@ class PresetForm(forms.Form):
 
     def __init__(self, *args: Any, kind: str, project: Project, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.kind = kind
+        self.kind, self.project = kind, project
         field = self.fields["reward_model"]
         assert isinstance(field, forms.ModelChoiceField)
         field.queryset = reward_models(project)
 
     def clean_preset(self) -> Settings:
-        presets = PRESETS[self.kind]
+        presets = presets_for(self.project, self.kind)
         name = self.cleaned_data["preset"]
         if name not in presets:
             raise ValidationError(f"There is no preset {name[:40]!r}; there are {', '.join(presets)}.")

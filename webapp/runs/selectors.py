@@ -2,12 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from django.db.models import Count, Max, QuerySet
 
+from rlhf_core.config import PRESETS, PolicyConfig, Settings
 from webapp.feedback.models import Rating, Sample
 from webapp.feedback.selectors import QueueCounts, queue_counts, with_samples
 from webapp.projects.models import Project
@@ -20,6 +21,25 @@ from webapp.runs.models import Run, RunEvent, RunMetrics, RunOutput
 
 SHOWN_RUNS = 30
 SHOWN_EVENTS = 200
+
+
+# --- Settings to begin with ------------------------------------------------------------------------------------------
+
+
+def presets_for(project: Project, kind: str) -> dict[str, Settings]:
+    """The presets of a kind of run; a policy is trained at the lengths and temperature at which the project serves.
+
+    Else it would learn from other responses than those that raters see.
+    """
+    presets = PRESETS[kind]
+    pointer = serving(project) if kind == Run.Kind.POLICY else None
+    if pointer is None:
+        return presets
+    served = {name: pointer.sampling.values[name] for name in ("max_new_tokens", "max_prompt_tokens", "temperature")}
+    return {
+        name: replace(preset, **served) if isinstance(preset, PolicyConfig) else preset
+        for name, preset in presets.items()
+    }
 
 
 # --- The loop board --------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from django.utils.cache import patch_vary_headers
 from django.utils.http import quote_etag
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from rlhf_core.config import PRESETS, RUN_CONFIGS, PolicyConfig, RewardConfig, Settings, settings_from_dict
+from rlhf_core.config import RUN_CONFIGS, PolicyConfig, RewardConfig, Settings, settings_from_dict
 from rlhf_core.errors import ConfigError
 from webapp import queue
 from webapp.accounts.services import record_audit
@@ -183,7 +183,7 @@ def start(request: MemberRequest, project: Project, kind: str) -> HttpResponse:
     refusal: StudioError | None = None
     if request.method == "POST" and "preset" in request.POST:
         preset = PresetForm(request.POST, kind=kind, project=project)
-        form = build_form(kind, project, settings=first_preset(kind))
+        form = build_form(kind, project, settings=first_preset(project, kind))
         if preset.is_valid():
             chosen = preset.cleaned_data
             try:
@@ -216,8 +216,8 @@ def build_form(kind: str, project: Project, data: Any = None, *, settings: Setti
     return RewardRunForm(data, settings=settings)
 
 
-def first_preset(kind: str) -> Settings:
-    return next(iter(PRESETS[kind].values()))
+def first_preset(project: Project, kind: str) -> Settings:
+    return next(iter(selectors.presets_for(project, kind).values()))
 
 
 def prefill(request: HttpRequest, project: Project, kind: str) -> tuple[Settings, str]:
@@ -232,9 +232,10 @@ def prefill(request: HttpRequest, project: Project, kind: str) -> tuple[Settings
         except ConfigError:
             messages.warning(request, f"Some settings of run {run.number} are no longer permitted: see the defaults.")
     name = request.GET.get("preset", "")
-    if name in PRESETS[kind]:
-        return PRESETS[kind][name], f"the preset {name}"
-    return first_preset(kind), ""
+    presets = selectors.presets_for(project, kind)
+    if name in presets:
+        return presets[name], f"the preset {name}"
+    return first_preset(project, kind), ""
 
 
 def is_number(text: str) -> bool:
@@ -285,7 +286,7 @@ def start_context(project: Project, kind: str, form: SettingsForm, refusal: Stud
         "cures": cures(project, refusal),
         "presets": [
             {"name": name, "title": PRESET_WORDS[kind, name][0], "words": describe_preset(kind, name, settings)}
-            for name, settings in PRESETS[kind].items()
+            for name, settings in selectors.presets_for(project, kind).items()
         ],
     }
     if isinstance(form, PolicyRunForm):

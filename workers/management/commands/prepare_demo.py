@@ -9,6 +9,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand
 
 from demo.reviews import ReviewsMissing, openings, read_lines
+from demo.settings import SAMPLING
 from rlhf_core.errors import CheckpointError
 from rlhf_core.store import copy_checkpoint
 from webapp import queue
@@ -19,7 +20,7 @@ from webapp.projects.selectors import prompt_counts
 from webapp.projects.services import create_project, import_prompts
 from webapp.registry.models import Checkpoint
 from webapp.registry.selectors import serving
-from webapp.registry.services import promote, record_checkpoint
+from webapp.registry.services import promote, record_checkpoint, sampling_settings
 
 SLUG = "film-reviews"
 DEMO = Path(settings.BASE_DIR) / "demo"
@@ -84,5 +85,12 @@ class Command(BaseCommand):
             self.stderr.write(f"No policy serves, so nothing can be rated: {error}. Make one with make demo-policy.")
             return
         checkpoint = record_checkpoint(project=project, kind=Checkpoint.Kind.POLICY, sha256=identity)
-        promote(project=project, checkpoint=checkpoint, actor=admin, expected_epoch=0, reason="the demo's first policy")
+        promote(
+            project=project,
+            checkpoint=checkpoint,
+            sampling=sampling_settings(SAMPLING),
+            actor=admin,
+            expected_epoch=0,
+            reason="the demo's first policy",
+        )
         self.stdout.write(f"Policy {checkpoint} ({identity[:8]}) serves; samples of it are on their way.")
