@@ -133,9 +133,9 @@ class SamplingConfig(Settings):
 class RewardConfig(Settings):
     """Training of a reward model on ratings and comparisons together."""
 
-    epochs: int = setting(2, "passes over the ratings", minimum=1, maximum=1000)
+    epochs: int = setting(3, "passes over the ratings", minimum=1, maximum=1000)
     batch_size: int = setting(16, "ratings or comparisons a step", minimum=1, maximum=4096)
-    learning_rate: float = setting(3e-4, "peak learning rate, falls linearly to 0", above=0, maximum=1)
+    learning_rate: float = setting(3e-3, "peak learning rate, falls linearly to 0", above=0, maximum=1)
     weight_decay: float = setting(0.01, "AdamW weight decay", minimum=0, maximum=10)
     lora_rank: int = setting(8, "rank of the adapters; 0 trains all weights", minimum=0, maximum=1024)
     bins: int = setting(5, "steps of the single-answer scale", minimum=2, maximum=100, advanced=True)
@@ -151,22 +151,20 @@ class RewardConfig(Settings):
 class PolicyConfig(Settings):
     """Improvement of a policy by PPO with a KL penalty to its frozen parent."""
 
-    updates: int = setting(30, "rounds of sampling and learning", minimum=1, maximum=1_000_000)
+    updates: int = setting(40, "rounds of sampling and learning", minimum=1, maximum=1_000_000)
     rollout_batch_size: int = setting(32, "responses a round", minimum=1, maximum=65_536)
     minibatch_size: int = setting(16, "responses an optimiser step", minimum=1, maximum=65_536)
     ppo_epochs: int = setting(2, "passes over each round's responses", minimum=1, maximum=100)
-    learning_rate: float = setting(3e-4, "peak learning rate of the policy, falls linearly to 0", above=0, maximum=1)
+    learning_rate: float = setting(5e-3, "peak learning rate of the policy, falls linearly to 0", above=0, maximum=1)
     critic_learning_rate: float = setting(
-        1e-3, "peak learning rate of the value head and critic adapters", above=0, maximum=1
+        3e-3, "peak learning rate of the value head and critic adapters", above=0, maximum=1
     )
-    kl_coefficient: float = setting(
-        0.05, "reward given up for a nat of KL (beta), at the start", minimum=0, maximum=100
-    )
+    kl_coefficient: float = setting(0.1, "reward given up for a nat of KL (beta), at the start", minimum=0, maximum=100)
     kl_target: float | None = setting(
         8.0, "nats a response that the adaptive coefficient aims at; empty keeps it fixed", above=0, maximum=1000
     )
     kl_horizon: int = setting(
-        1000, "responses over which the coefficient adapts", minimum=1, maximum=10_000_000, advanced=True
+        200, "responses over which the coefficient adapts", minimum=1, maximum=10_000_000, advanced=True
     )
     kl_hard_cap: float = setting(50.0, "nats a response at which the run stops", above=0, maximum=10_000, advanced=True)
     clip_ratio: float = setting(0.2, "how far a probability ratio may move (epsilon)", above=0, maximum=1)
@@ -199,7 +197,17 @@ RunKind = Literal["pretrain", "reward", "policy"]
 RUN_CONFIGS: dict[str, type[Settings]] = {"pretrain": PretrainConfig, "reward": RewardConfig, "policy": PolicyConfig}
 PRESETS: dict[str, dict[str, Settings]] = {
     "reward": {"CPU": RewardConfig(), "GPU": RewardConfig(batch_size=64, lora_rank=0, learning_rate=1e-4)},
-    "policy": {"CPU": PolicyConfig(), "GPU": PolicyConfig(updates=200, rollout_batch_size=256, minibatch_size=64)},
+    "policy": {
+        "CPU": PolicyConfig(),
+        "GPU": PolicyConfig(
+            updates=200,
+            rollout_batch_size=256,
+            minibatch_size=64,
+            learning_rate=1e-3,
+            critic_learning_rate=1e-3,
+            kl_horizon=5000,
+        ),
+    },
 }
 
 COMMON_METRICS: dict[str, tuple[str, str]] = {
