@@ -1,5 +1,9 @@
 """The Celery settings that keep a long run from being started twice."""
 
+import os
+import subprocess
+import sys
+
 from workers import tasks
 from workers.celery_app import QUEUES, app
 
@@ -45,3 +49,12 @@ def test_every_routed_task_exists_and_goes_to_a_queue_that_is_worked_on():
         assert name in app.tasks
         assert route["queue"] in QUEUES
     assert {entry["task"] for entry in app.conf.beat_schedule.values()} <= set(app.tasks)
+
+
+def test_workers_and_the_trainer_command_load_no_torch():
+    code = (
+        "import django, sys; django.setup(); import workers.tasks, workers.management.commands.run_trainer;"
+        "sys.exit(bool({'torch', 'numpy', 'tokenizers'} & set(sys.modules)))"
+    )
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "webapp.settings"}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0

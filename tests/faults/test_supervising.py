@@ -1,0 +1,79 @@
+"""What a supervisor makes of a training process that refuses, keeps dying, or leaves a damaged checkpoint."""
+
+import json
+
+import pytest
+from django.db import connection
+
+from tests.faults.watching import assert_nothing_twice, events, fresh, wait_for_saved, wait_for_state
+from workers.run_files import run_folder, write_run_directory
+from workers.supervisor import supervise
+
+
+@pytest.fixture
+def run(ask, hurried):
+    return ask()
+
+
+def test_a_refusal_becomes_the_runs_error(run):
+    write_run_directory(run)
+    feedback = run_folder(run) / "feedback.jsonl"
+    feedback.write_text("".join(feedback.read_text().splitlines(keepends=True)[:5]))
+    assert supervise(run.pk)
+    assert fresh(run).state == "failed"
+    assert fresh(run).error == "found 5 usable ratings; at least 20 are needed"
+    assert not supervise(run.pk)  # a finished run is left alone
+
+
+def test_a_run_whose_policy_is_damaged_does_not_begin(run, steersman_data):
+    weights = steersman_data / "checkpoints" / run.policy.sha256 / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert supervise(run.pk)
+    assert fresh(run).state == "failed"
+    assert "could not begin" in fresh(run).error
+    assert "model.safetensors" in fresh(run).error
+
+
+def test_a_process_that_dies_without_progress_is_tried_three_times(run, monkeypatch):
+    monkeypatch.setenv("STEERSMAN_FAILPOINT", "before-manifest")  # the first save kills it
+    assert supervise(run.pk)
+    assert fresh(run).state == "failed"
+    assert "attempt 3 without progress" in fresh(run).error
+    assert sum("SIGKILL" in message and "started again" in message for message in events(run, "log")) == 2
+
+
+def test_a_process_that_dies_after_progress_is_tried_on_and_on(run, monkeypatch):
+    monkeypatch.setenv(
+        "STEERSMAN_FAILPOINT", "before-manifest:3"
+    )  # each attempt saves twice, then dies: 12 saves, 7 lives
+    assert supervise(run.pk)
+    assert fresh(run).state == "succeeded"
+    assert sum("SIGKILL" in message for message in events(run, "log")) >= 3
+    assert_nothing_twice(run)
+
+
+def test_a_damaged_checkpoint_is_not_recorded(run, steersman_data):
+    write_run_directory(run)
+    folder = steersman_data / "checkpoints" / ("ab" * 32)
+    folder.mkdir()
+    (folder / "manifest.json").write_text("{}")
+    output = {"kind": "reward_model", "id": folder.name, "path": str(folder)}
+    (run_folder(run) / "result.json").write_text(json.dumps({"outputs": [output], "metrics": {}}))
+    assert supervise(run.pk)
+    assert fresh(run).state == "failed"
+    assert "checkpoint is damaged" in fresh(run).error
+    assert not run.outputs.exists()
+
+
+def test_a_supervisor_whose_connection_is_cut_goes_on_and_loses_nothing(run, start):
+    start("manage.py", "run_trainer", "--once")
+    wait_for_saved(run)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name = 'steersman-worker'"
+        )
+        assert cursor.fetchone()[0] >= 1
+    wait_for_state(run, "succeeded")
+    assert len(events(run, "claimed")) == 1
+    assert_nothing_twice(run)
