@@ -7,6 +7,8 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from demo.reviews import ReviewsMissing
+from demo.settings import SAMPLING
+from rlhf_core.config import SamplingConfig, settings_from_dict
 from rlhf_core.store import verify
 from webapp.accounts.models import User
 from webapp.accounts.services import use_login_link
@@ -38,6 +40,7 @@ def test_the_demo_is_made_once(db, steersman_data, make_policy, tmp_path, openin
     assert "film" in current_guideline(project).body
     assert serving(project).checkpoint.sha256 == policy.id
     assert str(serving(project).checkpoint) == "v1"
+    assert settings_from_dict(SamplingConfig, serving(project).sampling.values) == SAMPLING
     assert verify(steersman_data / "checkpoints" / policy.id)["kind"] == "policy"
     assert User.objects.get(username="admin").is_superuser
     second, _ = call("prepare_demo", policy=policy.path)
