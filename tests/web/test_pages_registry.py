@@ -108,7 +108,7 @@ def test_ratings_say_which_text_was_better_whichever_side_it_stood_on(studio, ad
     turn(studio)
     listed = page(admin, "policies/2/ratings/")
     found = re.findall(
-        r'Clearly better.*?<h3>Better</h3><p class="told">([^<]*)</p>.*?<p class="told">([^<]*)', listed, re.S
+        r'Clearly better.*?<h3>Better</h3><p class="verbatim">([^<]*)</p>.*?<p class="verbatim">([^<]*)', listed, re.S
     )
     assert len(found) == 20
     for better, worse in found:

@@ -192,7 +192,7 @@ def test_a_preset_is_one_click_and_a_double_click_is_one_run(studio, admin):
         answer = admin.post(url(studio, "runs/reward/"), {"preset": "CPU", "request_id": request_id})
         assert answer["Location"] == url(studio, "runs/1/")
     run = Run.objects.get()
-    assert run.config == RewardConfig().__dict__
+    assert run.config == PRESETS["reward"]["CPU"].__dict__
     assert run.started_by == studio.admin
 
 
@@ -294,7 +294,7 @@ def test_numbers_and_ranges_are_written_as_one_says_them():
 
 def test_the_run_page_shows_progress_values_log_settings_and_links(studio, admin):
     reward_model = finish_one(studio)
-    claim = begin(ask_for_policy_run(studio, reward_model, updates=30), step=3, total_steps=30)
+    claim = begin(ask_for_policy_run(studio, reward_model, updates=30, kl_coefficient=0.25), step=3, total_steps=30)
     services.record_log(claim, "<b>32 prompts</b>")
     html = page(admin, studio, "runs/2/")
     assert "update 3 of 30" in html
@@ -302,7 +302,7 @@ def test_the_run_page_shows_progress_values_log_settings_and_links(studio, admin
     assert 'href="/p/film-reviews/runs/1/"' in html  # the run that made the reward model
     assert "&lt;b&gt;32 prompts&lt;/b&gt;" in html
     assert re.search(r"<code>kl</code></td><td[^>]*>8.00</td>", html)
-    assert re.search(r"<code>kl_coefficient</code></td><td class=\"number\">0.05</td>", html)
+    assert re.search(r"<code>kl_coefficient</code></td><td class=\"number\">0.25</td>", html)
     assert 'data-curves="/p/film-reviews/runs/2/curves/"' in html
     assert 'http-equiv="refresh"' in html  # for those without scripts
 

@@ -13,5 +13,5 @@ class PromoteForm(forms.Form):
         strip=True,
         label="Reason",
         help_text="Kept in the history for ever, beside your name.",
-        widget=forms.TextInput(attrs={"autocomplete": "off", "placeholder": "what you saw in its samples"}),
+        widget=forms.TextInput(attrs={"autocomplete": "off", "placeholder": "why, in a few words"}),
     )

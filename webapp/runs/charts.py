@@ -64,7 +64,7 @@ class Group:
 MAIN: dict[str, tuple[tuple[str, str], ...]] = {
     "reward": (("Loss", "loss"), ("Accuracy", "accuracy holdout_accuracy")),
     "policy": (
-        ("Reward", "reward score"),
+        ("Reward", "score reward"),
         ("KL to the parent", "kl"),
         ("Entropy", "entropy"),
         ("Response length", "response_length"),

@@ -41,6 +41,8 @@ def say_value(value: Any, unit: str = "") -> str:
         return "not a number"
     if unit == "share":
         return f"{100 * value:.1f} %".replace("-", MINUS)
+    if isinstance(value, int):
+        return f"{value:,}".replace("-", MINUS)
     return say_number(value).replace("-", MINUS)
 
 

@@ -102,7 +102,7 @@
     const options = {
       width: chart.box.clientWidth,
       height: chart.box.clientHeight,
-      padding: [10, chart.names.length > 1 ? 116 : 58, 0, 0],
+      padding: [10, chart.names.length > 1 ? 128 : 60, 0, 0],
       legend: { show: false },
       cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 } },
       scales: {
