@@ -3,6 +3,10 @@
 Queues: ``train`` (one process a device; training runs, acknowledged at once, without a time limit), ``sample`` (filling
 the raters' queue), ``default`` (the periodic look at the runs) and ``maint``. What a lost message delays, the periodic
 tasks find within seconds.
+
+SIGTERM is the way to stop a worker: a training run is told at once, saves its state and goes back into the queue, and
+the worker leaves once it has. Don't remap SIGTERM to SIGQUIT: Celery then sleeps out its soft time-out before it tells
+anybody, and kills the run after it.
 """
 
 import os
@@ -54,7 +58,6 @@ app.conf.update(
     worker_disable_prefetch=True,  # nothing is parked behind an hours-long run
     worker_cancel_long_running_tasks_on_connection_loss=True,  # spares what was acknowledged early
     worker_max_tasks_per_child=200,
-    worker_soft_shutdown_timeout=90,  # a training process saves its state first
     worker_hijack_root_logger=False,
     beat_schedule={
         "reap": {

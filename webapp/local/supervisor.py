@@ -194,7 +194,7 @@ class Supervisor:
                 "worker-train",
                 [*celery, "worker", "-Q", "train", "-c", "1", "-n", "train@%h", *quiet],
                 self.logs / "worker-train.log",
-                {**worker, "REMAP_SIGTERM": "SIGQUIT"},
+                worker,
                 answers=says(r"\bready\b"),
                 stop_seconds=100.0,  # a run saves its state first
             ),
