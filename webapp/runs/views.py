@@ -40,9 +40,9 @@ SIMULATED_AT_ONCE = 200
 SIMULATING_SECONDS = 15 * 60  # after that the board no longer waits for simulated raters
 TITLES = {"reward": "Train reward model", "policy": "Improve policy (PPO)"}
 PRESET_WORDS = {
-    ("reward", "CPU"): ("On two CPU cores", "One to two minutes for 400 ratings with the demo policy."),
+    ("reward", "CPU"): ("On two CPU cores", "A minute or two for some hundred ratings, with the demo policy."),
     ("reward", "GPU"): ("On a GPU", "Larger steps, and all weights learn instead of adapters."),
-    ("policy", "CPU"): ("On two CPU cores", "About four minutes with the demo policy."),
+    ("policy", "CPU"): ("On two CPU cores", "Some minutes with the demo policy."),
     ("policy", "GPU"): ("On a GPU", "More updates on larger rounds: hours on a CPU."),
 }
 

@@ -153,7 +153,8 @@
     const gap = splits.length > 1 ? Math.abs(splits[1] - splits[0]) : Math.abs(value);
     const scale = unit === "%" ? 100 : 1;
     if (gap * scale < 1e-4) return value === 0 ? "0" : minus(value.toExponential(1));
-    const digits = Math.max(0, Math.ceil(-Math.log10(gap * scale) - 1e-9));
+    let digits = 0; // as many as tell one tick from the next: 0.25 needs two
+    while (digits < 6 && Math.abs(gap * scale * 10 ** digits - Math.round(gap * scale * 10 ** digits)) > 1e-6) digits += 1;
     return minus((value * scale).toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits }));
   }
 
@@ -265,6 +266,15 @@
       });
     }
   }
+
+  // A poll that brings nothing new leaves the page alone: what one has selected or focused stays so.
+  document.body.addEventListener("htmx:beforeSwap", (event) => {
+    const { target, xhr } = event.detail;
+    const version = target.dataset?.version;
+    if (version && xhr.status === 200 && xhr.getResponseHeader("ETag")?.includes(`"${version}"`)) {
+      event.detail.shouldSwap = false;
+    }
+  });
 
   document.querySelectorAll("[data-curves]").forEach(follow);
 })();

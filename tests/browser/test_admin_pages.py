@@ -1,0 +1,167 @@
+"""The admin's pages in a real browser: accessible, no sideways scroll on a phone, live without being loaded anew."""
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+from tests.browser import pictures
+from tests.studio import PASSWORD, Studio, open_studio
+from tests.turns import POLICY, ask_for_policy_run, ask_for_reward_run, begin, finish, rate, rate_by_machine, turn
+from webapp import queue
+from webapp.registry.services import promote
+from webapp.runs import services
+
+pytestmark = pytest.mark.django_db(transaction=True)
+HOSTILE = '<img src=x onerror="window.hurt = 1"><script>window.hurt = 2</script> ' + "w" * 300
+PAGES = {
+    "board": "",
+    "runs": "runs/",
+    "start-reward": "runs/reward/",
+    "start-policy": "runs/policy/",
+    "run-done": "runs/2/",
+    "run-live": "runs/3/",
+    "run-cancel": "runs/3/cancel/",
+    "policy": "policies/1/",
+    "policy-candidate": "policies/2/",
+    "ratings-behind": "policies/2/ratings/",
+}
+
+
+@pytest.fixture(autouse=True)
+def quiet_broker(monkeypatch):
+    monkeypatch.setattr(queue, "send", lambda *args, **kwargs: True)
+
+
+@pytest.fixture
+def studio() -> Studio:
+    """Ratings of people and of a machine, a candidate, and a run that goes on."""
+    studio = open_studio()
+    rate(studio, 16)
+    rate_by_machine(studio, 4)
+    turn(studio)
+    studio.add_samples("What can be said about a film", HOSTILE)
+    reward_model = studio.project.checkpoints.get(kind="reward_model")
+    run = ask_for_policy_run(studio, reward_model, updates=30)
+    claim = begin(run, step=5, total_steps=30)
+    services.record_log(claim, HOSTILE)
+    return studio
+
+
+def enter(page: Page, root: str) -> Page:
+    page.add_init_script("""
+        window.violations = [];
+        addEventListener("securitypolicyviolation", (event) => violations.push(event.violatedDirective));
+    """)
+    page.goto(f"{root}/login/")
+    page.fill("#id_username", "admin")
+    page.fill("#id_password", PASSWORD)
+    page.click("main button")
+    page.wait_for_url(lambda url: "/login/" not in url)
+    return page
+
+
+def look(page: Page, root: str, end: str) -> None:
+    page.goto(f"{root}/p/film-reviews/{end}")
+    if page.locator("[data-curves]").count():
+        page.wait_for_selector("[data-curves][data-drawn]", state="attached")
+
+
+def serious_findings(page: Page) -> list[str]:
+    found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]})
+    return [
+        f"{violation['id']}: {node['html'][:120]}"
+        for violation in found.response["violations"]
+        if violation["impact"] in ("serious", "critical")
+        for node in violation["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_and_hostile_text_does_nothing(new_context, live_server, studio, scheme):
+    page = enter(new_context(color_scheme=scheme, viewport=pictures.DESKTOP).new_page(), live_server.url)
+    findings = {}
+    for name, end in PAGES.items():
+        look(page, live_server.url, end)
+        for fold in page.locator("details.fold > summary").all():
+            fold.click()
+        findings[name] = serious_findings(page)
+        assert page.evaluate("violations") == [], name
+        assert page.evaluate("window.hurt") is None, name
+    assert {name: found for name, found in findings.items() if found} == {}
+
+
+def test_on_a_phone_no_page_scrolls_sideways(new_context, live_server, studio):
+    page = enter(new_context(viewport=pictures.PHONE).new_page(), live_server.url)
+    wide = {}
+    for name, end in PAGES.items():
+        look(page, live_server.url, end)
+        width = page.evaluate("document.documentElement.scrollWidth")
+        if width > pictures.PHONE["width"]:
+            wide[name] = width
+        pictures.take(page, f"{name}-phone")
+    assert wide == {}
+
+
+def test_a_running_run_moves_by_itself_and_stops_asking_at_its_end(page, live_server, studio):
+    enter(page, live_server.url)
+    look(page, live_server.url, "runs/3/")
+    curves, asked = page.locator("[data-curves]"), []
+    page.on("request", lambda request: asked.append(request.url) if "/live/" in request.url else None)
+    assert curves.get_attribute("data-drawn") == "5"
+    page.evaluate("window.canvas = document.querySelector('figure.chart canvas')")
+    run = studio.project.runs.get(number=3)
+    claim = services.Claim(run=run, fence=run.fence, owner="test")
+    services.record_progress(claim, step=6, total_steps=30, phase="learning")
+    services.record_metrics(claim, [(6, POLICY | {"kl": 9.5})])
+    expect(page.locator("#live")).to_contain_text("update 6 of 30", timeout=15_000)
+    expect(curves).to_have_attribute("data-drawn", "6")
+    assert page.evaluate("window.canvas.isConnected"), "the chart was drawn on, not made anew"
+    expect(page.locator("#last-values")).to_contain_text("9.50")
+    services.fail(claim, "TrainingDiverged: too far")
+    expect(page.locator("#live")).to_contain_text("This run failed", timeout=15_000)
+    count = len(asked)
+    page.wait_for_timeout(4000)
+    assert len(asked) == count, "a finished run is asked for no more"
+
+
+def test_a_poll_that_brings_nothing_new_leaves_the_page_alone(page, live_server, studio):
+    enter(page, live_server.url)
+    look(page, live_server.url, "runs/3/")
+    page.evaluate("window.before = document.querySelector('#live .progress')")
+    with page.expect_response(lambda answer: "/live/" in answer.url, timeout=15_000):
+        pass
+    with page.expect_response(lambda answer: "/live/" in answer.url, timeout=15_000):
+        pass
+    page.wait_for_timeout(300)
+    assert page.evaluate("window.before.isConnected")
+
+
+def test_without_javascript_every_number_is_on_the_page_and_a_run_can_be_started(new_context, live_server, studio):
+    page = enter(new_context(java_script_enabled=False).new_page(), live_server.url)
+    page.goto(f"{live_server.url}/p/film-reviews/runs/2/")
+    expect(page.locator("#last-values")).to_contain_text("8.00")
+    page.goto(f"{live_server.url}/p/film-reviews/runs/reward/")
+    page.get_by_role("button", name="Start with preset CPU").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Train a reward model")
+    page.get_by_role("link", name="Cancel…").click()
+    page.get_by_role("button", name="Cancel run 4").click()
+    expect(page.locator("#live .tag").first).to_have_text("cancelled")
+
+
+def test_the_boards_band_follows_a_run_and_says_what_comes_next(page, live_server):
+    studio = open_studio()
+    rate(studio, 20)
+    begin_run = ask_for_reward_run(studio)
+    claim = begin(begin_run, step=3, total_steps=10)
+    enter(page, live_server.url)
+    look(page, live_server.url, "")
+    expect(page.locator("#now")).to_contain_text("step 3 of 10")
+    services.succeed(claim, outputs=[{"kind": "reward_model", "id": "c" * 64}], result={"holdout_accuracy": 0.75})
+    expect(page.locator("#now")).to_contain_text("Reward model 1 has not been used yet", timeout=15_000)
+    finish(ask_for_policy_run(studio, begin_run.outputs.get()))
+    page.reload()
+    expect(page.locator("#now")).to_contain_text("v2 is ready")
+    candidate = studio.project.checkpoints.get(kind="policy", version=2)
+    promote(project=studio.project, checkpoint=candidate, actor=studio.admin, expected_epoch=1)
+    page.reload()
+    expect(page.locator(".versions tbody tr").first).to_contain_text("serving")
