@@ -242,6 +242,7 @@ def test_a_verdict_given_after_the_log_in_ran_out_is_kept_and_sent(page, address
     expect(page.locator("#trouble")).to_contain_text("Log in again: your verdict is kept")
     assert not Rating.objects.exists()
     page.click("#trouble a")
+    expect(page.locator("#id_username")).to_be_focused()
     page.keyboard.type("ada")
     page.keyboard.press("Tab")
     page.keyboard.type(PASSWORD)
