@@ -27,6 +27,9 @@ from rlhf_core.options import inner_type
 
 ALL = [ModelConfig, PretrainConfig, SamplingConfig, RewardConfig, PolicyConfig]
 FIELDS = [(kind, field) for kind in ALL for field in dataclasses.fields(kind)]
+OPEN_FIELDS = [  # those of named choices have their own test
+    (kind, field) for kind, field in FIELDS if not get_args(inner_type(get_type_hints(kind)[field.name]))
+]
 
 
 def name_of(case: object) -> str | None:
@@ -54,11 +57,9 @@ def outside(field: dataclasses.Field, hint: type) -> list[object]:
     return found
 
 
-@pytest.mark.parametrize(("kind", "field"), FIELDS, ids=name_of)
+@pytest.mark.parametrize(("kind", "field"), OPEN_FIELDS, ids=name_of)
 def test_a_value_outside_the_range_is_refused_with_field_value_and_range(kind, field):
     hint = inner_type(get_type_hints(kind)[field.name])
-    if get_args(hint):
-        pytest.skip("a field of named choices has its own test")
     for value in outside(field, hint):
         with pytest.raises(ConfigError) as caught:
             kind(**{field.name: value})

@@ -26,24 +26,23 @@ def check(data):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (ROOT / "demo/policy/manifest.json").exists(), reason="the demo policy is not trained yet")
-def test_an_empty_folder_comes_to_a_rateable_pair_and_does_so_faster_the_second_time(tmp_path):
+def test_an_empty_folder_comes_to_a_rateable_pair_and_the_second_start_makes_nothing_again(tmp_path):
     data = tmp_path / "steersman"
     first = check(data)
     assert first.returncode == 0, first.stderr[-4000:]
     told = json.loads(first.stdout)  # one line, and nothing else, on the standard output
     assert told["ok"] is True
     assert set(told["seconds"]) == STEPS
-    assert told["seconds"]["total"] < 120
+    assert "Imported" in first.stderr
     assert "Traceback" not in first.stderr
     assert not (data / "processes.json").exists()
     assert not (data / "postgres" / "data" / "postmaster.pid").exists()
 
     second = check(data)
     assert second.returncode == 0, second.stderr[-4000:]
-    again = json.loads(second.stdout)["seconds"]
+    assert set(json.loads(second.stdout)["seconds"]) == STEPS
     assert "collectstatic" not in second.stderr
-    assert again["total"] < told["seconds"]["total"]
+    assert "Imported" not in second.stderr
 
 
 def test_check_fails_with_the_cause_in_its_line_when_something_can_not_start(tmp_path):
