@@ -3,6 +3,8 @@
 import logging
 import mmap
 import os
+import threading
+import time
 from typing import Any
 from uuid import UUID
 
@@ -25,6 +27,9 @@ SHORT: dict[str, Any] = {
     "time_limit": 300,
     "ignore_result": True,
 }
+IDLE = threading.Event()  # set while this process of the pool works on nothing
+IDLE.set()
+PARENT_LOOK_SECONDS = 2.0
 SLICE_SECONDS = 10.0  # simulated raters make room for others so often
 IDLE_SLICES = 30  # slices without a single rating, after which they give up
 
@@ -32,6 +37,35 @@ IDLE_SLICES = 30  # slices without a single rating, after which they give up
 @signals.worker_shutting_down.connect
 def announce_shutdown(**_: Any) -> None:
     SHUTTING_DOWN[0] = 1
+
+
+@signals.task_prerun.connect
+def note_begin(**_: Any) -> None:
+    IDLE.clear()
+
+
+@signals.task_postrun.connect
+def note_end(**_: Any) -> None:
+    IDLE.set()
+
+
+@signals.worker_process_init.connect
+@signals.beat_embedded_init.connect
+def leave_with_worker(**_: Any) -> None:
+    """See to it that this process of the pool, or the beat inside a worker, ends when its worker was killed.
+
+    The pool's processes hold each other's pipes open, so none of them notices by itself. A task is let come to its end:
+    a run gives itself back to the queue.
+    """
+    worker = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == worker:
+            time.sleep(PARENT_LOOK_SECONDS)
+        IDLE.wait()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="leave-with-worker", daemon=True).start()
 
 
 @shared_task(

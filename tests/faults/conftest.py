@@ -126,8 +126,12 @@ def start(hurried: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., sub
     for process in begun:
         if process.poll() is None:
             process.send_signal(signal.SIGCONT)
-            process.kill()
-            process.wait(10)
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(10)
     for note in (tmp_path / "steersman" / "runs").glob("*/child.json"):
         child = read_child(note.parent)
         if child is not None and is_running(child[0]):

@@ -2,6 +2,7 @@
 
 import signal
 import uuid
+from pathlib import Path
 
 import pytest
 
@@ -75,12 +76,19 @@ def test_a_killed_celery_worker_leaves_no_training_process(ask, start, broker, t
     command = (*WORKER, "train,default", "-c", "2", "-B", "--schedule", str(tmp_path / "beat"))
     worker = start(*command, BROKER_URL=broker.url)
     child = wait_for_saved(run)
+    family = children_of(worker.pid)
+    assert len(family) == 3  # two of the pool and the beat
     worker.kill()
     worker.wait()
     until(lambda: not is_running(child), 10, "the training process is gone")
+    until(lambda: not any(map(is_running, family)), 20, "the worker's processes are gone")
     start(*command, BROKER_URL=broker.url)  # takes it back once the lease is over
     wait_for_state(run, "succeeded")
     assert_nothing_twice(run)
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_a_double_click_is_one_run(project, broker):
