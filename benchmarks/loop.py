@@ -60,13 +60,14 @@ def measure(ratings: int) -> dict[str, Any]:
         return run
 
     def wait_for_ratings(target: int) -> None:
-        wait(lambda: pairs.count() >= target, 900, "the simulated ratings")
+        wait(lambda: given.count() >= target, 900, "the simulated ratings")
 
     begun = time.monotonic()
-    pairs = Rating.objects.filter(project=project, comparison__kind="pair", is_current=True)
+    given = Rating.objects.filter(project=project, is_current=True)  # singles that waited already are rated too
+    pairs = given.filter(comparison__kind="pair")
     while (missing := ratings - pairs.count()) > 0:
         queue.simulate(project_id=project.id, count=missing)
-        wait_for_ratings(pairs.count() + missing)
+        wait_for_ratings(given.count() + missing)
     seconds["ratings"] = time.monotonic() - begun
     wait(lambda: Slot.objects.filter(project=project, state="open").count() >= project.buffer_target, 300, "the buffer")
     reward_config, policy_config = presets_for(project, "reward")["CPU"], presets_for(project, "policy")["CPU"]
