@@ -139,6 +139,19 @@ def test_a_lease_that_lapses_after_a_promotion_is_closed_by_the_next_look(studio
     assert studio.slot(held).state == "void"
 
 
+def test_a_closed_slot_is_nobodys_so_a_late_rating_may_take_one_that_came_back(studio):
+    project = studio.ready_project(overlap=2)
+    studio.items(project, pairs=1)
+    slow, other = studio.rater(project), studio.rater(project)
+    old, held = studio.shown(slow, project), studio.shown(other, project)
+    studio.lapse(old.slot_id)
+    studio.promoted(project)
+    assert studio.slot(old).state == "void"
+    skip(rater=other, token=held.token)  # before the next look closes this one too
+    submission = submit(rater=slow, token=old.token, submission_id=uuid4(), choice="1")
+    assert submission.rating.slot_id == held.slot_id
+
+
 def test_a_rater_sees_nothing_that_tells_the_policy(studio):
     project = studio.ready_project(guideline_body="Be fair.")
     studio.items(project, pairs=1)

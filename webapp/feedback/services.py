@@ -139,7 +139,9 @@ def void_retired(*, project: Project) -> int:
         return 0
     is_free = Q(state=Slot.State.OPEN) | Q(state=Slot.State.LEASED, lease_until__lt=Now())
     of_serving = Comparison.objects.filter(pk=OuterRef("comparison"), first__checkpoint=pointer.checkpoint_id)
-    return Slot.objects.filter(is_free, ~Exists(of_serving), project=project).update(state=Slot.State.VOID)
+    return Slot.objects.filter(is_free, ~Exists(of_serving), project=project).update(
+        state=Slot.State.VOID, rater=None, lease_until=None
+    )
 
 
 def void_when_promoted(*, project: Project, **_: object) -> None:
