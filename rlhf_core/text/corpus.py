@@ -11,6 +11,7 @@ import numpy as np
 
 from rlhf_core.durable import write_atomically
 from rlhf_core.errors import DatasetError
+from rlhf_core.text.template import frame_document
 from rlhf_core.text.tokenizer import Tokenizer
 
 HELD_OUT_PERCENT = 2
@@ -94,7 +95,7 @@ class TokenFile:
         with path.open("wb") as file:
             while batch := list(islice(remaining, DOCUMENTS_A_BATCH)):
                 for ids in tokenizer.encode_many(batch):
-                    file.write(np.array([tokenizer.begin, *ids, tokenizer.end], dtype=dtype).tobytes())
+                    file.write(np.array(frame_document(tokenizer, ids), dtype=dtype).tobytes())
                     tokens += len(ids) + 2
                 count += len(batch)
                 characters += sum(map(len, batch))

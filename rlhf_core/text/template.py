@@ -16,7 +16,12 @@ TEMPLATE_SHA256 = hashlib.sha256(TEMPLATE.encode()).hexdigest()
 
 def encode_document(tokenizer: Tokenizer, text: str) -> list[int]:
     """``begin``, the text, ``end``."""
-    return [tokenizer.begin, *tokenizer.encode(text), tokenizer.end]
+    return frame_document(tokenizer, tokenizer.encode(text))
+
+
+def frame_document(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[int]:
+    """``encode_document`` of a text whose tokens are at hand."""
+    return [tokenizer.begin, *tokens, tokenizer.end]
 
 
 def encode_prompt(tokenizer: Tokenizer, text: str, max_prompt_tokens: int) -> list[int]:
