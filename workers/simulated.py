@@ -12,9 +12,8 @@ import uuid
 from dataclasses import dataclass
 from uuid import UUID
 
-from django.contrib.auth.hashers import make_password
-
 from webapp.accounts.models import User
+from webapp.accounts.services import ensure_simulated_rater
 from webapp.feedback import selectors, services
 from webapp.feedback.selectors import ShownItem
 from webapp.projects.models import Membership, Project
@@ -93,9 +92,7 @@ def simulated_raters(project: Project) -> list[SimulatedRater]:
     """The four, made and let into the project where they are missing; nobody can log in as one of them."""
     raters = []
     for username, certainty in RATERS:
-        user, _ = User.objects.get_or_create(
-            username=username, defaults={"is_simulated": True, "password": make_password(None)}
-        )
+        user = ensure_simulated_rater(username=username)
         if not user.is_simulated:
             raise ValueError(f"the name {username!r} belongs to a person: rename that account first")
         Membership.objects.get_or_create(project=project, user=user)
