@@ -6,7 +6,6 @@ from django.db.models import Count, Q, QuerySet
 
 from webapp.feedback.models import Comparison, Rating
 from webapp.projects.models import Project
-from webapp.quality.models import Dataset
 
 
 def sources_used(project: Project) -> list[str]:
@@ -66,8 +65,3 @@ def usable_ratings(project: Project, sources: list[str] | None = None) -> Rating
         left_out=Count("id", filter=~taken),
     )
     return RatingCounts(**found)
-
-
-def datasets_of(project: Project) -> QuerySet[Dataset]:
-    """A project's datasets, newest first, with who froze them."""
-    return Dataset.objects.filter(project=project).select_related("created_by").order_by("-created_at", "-id")
