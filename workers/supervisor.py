@@ -129,6 +129,8 @@ class Supervision:
 
     def settle(self, directory: RunDirectory, code: int, reason: Reason | None) -> bool:
         """Write down how the training process ended; False where it is to be started again."""
+        if reason != "database":
+            self.insist(self.record_new)  # what it wrote last, where the database was away just then
         if self.is_cancelled:
             self.insist(lambda: services.finish_cancelled(self.claim))
         elif code == EXIT_DONE and directory.result is not None:
@@ -216,7 +218,7 @@ class Supervision:
         Raises:
             FenceLost: the run is somebody else's.
         """
-        events, offset = read_events(self.folder / "events.jsonl", self.offset)
+        events, offset = self.read_new()
         if offset > self.read_to:
             self.read_to, self.heard_at, self.has_begun = offset, time.monotonic(), True
         is_due = time.monotonic() - self.renewed_at >= settings.RUN_RENEW_SECONDS
@@ -233,6 +235,16 @@ class Supervision:
         else:
             if events or is_due:
                 self.away_since = None
+
+    def read_new(self) -> tuple[list[dict], int]:
+        """Events that are not recorded yet, and how far the file is read with them."""
+        return read_events(self.folder / "events.jsonl", self.offset)
+
+    def record_new(self) -> None:
+        """Record what is not recorded yet."""
+        events, offset = self.read_new()
+        if events:
+            self.record(events, offset)
 
     def renew(self) -> None:
         """Hold the lease a while longer and learn whether the run is to be cancelled.

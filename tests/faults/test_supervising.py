@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection
 
 from tests.faults.watching import assert_nothing_twice, events, fresh, wait_for_saved, wait_for_state
 from workers.run_files import run_folder, write_run_directory
-from workers.supervisor import supervise
+from workers.supervisor import Supervision, TrainingProcess, supervise
 
 
 @pytest.fixture
@@ -76,4 +76,24 @@ def test_a_supervisor_whose_connection_is_cut_goes_on_and_loses_nothing(run, sta
         assert cursor.fetchone()[0] >= 1
     wait_for_state(run, "succeeded")
     assert len(events(run, "claimed")) == 1
+    assert_nothing_twice(run)
+
+
+def test_the_last_steps_are_recorded_though_the_database_was_away_as_the_process_ended(run, monkeypatch):
+    record, close = Supervision.record, TrainingProcess.close
+    is_away = True
+
+    def record_if_there(self, events, offset):
+        if is_away and (self.folder / "result.json").exists():
+            raise OperationalError("away")
+        record(self, events, offset)
+
+    def come_back(self):
+        nonlocal is_away
+        is_away = False
+        close(self)
+
+    monkeypatch.setattr(Supervision, "record", record_if_there)
+    monkeypatch.setattr(TrainingProcess, "close", come_back)
+    assert supervise(run.pk)
     assert_nothing_twice(run)
