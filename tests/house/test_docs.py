@@ -65,3 +65,10 @@ def test_every_folder_of_the_tree_stands_in_the_readme():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     folders = {path.parent.name for path in ROOT.glob("*/__init__.py")} | {"docs", "tests", "demo"}
     assert {folder for folder in folders if f"{folder}/" not in readme} == set()
+
+
+def test_every_test_named_in_the_rules_exists():
+    named = re.findall(r"(test_\w+\.py)::(test_\w+)", (ROOT / "docs/algorithms/rules.md").read_text(encoding="utf-8"))
+    assert named
+    sources = {file: (ROOT / "tests/core" / file).read_text(encoding="utf-8") for file in {file for file, _ in named}}
+    assert [f"{file}::{name}" for file, name in named if f"def {name}(" not in sources[file]] == []
