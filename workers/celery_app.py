@@ -1,8 +1,8 @@
 """The Celery app: ``celery -A workers.celery_app worker -Q train``. A message is a doorbell, the database is the truth.
 
 Queues: ``train`` (one process a device; training runs, acknowledged at once, without a time limit), ``sample`` (filling
-the raters' queue), ``default`` (the periodic look at the runs) and ``maint``. What a lost message delays, the periodic
-tasks find within seconds.
+the raters' queue) and ``default`` (the periodic look at the runs). What a lost message delays, the periodic tasks find
+within seconds.
 
 SIGTERM is the way to stop a worker: a training run is told at once, saves its state and goes back into the queue, and
 the worker leaves once it has. Don't remap SIGTERM to SIGQUIT: Celery then sleeps out its soft time-out before it tells
@@ -18,7 +18,7 @@ from celery import Celery  # noqa: E402
 from django.conf import settings  # noqa: E402
 from kombu import Exchange, Queue  # noqa: E402
 
-QUEUES = ("train", "sample", "default", "maint")
+QUEUES = ("train", "sample", "default")
 VISIBILITY_SECONDS = 900  # three times the hard limit of a short task; a training run is acknowledged before it starts
 VISIBILITY = {"visibility_timeout": VISIBILITY_SECONDS}
 
