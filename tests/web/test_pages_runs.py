@@ -441,6 +441,7 @@ def test_durations_are_said_in_words(seconds, words):
         (0.0003, "", "0.00030"),
         (2e-6, "", "2.0e−6"),
         (0, "", "0"),
+        (13.0, "verdicts", "13"),
         (None, "", "–"),
     ],
 )

@@ -32,7 +32,7 @@ SINGLE_STEPS = [
     Step("5", "excellent", "5 of 5: excellent"),
 ]
 SKIP_REASONS = [
-    ("unclear", "I can not tell what is asked"),
+    ("unclear", "I cannot tell what is asked"),
     ("expertise", "It takes knowledge that I lack"),
     ("language", "I do not read this language"),
     ("disturbing", "I do not want to read this"),

@@ -113,7 +113,7 @@ class Supervisor:
             self.start_broker()
         with self.timed("migrate"):
             if migrations_wait():
-                self.step("migrate", "migrate", "--noinput")
+                self.step("migrate", "migrate", "--noinput", "--verbosity", "0")
         with self.timed("static"):
             self.collect_static_files()
         with self.timed("demo"):

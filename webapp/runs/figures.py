@@ -41,8 +41,8 @@ def say_value(value: Any, unit: str = "") -> str:
         return "not a number"
     if unit == "share":
         return f"{100 * value:.1f} %".replace("-", MINUS)
-    if isinstance(value, int):
-        return f"{value:,}".replace("-", MINUS)
+    if isinstance(value, int) or (unit == "verdicts" and value.is_integer()):
+        return f"{value:,.0f}".replace("-", MINUS)
     return say_number(value).replace("-", MINUS)
 
 

@@ -237,5 +237,5 @@ class PresetForm(forms.Form):
 def describe_reward_model(checkpoint: Checkpoint) -> str:
     """A reward model as an option reads: its number and how often it agrees with raters."""
     accuracy = checkpoint.metrics.get("holdout_accuracy")
-    measured = f", {100 * accuracy:.1f} % of held-out comparisons" if isinstance(accuracy, int | float) else ""
+    measured = f", agrees on {100 * accuracy:.1f} %" if isinstance(accuracy, int | float) else ""
     return f"reward model {checkpoint.version}{measured}"

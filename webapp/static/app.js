@@ -1,6 +1,10 @@
 // Small help for every page; each page works without it.
 "use strict";
 
+// On a narrow screen the pages of a project scroll sideways: the one that is open must be in view.
+const here = document.querySelector(".strip nav [aria-current]");
+if (here) here.parentElement.scrollLeft = here.offsetLeft - here.parentElement.offsetLeft - here.offsetWidth;
+
 // A menu closes when one looks elsewhere.
 document.addEventListener("click", (event) => {
   for (const open of document.querySelectorAll("details.menu[open], details.because[open]")) {

@@ -147,7 +147,7 @@ document.addEventListener("htmx:afterRequest", (event) => {
     say("not saved", true);
     tell("This item is not yours to rate any more. Reload the page for the next one.");
   } else if (xhr.status === 0) {
-    failed("The server can not be reached.");
+    failed("The server cannot be reached.");
   } else {
     failed(`The server could not save it (error ${xhr.status}).`);
   }

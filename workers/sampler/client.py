@@ -110,7 +110,9 @@ class SamplerClient:
             response = connection.getresponse()
             return response.status, dict(response.getheaders()), json.loads(response.read())
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise SamplerUnavailable(f"the sampler does not answer at {self.address}: {error}") from error
+            is_absent = isinstance(error, FileNotFoundError | ConnectionRefusedError)
+            why = "it is not up, or not yet; it is asked again in a moment" if is_absent else str(error)
+            raise SamplerUnavailable(f"the sampler does not answer at {self.address}: {why}") from error
         finally:
             connection.close()
 
