@@ -65,7 +65,7 @@ def supervise(run_id: UUID, *, should_stop: Callable[[], bool] = lambda: False) 
     if claim is None:
         log.info("run %s is not free: nothing to do", run_id)
         return False
-    log.info("%s of project %s is claimed with fence %d", claim.run, claim.run.project_id, claim.fence)
+    log.info("%s of %s is claimed with fence %d", claim.run, claim.run.project.slug, claim.fence)
     try:
         Supervision(claim, should_stop).run_to_end()
     except FenceLost as lost:
@@ -120,6 +120,7 @@ class Supervision:
                 return
             crashes = 1 if self.saved_step > saved_before else crashes + 1
             told = self.describe_crash(code, reason)
+            log.warning("%s: %s", self.run, told)
             if crashes >= settings.RUN_MAX_ATTEMPTS:
                 message = f"{told} That was attempt {crashes} without progress that was saved, so the run is given up."
                 self.insist(partial(services.fail, self.claim, message))
@@ -143,6 +144,8 @@ class Supervision:
             raise DatabaseAway(f"the database has not answered for {settings.RUN_DATABASE_SECONDS} s")
         else:
             return False
+        words = {EXIT_DONE: "done", EXIT_REFUSED: "refused", EXIT_DIVERGED: "diverged"}
+        log.info("%s ends: %s", self.run, "cancelled" if self.is_cancelled else words.get(code, "back in the queue"))
         return True
 
     def succeed(self, result: dict) -> None:

@@ -50,7 +50,9 @@ class Chart:
 
     @property
     def help(self) -> str:
-        return "; ".join(curve.help for curve in self.curves)
+        if len(self.curves) == 1:
+            return self.curves[0].help
+        return "; ".join(f"{curve.label}: {curve.help}" for curve in self.curves)
 
 
 @dataclass(frozen=True)
