@@ -238,6 +238,7 @@ LOGGING = {
         "django": {"handlers": [], "level": "INFO", "propagate": True},
         "django.server": {"handlers": [], "level": "INFO", "propagate": True},
         "axes": {"level": "WARNING"},
+        "django.request": {"level": "ERROR"},  # a refused form is no fault, and its address may hold a link's secret
         "celery.worker.strategy": {"level": "WARNING"},  # a line for each message received, and one for each done
         "celery.app.trace": {"level": "WARNING"},
     },
