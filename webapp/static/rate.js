@@ -253,5 +253,7 @@ setInterval(async () => {
   }
 }, HEARTBEAT_MS);
 
+// htmx would carry "chosen" over to the next item's button of the same id for an instant, and it would fade there.
+htmx.config.attributesToSettle = [];
 beginItem(true);
 sendKept();
