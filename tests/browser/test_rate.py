@@ -5,7 +5,7 @@ import statistics
 
 import pytest
 from django.contrib.sessions.models import Session
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from tests.browser import pictures
 from tests.studio import PASSWORD, Studio, open_studio
@@ -30,7 +30,7 @@ addEventListener("htmx:afterSwap", () => requestAnimationFrame(() => setTimeout(
   seen.pressed = 0;
 })), true);
 """
-READY = "#item:not([aria-busy])"
+READY = "#item[aria-busy=false]"
 
 
 @pytest.fixture
@@ -54,13 +54,18 @@ def watched(context: BrowserContext) -> BrowserContext:
 def log_in(page: Page, address: str) -> Page:
     """By keyboard: the name has the focus, Tab leads to the password, Enter sends."""
     page.goto(address)
+    type_name_and_password(page)
+    page.wait_for_url(address)
+    page.wait_for_selector("#item")
+    return page
+
+
+def type_name_and_password(page: Page) -> None:
+    expect(page.locator("#id_username")).to_be_focused()
     page.keyboard.type("ada")
     page.keyboard.press("Tab")
     page.keyboard.type(PASSWORD)
     page.keyboard.press("Enter")
-    page.wait_for_url(address)
-    page.wait_for_selector("#item")
-    return page
 
 
 def press(page: Page, key: str) -> None:
@@ -113,8 +118,10 @@ def test_a_key_pressed_twice_rates_one_item_only(watched, address, studio):
     page = log_in(watched.new_page(), address)
     page.wait_for_selector(READY)
     before = texts(page)
-    for _ in range(5):
-        page.keyboard.press("2")
+    page.evaluate("""
+        const press = {key: "2", code: "Digit2", bubbles: true, cancelable: true};
+        for (let n = 0; n < 5; n++) document.body.dispatchEvent(new KeyboardEvent("keydown", press));
+    """)
     expect(page.locator("#progress")).to_have_text("1 rated today")
     page.wait_for_selector(READY)
     assert texts(page) != before
@@ -242,14 +249,40 @@ def test_a_verdict_given_after_the_log_in_ran_out_is_kept_and_sent(page, address
     expect(page.locator("#trouble")).to_contain_text("Log in again: your verdict is kept")
     assert not Rating.objects.exists()
     page.click("#trouble a")
-    expect(page.locator("#id_username")).to_be_focused()
-    page.keyboard.type("ada")
-    page.keyboard.press("Tab")
-    page.keyboard.type(PASSWORD)
-    page.keyboard.press("Enter")
+    type_name_and_password(page)
     expect(page.locator("#saved")).to_have_text("saved")
     expect(page.locator("#progress")).to_have_text("1 rated today")
     assert Rating.objects.count() == 1
+
+
+def test_a_kept_verdict_outlives_a_failing_server(page, address, studio):
+    studio.add_items(pairs=2)
+    log_in(page, address)
+    page.wait_for_selector(READY)
+    Session.objects.all().delete()
+    page.keyboard.press("2")
+    expect(page.locator("#trouble")).to_contain_text("Log in again: your verdict is kept")
+    is_down = True
+
+    def answer(route: Route) -> None:
+        if is_down and route.request.method == "POST":
+            route.fulfill(status=503, body="busy")
+        else:
+            route.continue_()
+
+    page.click("#trouble a")
+    page.route(address, answer)
+    type_name_and_password(page)
+    expect(page.locator("#trouble")).to_contain_text("sent again by itself")
+    page.reload()
+    expect(page.locator("#trouble")).to_contain_text("sent again by itself")
+    assert not Rating.objects.exists()
+    is_down = False
+    page.click("#trouble button")
+    expect(page.locator("#progress")).to_have_text("1 rated today")
+    page.wait_for_selector(READY)
+    press(page, "6")
+    assert Rating.objects.count() == 2
 
 
 def test_who_logged_in_anew_in_another_tab_does_not_lose_the_verdict(context, page, address, studio):

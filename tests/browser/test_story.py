@@ -156,8 +156,7 @@ def rate_by_keyboard(page: Page, count: int) -> list[str]:
     """Press a digit for ``count`` items; gives the texts that were shown."""
     seen = []
     for number in range(count):
-        page.wait_for_selector("#item button[name=choice]")
-        page.wait_for_timeout(500)  # a person looks first, and the page takes no key before that
+        page.wait_for_selector("#item[aria-busy=false] button[name=choice]")  # no key is taken before that
         token = page.input_value("[name=token]")
         seen += page.locator(".answer .shown").all_text_contents()
         page.keyboard.press("26"[number % 2])

@@ -9,6 +9,7 @@ const KEPT = "steersman-verdict";
 
 const byId = (id) => document.getElementById(id);
 let sending = null; // the button whose verdict is on its way
+let kept = null; // the verdict of an earlier page of this tab, until it is answered
 let tries = 0;
 let retryTimer = 0;
 let slowTimer = 0;
@@ -33,12 +34,18 @@ function tell(text, { logIn = false, resend = false } = {}) {
   box.hidden = !text;
 }
 
+function markReady(item) {
+  const early = LOOK_MS - (performance.now() - shownAt); // the clock of time-outs may run ahead by a fraction
+  if (early > 0) setTimeout(markReady, Math.ceil(early), item);
+  else item.setAttribute("aria-busy", "false");
+}
+
 function beginItem(isFirst) {
   const item = byId("item");
   shownAt = countedFrom = performance.now();
   activeMs = 0;
   item.setAttribute("aria-busy", "true");
-  setTimeout(() => item.removeAttribute("aria-busy"), LOOK_MS);
+  setTimeout(markReady, LOOK_MS, item);
   if (isFirst) return;
   const prompt = byId("shown-prompt");
   const kind = { pair: "Next pair. ", single: "Next answer. " }[item.dataset.kind] || "";
@@ -79,6 +86,10 @@ document.addEventListener(
 
 function again() {
   clearTimeout(retryTimer);
+  if (kept) {
+    postKept();
+    return;
+  }
   const button = sending;
   if (!button || !button.isConnected) return;
   sending = null;
@@ -107,12 +118,21 @@ function keepVerdict() {
 }
 
 function sendKept() {
-  const kept = JSON.parse(sessionStorage.getItem(KEPT) || "null");
-  sessionStorage.removeItem(KEPT);
-  if (!kept || kept.page !== location.pathname) return;
+  const found = JSON.parse(sessionStorage.getItem(KEPT) || "null");
+  if (found?.page !== location.pathname) return;
+  kept = found;
   sending = document.createElement("button"); // nothing else is sent meanwhile
+  postKept();
+}
+
+function postKept() {
   say("saving …");
   htmx.ajax("POST", kept.url, { target: "#item", swap: "outerHTML", values: kept.values });
+}
+
+function forgetKept() {
+  kept = null;
+  sessionStorage.removeItem(KEPT);
 }
 
 document.addEventListener("htmx:beforeSwap", (event) => {
@@ -128,6 +148,7 @@ document.addEventListener("htmx:afterRequest", (event) => {
   clearTimeout(slowTimer);
   if (xhr.status === 200 || xhr.status === 409 || xhr.status === 422) {
     clearTimeout(retryTimer);
+    forgetKept();
     sending = null;
     tries = 0;
     shownAt = performance.now(); // the second press of a double one must not fall on the next item
@@ -139,10 +160,14 @@ document.addEventListener("htmx:afterRequest", (event) => {
     keepVerdict();
     say("not saved", true);
     tell("You are logged out. Log in again: your verdict is kept in this tab and sent right after.", { logIn: true });
+  } else if (xhr.status === 403 && kept) {
+    say("not saved", true);
+    tell("The server refuses the verdict that this tab keeps. Log in again to send it.", { logIn: true });
   } else if (xhr.status === 403) {
     keepVerdict();
     location.reload(); // logged in anew in another tab: a fresh page knows the new key, and sends what was kept
   } else if (xhr.status === 404) {
+    forgetKept();
     sending = null;
     say("not saved", true);
     tell("This item is not yours to rate any more. Reload the page for the next one.");
@@ -153,8 +178,9 @@ document.addEventListener("htmx:afterRequest", (event) => {
   }
 });
 
-document.addEventListener("htmx:load", (event) => {
-  if (event.detail.elt.id === "item") beginItem(false);
+// In the same breath as the swap: an item is never on the page without its time to look.
+document.addEventListener("htmx:afterSwap", (event) => {
+  if (event.target.id === "item") beginItem(false);
 });
 
 window.addEventListener("online", again);
