@@ -14,5 +14,5 @@ def take(page: Page, name: str) -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
-        page.screenshot(path=FOLDER / f"{name}-{scheme}.png")
+        page.screenshot(path=FOLDER / f"{name}-{scheme}.png", animations="disabled")  # else colours are caught midway
     page.emulate_media(color_scheme="light")
