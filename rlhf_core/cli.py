@@ -1,4 +1,4 @@
-"""The command line: ``python -m rlhf_core {pretrain,reward,policy,evaluate,sample}``. Torch loads once there is work to do."""
+"""The command line: ``python -m rlhf_core {pretrain,reward,policy,evaluate,sample}``; torch loads when it works."""
 
 import argparse
 import json
