@@ -19,7 +19,7 @@ from webapp.quality.models import Dataset
 from webapp.quality.selectors import RatingCounts
 from webapp.registry.models import Checkpoint, Promotion
 from webapp.registry.selectors import promotions, serving
-from webapp.runs import selectors
+from webapp.runs import selectors, tree
 from webapp.runs.charts import AXIS_UNITS
 from webapp.runs.figures import seconds_left
 from webapp.runs.models import Evaluation, EvaluationSample, Run, RunEvent, RunMetrics
@@ -131,12 +131,17 @@ class Outlook:
 
     @property
     def versions(self) -> list[Version]:
+        """The newest ones."""
+        return self.all_versions[:VERSIONS_SHOWN]
+
+    @property
+    def all_versions(self) -> list[Version]:
         known = {cycle.policy.pk: cycle.policy for cycle in self.board.cycles}
 
         def find(cycle: selectors.Cycle) -> Checkpoint | None:
             return known.get(cycle.policy.parent_id) if cycle.policy.parent_id else None
 
-        return [Version(cycle, find(cycle)) for cycle in self.board.cycles[:VERSIONS_SHOWN]]
+        return [Version(cycle, find(cycle)) for cycle in self.board.cycles]
 
     @property
     def hidden_versions(self) -> int:
@@ -558,6 +563,39 @@ def promotions_of(policy: Checkpoint) -> QuerySet[Promotion]:
     return promotions(policy.project).filter(Q(to_checkpoint=policy) | Q(from_checkpoint=policy))
 
 
+# --- The family of policies ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Relative:
+    """A policy in the family tree, with what is said of it."""
+
+    node: tree.Node
+    version: Version
+
+    @property
+    def state(self) -> str:
+        if self.version.is_serving:
+            return "serving"
+        return "candidate" if self.version.is_candidate else "served before"
+
+
+@dataclass(frozen=True)
+class Family:
+    """All policies of a project, as a picture and in words."""
+
+    picture: tree.Tree
+    relatives: tuple[Relative, ...]
+
+
+def family_of(project: Project) -> Family:
+    """The family tree of a project's policies; constant in queries."""
+    look = Outlook(board=selectors.board(project), raters=0)
+    versions = {version.policy.pk: version for version in look.all_versions}
+    picture = tree.plant([version.policy for version in versions.values()])
+    return Family(picture, tuple(Relative(node, versions[node.policy.pk]) for node in picture.nodes))
+
+
 # --- Ratings behind a model ------------------------------------------------------------------------------------------
 
 
@@ -590,6 +628,11 @@ def ratings_in(dataset: Dataset, *, source: str, page: str | None) -> tuple[Page
         ratings = ratings.filter(source=source)
     found = Paginator(ratings, RATINGS_A_PAGE).get_page(page)
     return found, [show_rating(rating) for rating in found]
+
+
+def find_rating(project: Project, pk: Any) -> Rating:
+    """A rating of this project with its samples. Raises Rating.DoesNotExist."""
+    return with_samples(Rating.objects.filter(project=project)).select_related("project").get(pk=pk)
 
 
 def show_rating(rating: Rating) -> ShownRating:

@@ -16,7 +16,7 @@ from webapp.projects.selectors import PromptCounts, prompt_counts
 from webapp.quality.models import Dataset
 from webapp.quality.selectors import RatingCounts, usable_ratings
 from webapp.registry.models import Checkpoint, Promotion, ServingPointer
-from webapp.registry.selectors import promotions, serving
+from webapp.registry.selectors import policies, promotions, serving
 from webapp.runs.models import Evaluation, EvaluationSample, Run, RunEvent, RunMetrics, RunOutput
 
 SHOWN_RUNS = 30
@@ -102,9 +102,9 @@ def board(project: Project) -> Board:
     served_at: dict[Any, datetime] = {}
     for move in reversed(moves):
         served_at[move.to_checkpoint_id] = move.at
-    policies = [row for row in lineage.checkpoints.values() if row.kind == Checkpoint.Kind.POLICY]
+    made = [row for row in lineage.checkpoints.values() if row.kind == Checkpoint.Kind.POLICY]
     cycles = []
-    for policy in sorted(policies, key=lambda row: -row.version):
+    for policy in sorted(made, key=lambda row: -row.version):
         run = lineage.maker(policy)
         reward_model = lineage.checkpoints.get(run.reward_model_id) if run else None
         reward_run = lineage.maker(reward_model)
@@ -295,6 +295,59 @@ def ratings_behind(checkpoint: Checkpoint) -> QuerySet[Rating]:
     if run is None or run.dataset_id is None:
         return Rating.objects.none()
     return with_samples(Rating.objects.filter(items__dataset=run.dataset_id)).order_by("-created_at", "-id")
+
+
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """A reward model that learned from a rating, and what followed it."""
+
+    reward_run: Run
+    reward_model: Checkpoint
+    policies: list[tuple[Run, Checkpoint]]  # improved against it: the run and what it made
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What became of a rating."""
+
+    datasets: list[Dataset]  # that it is in, oldest first
+    unfinished: list[Run]  # trainings on those that made nothing, yet or at all
+    taught: list[Taught]
+    heirs: list[Checkpoint]  # policies made from those policies since, however far
+
+    @property
+    def reached(self) -> bool:
+        """Whether any policy carries something of it."""
+        return any(one.policies for one in self.taught)
+
+
+def fate_of(rating: Rating) -> Fate:
+    """What became of a rating: datasets, runs, reward models, policies (six queries, however many there are)."""
+    datasets = list(Dataset.objects.filter(items__rating=rating).order_by("created_at"))
+    direct = list(
+        Run.objects.filter(dataset__in=datasets)
+        .select_related("dataset")
+        .prefetch_related("outputs")
+        .order_by("number")
+    )
+    models = [(run, output) for run in direct for output in run.outputs.all()]
+    improved = Run.objects.filter(reward_model__in=[model.pk for _, model in models], kind=Run.Kind.POLICY)
+    improved = improved.select_related("policy").prefetch_related("outputs").order_by("number")
+    followed: dict[Any, list[tuple[Run, Checkpoint]]] = defaultdict(list)
+    for run in improved:
+        followed[run.reward_model_id] += [(run, output) for output in run.outputs.all()]
+    reached = {policy.pk for pairs in followed.values() for _, policy in pairs}
+    heirs = []
+    for policy in policies(rating.project).order_by("version"):  # parents come before their children
+        if policy.parent_id in reached and policy.pk not in reached:
+            heirs.append(policy)
+            reached.add(policy.pk)
+    return Fate(
+        datasets=datasets,
+        unfinished=[run for run in direct if not run.outputs.all()],
+        taught=[Taught(run, model, followed[model.pk]) for run, model in models],
+        heirs=heirs,
+    )
 
 
 def runs_using_rating(rating: Rating) -> list[Run]:

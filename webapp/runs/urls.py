@@ -19,5 +19,7 @@ urlpatterns = [
     path("p/<slug:slug>/policies/<int:version>/evaluate/", views.start_evaluation, name="start_evaluation"),
     path("p/<slug:slug>/policies/<int:version>/promote/", views.promote, name="promote"),
     path("p/<slug:slug>/policies/<int:version>/ratings/", views.ratings_behind, name="ratings_behind"),
+    path("p/<slug:slug>/lineage/", views.lineage, name="lineage"),
+    path("p/<slug:slug>/ratings/<uuid:pk>/", views.rating, name="rating"),
     path("p/<slug:slug>/datasets/<uuid:pk>/", views.dataset, name="dataset"),
 ]

@@ -556,8 +556,36 @@ def show_ratings(
     }
     if dataset is not None:
         page, shown = pages.ratings_in(dataset, source=source, page=request.GET.get("page"))
-        context |= {"page": page, "shown": shown}
+        context |= {"page": page, "shown": shown, "runs": dataset.runs.prefetch_related("outputs").order_by("number")}
     return render(request, "runs/ratings.html", context)
+
+
+@require_GET
+@admin_required
+def rating(request: MemberRequest, project: Project, pk: uuid.UUID) -> HttpResponse:
+    """What became of a rating: the datasets it is in, the runs they fed and the policies that came of them."""
+    try:
+        found = pages.find_rating(project, pk)
+    except Rating.DoesNotExist:
+        raise Http404(f"{project} has no rating {pk}") from None
+    pointer = serving(project)
+    context = {
+        "project": project,
+        "is_admin": True,
+        "here": "queue",
+        "one": pages.show_rating(found),
+        "fate": selectors.fate_of(found),
+        "serving_id": pointer.checkpoint_id if pointer else None,
+    }
+    return render(request, "runs/rating.html", context)
+
+
+@require_GET
+@admin_required
+def lineage(request: MemberRequest, project: Project) -> HttpResponse:
+    """The family of policies as a tree: which came from which, which served, which were evaluated."""
+    context = {"project": project, "is_admin": True, "here": "loop", "family": pages.family_of(project)}
+    return render(request, "runs/lineage.html", context)
 
 
 @require_GET
