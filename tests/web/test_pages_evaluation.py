@@ -8,30 +8,17 @@ from django.test import Client
 
 from rlhf_core.config import METRICS, EvaluateConfig, SamplingConfig
 from tests.studio import Studio, open_studio, queries_of, sha256
-from tests.turns import rate, turn
+from tests.turns import evaluate, hold_out, rate, turn
 from webapp import queue
-from webapp.feedback.services import NewSample
 from webapp.projects.models import Prompt
 from webapp.registry.models import Checkpoint
 from webapp.registry.selectors import serving
 from webapp.registry.services import change_sampling, promote
-from webapp.runs import pages, services
-from webapp.runs.models import Evaluation, Run
+from webapp.runs import pages
+from webapp.runs.models import Run
 from webapp.runs.selectors import board, presets_for
 
 pytestmark = pytest.mark.django_db
-NUMBERS = {
-    "response_length": 40.0,
-    "end_rate": 0.75,
-    "distinct_1": 0.25,
-    "distinct_2": 0.6,
-    "distinct_3": 0.9,
-    "repetition": 0.05,
-}
-
-
-def estimate(value: float, count: int = 320) -> dict:
-    return {"value": value, "error": 0.1, "low": value - 0.2, "high": value + 0.2, "count": count}
 
 
 @pytest.fixture(autouse=True)
@@ -56,60 +43,8 @@ def admin(studio) -> Client:
     return client
 
 
-def hold_out(studio: Studio, count: int) -> None:
-    for number in range(count):
-        text = f"Held-out opening {number} <b>bold</b>"
-        Prompt.objects.get_or_create(
-            project=studio.project, sha256=sha256(text), defaults={"text": text, "split": "held_out"}
-        )
-
-
 def policy(studio: Studio, version: int) -> Checkpoint:
     return Checkpoint.objects.get(project=studio.project, kind="policy", version=version)
-
-
-def evaluate(studio: Studio, version: int = 2, seed: int = 0, reward: bool = True) -> Evaluation:
-    """An evaluation that a pretended supervisor has brought to its end."""
-    candidate = policy(studio, version)
-    reward_model = studio.project.checkpoints.filter(kind="reward_model").first()
-    run = services.start_evaluation(
-        actor=studio.admin,
-        project=studio.project,
-        config=EvaluateConfig(seed=seed),
-        policy=candidate,
-        reward_model=reward_model if reward else None,
-        request_id=uuid.uuid4(),
-    )
-    claim = services.claim(run.pk, "test")
-    assert claim is not None
-    asked = {"candidate": candidate, **services.references_of(claim.run)}
-    prompts = list(Prompt.objects.filter(project=studio.project, split="held_out"))
-    answers = [
-        services.DrawnAnswer(
-            checkpoint=one.sha256,
-            sample=NewSample(
-                prompt_id=prompt.pk,
-                seed=1000 * seed + number,
-                prompt_tokens=[1, 5],
-                tokens=[7, 2],
-                text=f" <script>{one}</script> answers {number}",
-                finish_reason="end",
-                log_prob=-3.0,
-            ),
-            reward=0.5 if reward else None,
-        )
-        for one in set(asked.values())
-        for number, prompt in enumerate(prompts)
-    ]
-    others = [part for part in asked if part != "candidate"]
-    report = {
-        "prompts": len(prompts),
-        "policies": {part: {**NUMBERS, "reward": estimate(1.25) if reward else None} for part in asked},
-        "kl": {part: {**estimate(6.25), "k3": estimate(6.5)} for part in others},
-        "reward_differences": {part: estimate(0.412) for part in others} if reward else {},
-    }
-    services.succeed(claim, outputs=[], result={"kl_base": 6.25}, evaluation=services.EvaluationResult(report, answers))
-    return Evaluation.objects.get(run=run)
 
 
 def read(client: Client, studio: Studio, end: str = "", status: int = 200) -> str:
