@@ -206,7 +206,7 @@ class EvaluateConfig(Settings):
     temperature: float = setting(1.0, "of the responses and of their log-probabilities alike", above=0, maximum=10)
     top_k: int = setting(0, "draw from so many of the likeliest tokens; 0 keeps all", minimum=0, maximum=1_000_000)
     top_p: float = setting(1.0, "draw from the likeliest tokens up to this mass; 1 keeps all", above=0, maximum=1)
-    seed: int = setting(0, "seed of the responses", minimum=0, maximum=2**32 - 1)
+    seed: int = setting(0, "seed of the responses; the same one gives the same ones", minimum=0, maximum=2**32 - 1)
     threads: int = setting(0, "CPU threads; 0 takes the machine's cores", minimum=0, maximum=1024, advanced=True)
 
     @property

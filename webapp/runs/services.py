@@ -52,7 +52,7 @@ from webapp.quality.models import Dataset
 from webapp.quality.selectors import usable_ratings
 from webapp.quality.services import freeze
 from webapp.registry.models import Checkpoint
-from webapp.registry.selectors import serving
+from webapp.registry.selectors import policies, serving
 from webapp.registry.services import record_checkpoint, sampling_settings
 from webapp.runs.models import Evaluation, EvaluationSample, Run, RunEvent, RunMetrics, RunOutput
 
@@ -453,14 +453,14 @@ def record_evaluation(run: Run, found: EvaluationResult) -> Evaluation:
 
 
 def references_of(run: Run) -> dict[str, Checkpoint]:
-    """The policies that an evaluation compares its candidate with, by their part.
+    """The policies that an evaluation compares its candidate with, by their part (one query, however long the lineage).
 
     Parent and base follow from the candidate's lineage, which never changes; a base policy has neither.
     """
-    parent = run.policy.parent
-    base = parent
-    while base is not None and base.parent is not None:
-        base = base.parent
+    known = {policy.pk: policy for policy in policies(run.project)}
+    base = parent = known.get(run.policy.parent_id)
+    while base is not None and base.parent_id is not None:
+        base = known[base.parent_id]
     found = {"parent": parent, "base": base, "serving": run.serving}
     return {part: policy for part, policy in found.items() if policy is not None and policy != run.policy}
 
@@ -538,7 +538,7 @@ def lock_held(claim: Claim) -> Run:
     Raises:
         FenceLost: the claim holds no longer.
     """
-    related = ("project", "policy__parent", "reward_model", "serving")
+    related = ("project", "policy", "reward_model", "serving")
     run = claim.held().select_for_update(no_key=True, of=("self",)).select_related(*related).first()
     if run is None:
         raise FenceLost(run=claim.run, fence=claim.fence)
