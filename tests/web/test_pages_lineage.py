@@ -65,8 +65,7 @@ def text_of(html):
 def test_a_line_of_policies_is_straight_with_the_newest_on_top():
     picture = plant(family(0, 1, 2))
     assert [(node.policy.version, node.row, node.lane) for node in picture.nodes] == [(3, 0, 0), (2, 1, 0), (1, 2, 0)]
-    middle = ROW // 2
-    assert picture.lines == (f"M{MARGIN} {middle}V{middle + ROW}", f"M{MARGIN} {middle + ROW}V{middle + 2 * ROW}")
+    assert picture.lines == (f"M{MARGIN} {MARGIN}V{MARGIN + ROW}", f"M{MARGIN} {MARGIN + ROW}V{MARGIN + 2 * ROW}")
     assert (picture.height, picture.words_at) == (3 * ROW, MARGIN + LANE)
 
 
@@ -122,6 +121,7 @@ def test_a_rating_leads_to_the_policies_that_learned_from_it(studio, admin):
     assert "policies learned from it" in words
     assert "Reward model 1 by run 1" in words
     assert "Policy v2 by run 2 from v1" in words
+    assert "Better, by v1" in words
     for end in ("runs/1/", "runs/2/", "policies/2/", f"datasets/{Run.objects.get(number=1).dataset_id}/"):
         assert f"/p/{studio.project.slug}/{end}" in html
     assert f"/ratings/{rating.pk}/" in read(admin, studio, "ratings/")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from webapp.registry.models import Checkpoint
 
-ROW, LANE, MARGIN = 52, 26, 14  # pixels
+ROW, LANE, MARGIN, LINE, WORDS = 68, 26, 14, 17, 264  # pixels
 
 
 @dataclass(frozen=True)
@@ -26,17 +26,13 @@ class Node:
 
     @property
     def y(self) -> int:
-        return ROW // 2 + ROW * self.row
+        return MARGIN + ROW * self.row
 
     @property
-    def above(self) -> int:
-        """Where the first line of words stands."""
-        return self.y - 3
-
-    @property
-    def below(self) -> int:
-        """Where the second line of words stands."""
-        return self.y + 15
+    def words(self) -> tuple[int, int, int]:
+        """Where the lines of words stand."""
+        first = self.y + 5
+        return first, first + LINE, first + 2 * LINE
 
 
 @dataclass(frozen=True)
@@ -54,6 +50,10 @@ class Tree:
     @property
     def words_at(self) -> int:
         return MARGIN + LANE * self.lanes
+
+    @property
+    def width(self) -> int:
+        return self.words_at + WORDS
 
 
 def plant(policies: Sequence[Checkpoint]) -> Tree:
@@ -98,5 +98,5 @@ def line_between(child: Node, parent: Node) -> str:
     """The SVG path from a policy down to the one that it was made from."""
     if child.x == parent.x:
         return f"M{child.x} {child.y}V{parent.y}"
-    bend = parent.y - ROW // 2
+    bend = parent.y - LANE
     return f"M{child.x} {child.y}V{bend}C{child.x} {parent.y} {parent.x} {bend} {parent.x} {parent.y}"
