@@ -1,4 +1,4 @@
-"""The command line: ``python -m rlhf_core {pretrain,reward,policy,sample}``. Torch loads once there is work to do."""
+"""The command line: ``python -m rlhf_core {pretrain,reward,policy,evaluate,sample}``; torch loads when it works."""
 
 import argparse
 import json
@@ -42,11 +42,13 @@ TRAINERS = {
     "pretrain": ("rlhf_core.training.pretrain", "train_pretrain"),
     "reward": ("rlhf_core.training.reward", "train_reward"),
     "policy": ("rlhf_core.training.ppo", "train_policy"),
+    "evaluate": ("rlhf_core.training.evaluate", "evaluate_policy"),
 }
 SUMMARIES = {
     "pretrain": "train a policy from nothing on plain text",
     "reward": "train a reward model on ratings and comparisons",
     "policy": "improve a policy by PPO against a reward model",
+    "evaluate": "compare a policy with those before it on held-out prompts",
 }
 Listener = Callable[[dict[str, Any]], None]
 
@@ -101,9 +103,14 @@ def add_run_options(command: argparse.ArgumentParser, kind: str) -> None:
     group.add_argument("--policy", type=Path, metavar="CKPT", help="folder of the policy's checkpoint")
     if kind == "reward":
         group.add_argument("--feedback", type=Path, metavar="FILE", help="ratings and comparisons, JSON lines")
-    else:
-        group.add_argument("--reward-model", type=Path, metavar="CKPT", help="folder of the reward model's checkpoint")
+        return
+    group.add_argument("--reward-model", type=Path, metavar="CKPT", help="folder of the reward model's checkpoint")
+    if kind == "policy":
         group.add_argument("--prompts", type=Path, metavar="FILE", help="prompts to practise on, JSON lines")
+        return
+    group.add_argument("--parent", type=Path, metavar="CKPT", help="the policy that this one was improved from")
+    group.add_argument("--base", type=Path, metavar="CKPT", help="the first policy of its lineage; default the parent")
+    group.add_argument("--held-out", type=Path, metavar="FILE", help="prompts that nothing was trained on, JSON lines")
 
 
 def add_sample_options(command: argparse.ArgumentParser) -> None:
@@ -143,8 +150,7 @@ def prepare_run(options: argparse.Namespace) -> Path:
         raise ConfigError("run-dir", str(path), "a folder with a run.json, or options to make one from")
     from_file = read_settings_file(given.pop("config")) if "config" in given else {}
     preset = settings_to_dict(PRESETS[kind][given.pop("preset")]) if "preset" in given else {}
-    sources = ("store", "policy", "reward_model", "feedback", "prompts", "text", "tokenizer")
-    inputs: dict[str, Any] = {name: given.pop(name) for name in sources if name in given}
+    inputs: dict[str, Any] = {name: given.pop(name) for name in SOURCES[kind] if name in given}
     model = None
     if kind == "pretrain":
         names = {item.name for item in settings_fields(ModelConfig)}
@@ -154,24 +160,41 @@ def prepare_run(options: argparse.Namespace) -> Path:
         model = build_settings(ModelConfig, from_file.pop("model", {}), shape)
     config = build_settings(RUN_CONFIGS[kind], preset, from_file, given)
     require_inputs(kind, inputs)
+    if kind == "evaluate":
+        inputs["prompts"] = inputs.pop("held_out")
+        parent = inputs.pop("parent")
+        inputs["references"] = {"parent": parent, "base": inputs.pop("base", parent)}
     RunDirectory.create(path, kind=kind, config=config, model=model, **{"store": Path("checkpoints"), **inputs})
     print(f"run directory: {path}", file=sys.stderr)
     return path
 
 
-REQUIRED = {"pretrain": ("text",), "reward": ("policy", "feedback"), "policy": ("policy", "reward_model", "prompts")}
+REQUIRED = {
+    "pretrain": ("text",),
+    "reward": ("policy", "feedback"),
+    "policy": ("policy", "reward_model", "prompts"),
+    "evaluate": ("policy", "parent", "held_out"),
+}
+OPTIONAL = {
+    "pretrain": ("store", "tokenizer"),
+    "reward": ("store",),
+    "policy": ("store",),
+    "evaluate": ("store", "base", "reward_model"),
+}
+SOURCES = {kind: (*REQUIRED[kind], *OPTIONAL[kind]) for kind in REQUIRED}
+CHECKPOINTS = ("policy", "reward_model", "parent", "base")
 
 
 def require_inputs(kind: str, inputs: dict[str, Any]) -> None:
     """Refuse a run that lacks an input, or names a file or checkpoint that isn't there."""
     for name in REQUIRED[kind]:
         if name not in inputs:
-            raise ConfigError(name, None, f"given: a {kind} run needs it")
+            raise ConfigError(name, None, f"given: {'an' if kind == 'evaluate' else 'a'} {kind} run needs it")
     for name, value in inputs.items():
         if name == "store":
             continue
         for path in value if isinstance(value, list) else [value]:
-            wanted = path / "manifest.json" if name in ("policy", "reward_model") else path
+            wanted = path / "manifest.json" if name in CHECKPOINTS else path
             if not wanted.is_file():
                 what = "the folder of a checkpoint" if wanted is not path else "an existing file"
                 raise ConfigError(name, str(path), what)

@@ -193,8 +193,41 @@ class PolicyConfig(Settings):
     threads: int = setting(0, "CPU threads; 0 takes the machine's cores", minimum=0, maximum=1024, advanced=True)
 
 
-RunKind = Literal["pretrain", "reward", "policy"]
-RUN_CONFIGS: dict[str, type[Settings]] = {"pretrain": PretrainConfig, "reward": RewardConfig, "policy": PolicyConfig}
+@dataclass(frozen=True)
+class EvaluateConfig(Settings):
+    """Comparison of a candidate with the policies before it, on prompts that nothing was trained on."""
+
+    prompts: int = setting(
+        320, "held-out prompts, each answered once by every policy; 0 takes all there are", minimum=0, maximum=1_000_000
+    )
+    batch_size: int = setting(64, "responses drawn at once", minimum=1, maximum=65_536)
+    max_new_tokens: int = setting(64, "longest response", minimum=1, maximum=4096, unit="tokens")
+    max_prompt_tokens: int = setting(32, "longer prompts keep their end", minimum=2, maximum=8192, unit="tokens")
+    temperature: float = setting(1.0, "of the responses and of their log-probabilities alike", above=0, maximum=10)
+    top_k: int = setting(0, "draw from so many of the likeliest tokens; 0 keeps all", minimum=0, maximum=1_000_000)
+    top_p: float = setting(1.0, "draw from the likeliest tokens up to this mass; 1 keeps all", above=0, maximum=1)
+    seed: int = setting(0, "seed of the responses; the same one gives the same ones", minimum=0, maximum=2**32 - 1)
+    threads: int = setting(0, "CPU threads; 0 takes the machine's cores", minimum=0, maximum=1024, advanced=True)
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """How the responses are drawn."""
+        return SamplingConfig(
+            max_new_tokens=self.max_new_tokens,
+            max_prompt_tokens=self.max_prompt_tokens,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+        )
+
+
+RunKind = Literal["pretrain", "reward", "policy", "evaluate"]
+RUN_CONFIGS: dict[str, type[Settings]] = {
+    "pretrain": PretrainConfig,
+    "reward": RewardConfig,
+    "policy": PolicyConfig,
+    "evaluate": EvaluateConfig,
+}
 PRESETS: dict[str, dict[str, Settings]] = {
     "reward": {"CPU": RewardConfig(), "GPU": RewardConfig(batch_size=64, lora_rank=0, learning_rate=1e-4)},
     "policy": {
@@ -208,6 +241,7 @@ PRESETS: dict[str, dict[str, Settings]] = {
             kl_horizon=5000,
         ),
     },
+    "evaluate": {"CPU": EvaluateConfig(), "GPU": EvaluateConfig(prompts=0, batch_size=512)},
 }
 
 COMMON_METRICS: dict[str, tuple[str, str]] = {
@@ -254,6 +288,27 @@ METRICS: dict[str, dict[str, tuple[str, str]]] = {
         "critic_grad_norm": ("length of the critic's gradient before it is clipped", ""),
         "distinct_2": ("different token pairs among all pairs of the round; falls as responses grow alike", "share"),
         **COMMON_METRICS,
+    },
+    "evaluate": {
+        "reward": ("the reward model's score of the candidate's responses, mean", "reward"),
+        "reward_difference": ("the candidate's score less its parent's on the same prompt, mean", "reward"),
+        "reward_difference_error": ("standard error of reward_difference", "reward"),
+        "kl_base": (
+            "drift from the first policy of the lineage: sum of log-ratios of a response, mean",
+            "nats/response",
+        ),
+        "kl_base_error": ("standard error of kl_base", "nats/response"),
+        "k3_base": ("kl_base by an estimator that is never negative and varies less", "nats/response"),
+        "kl_parent": ("drift from the policy that the candidate was improved from, measured alike", "nats/response"),
+        "kl_parent_error": ("standard error of kl_parent", "nats/response"),
+        "k3_parent": ("kl_parent by an estimator that is never negative and varies less", "nats/response"),
+        "response_length": ("mean tokens of a response, its end token included", "tokens"),
+        "end_rate": ("share of the responses that end by themselves", "share"),
+        "distinct_1": ("different tokens among all tokens of the responses", "share"),
+        "distinct_2": ("different token pairs among all pairs of the responses", "share"),
+        "distinct_3": ("different token triples among all triples of the responses", "share"),
+        "repetition": ("share of a response's runs of four tokens that stood in it before, mean", "share"),
+        "tokens_per_second": COMMON_METRICS["tokens_per_second"],
     },
 }
 """Help text and unit of every metric that a run of each kind records."""

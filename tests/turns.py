@@ -3,18 +3,27 @@
 import uuid
 from typing import Any
 
-from rlhf_core.config import PolicyConfig, RewardConfig
-from tests.studio import Studio
+from rlhf_core.config import EvaluateConfig, PolicyConfig, RewardConfig
+from tests.studio import Studio, sha256
 from webapp.accounts.models import User
 from webapp.accounts.services import ensure_simulated_rater
 from webapp.feedback import services as feedback
-from webapp.projects.models import Membership
+from webapp.feedback.services import NewSample
+from webapp.projects.models import Membership, Prompt
 from webapp.registry.models import Checkpoint
 from webapp.runs import services as runs
-from webapp.runs.models import Run
+from webapp.runs.models import Evaluation, Run
 
 REWARD = {"loss": 0.61, "accuracy": 0.7, "holdout_accuracy": 0.75, "holdout_count": 40}
 POLICY = {"reward": 0.8, "score": 1.2, "kl": 8.0, "entropy": 2.25, "response_length": 48.0}
+ANSWERS = {
+    "response_length": 40.0,
+    "end_rate": 0.75,
+    "distinct_1": 0.25,
+    "distinct_2": 0.6,
+    "distinct_3": 0.9,
+    "repetition": 0.05,
+}
 
 
 def rater_of(studio: Studio) -> User:
@@ -81,3 +90,59 @@ def turn(studio: Studio) -> Checkpoint:
     """A whole turn on the ratings there are; gives the candidate."""
     reward_model = finish(ask_for_reward_run(studio))
     return finish(ask_for_policy_run(studio, reward_model))
+
+
+def estimate(value: float, count: int = 320) -> dict:
+    return {"value": value, "error": 0.1, "low": value - 0.2, "high": value + 0.2, "count": count}
+
+
+def hold_out(studio: Studio, count: int) -> None:
+    for number in range(count):
+        text = f"Held-out opening {number} <b>bold</b>"
+        Prompt.objects.get_or_create(
+            project=studio.project, sha256=sha256(text), defaults={"text": text, "split": "held_out"}
+        )
+
+
+def evaluate(studio: Studio, version: int = 2, seed: int = 0, reward: bool = True) -> Evaluation:
+    """An evaluation that a pretended supervisor has brought to its end."""
+    candidate = Checkpoint.objects.get(project=studio.project, kind="policy", version=version)
+    reward_model = studio.project.checkpoints.filter(kind="reward_model").first()
+    run = runs.start_evaluation(
+        actor=studio.admin,
+        project=studio.project,
+        config=EvaluateConfig(seed=seed),
+        policy=candidate,
+        reward_model=reward_model if reward else None,
+        request_id=uuid.uuid4(),
+    )
+    claim = runs.claim(run.pk, "test")
+    assert claim is not None
+    asked = {"candidate": candidate, **runs.references_of(claim.run)}
+    prompts = list(Prompt.objects.filter(project=studio.project, split="held_out"))
+    answers = [
+        runs.DrawnAnswer(
+            checkpoint=one.sha256,
+            sample=NewSample(
+                prompt_id=prompt.pk,
+                seed=1000 * seed + number,
+                prompt_tokens=[1, 5],
+                tokens=[7, 2],
+                text=f" <script>{one}</script> answers {number}",
+                finish_reason="end",
+                log_prob=-3.0,
+            ),
+            reward=0.5 if reward else None,
+        )
+        for one in set(asked.values())
+        for number, prompt in enumerate(prompts)
+    ]
+    others = [part for part in asked if part != "candidate"]
+    report = {
+        "prompts": len(prompts),
+        "policies": {part: {**ANSWERS, "reward": estimate(1.25) if reward else None} for part in asked},
+        "kl": {part: {**estimate(6.25), "k3": estimate(6.5)} for part in others},
+        "reward_differences": {part: estimate(0.412) for part in others} if reward else {},
+    }
+    runs.succeed(claim, outputs=[], result={"kl_base": 6.25}, evaluation=runs.EvaluationResult(report, answers))
+    return Evaluation.objects.get(run=run)

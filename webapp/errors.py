@@ -168,6 +168,16 @@ class NoPrompts(StudioError):
         super().__init__("The project has no prompts to train on. Import some first.")
 
 
+class NoHeldOutPrompts(StudioError):
+    """An evaluation without prompts that nothing was trained on."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The project has no held-out prompts, and on others a policy cannot be evaluated fairly. "
+            "Import some with a share that is held out."
+        )
+
+
 class RequestReused(StudioError):
     """The idempotency key of a form was used for another request."""
 

@@ -3,21 +3,25 @@
 import json
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 
 from rlhf_core.config import RUN_CONFIGS, settings_from_dict
-from rlhf_core.durable import write_atomically
+from rlhf_core.durable import sha256, write_atomically
+from rlhf_core.errors import DatasetError
 from rlhf_core.records import Prompt, feedback_to_line
 from rlhf_core.store import checkpoint_path, verify
 from rlhf_core.training.run_directory import RunDirectory
-from webapp.projects.selectors import prompts_to_train_on
+from webapp.feedback.services import NewSample
+from webapp.projects.selectors import held_out_prompts, prompts_to_train_on
 from webapp.quality import services as quality
 from webapp.registry.models import Checkpoint
 from webapp.runs.models import Run
+from webapp.runs.services import DrawnAnswer, EvaluationResult, references_of
 
 CHILD = "child.json"  # who trains here, so that a later claim can end a process that an earlier one left behind
 
@@ -44,9 +48,10 @@ def write_run_directory(run: Run) -> RunDirectory:
     if run.dataset is not None:
         feedback = folder / "feedback.jsonl"
         write_lines(feedback, (feedback_to_line(record) for record in quality.feedback_records(run.dataset)))
-    if run.kind == Run.Kind.POLICY:
+    if run.kind in (Run.Kind.POLICY, Run.Kind.EVALUATE):
         prompts = folder / "prompts.jsonl"
-        write_lines(prompts, (prompt_line(prompt) for prompt in training_prompts(run)))
+        write_lines(prompts, (prompt_line(prompt) for prompt in prompts_for(run)))
+    is_evaluation = run.kind == Run.Kind.EVALUATE
     try:
         return RunDirectory.create(
             folder,
@@ -57,16 +62,17 @@ def write_run_directory(run: Run) -> RunDirectory:
             reward_model=verified(run.reward_model) if run.reward_model is not None else None,
             feedback=feedback,
             prompts=prompts,
+            references={part: verified(one) for part, one in references_of(run).items()} if is_evaluation else None,
             meta=describe(run),
         )
     except FileExistsError:
         return RunDirectory(folder)
 
 
-def training_prompts(run: Run) -> Iterable[Prompt]:
-    """The project's prompts for training as they were when the run was asked for."""
-    rows = prompts_to_train_on(run.project).filter(created_at__lte=run.created_at)
-    return (Prompt(str(row.pk), row.text) for row in rows.iterator())
+def prompts_for(run: Run) -> Iterable[Prompt]:
+    """The project's prompts to train on, or to evaluate on, as they were when the run was asked for."""
+    rows = held_out_prompts(run.project) if run.kind == Run.Kind.EVALUATE else prompts_to_train_on(run.project)
+    return (Prompt(str(row.pk), row.text) for row in rows.filter(created_at__lte=run.created_at).iterator())
 
 
 def prompt_line(prompt: Prompt) -> str:
@@ -75,6 +81,32 @@ def prompt_line(prompt: Prompt) -> str:
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     write_atomically(path, "".join(line + "\n" for line in lines).encode())
+
+
+def read_evaluation(run: Run, result: Mapping[str, Any]) -> EvaluationResult | None:
+    """What an evaluation wrote into its run directory, its samples checked against their hash; None for other kinds.
+
+    Raises:
+        DatasetError: the samples are missing or altered.
+    """
+    if run.kind != Run.Kind.EVALUATE:
+        return None
+    report = result["report"]
+    path = run_folder(run) / report["samples"]["file"]
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"the evaluation's samples can not be read: {error}") from error
+    if sha256(data) != report["samples"]["sha256"]:
+        raise DatasetError(f"{path.name} was altered: its SHA-256 is not the one that the evaluation reported")
+    return EvaluationResult(report, [read_answer(line) for line in data.decode().splitlines()])
+
+
+def read_answer(line: str) -> DrawnAnswer:
+    """One line of an evaluation's samples."""
+    fields = json.loads(line)
+    checkpoint, reward = fields.pop("checkpoint"), fields.pop("reward")
+    return DrawnAnswer(checkpoint, NewSample(prompt_id=UUID(fields.pop("prompt_id")), **fields), reward)
 
 
 def verified(checkpoint: Checkpoint) -> Path:

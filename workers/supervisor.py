@@ -37,7 +37,7 @@ from webapp.errors import FenceLost
 from webapp.local.process import birth_of, end_process, is_running
 from webapp.runs import services
 from webapp.runs.models import Run
-from workers.run_files import read_child, run_folder, write_child, write_run_directory
+from workers.run_files import read_child, read_evaluation, run_folder, write_child, write_run_directory
 
 log = logging.getLogger(__name__)
 
@@ -149,17 +149,21 @@ class Supervision:
         return True
 
     def succeed(self, result: dict) -> None:
-        """Record the checkpoints, once every byte of them is checked."""
+        """Record the checkpoints and what an evaluation found, once every byte of them is checked."""
         try:
             for output in result["outputs"]:
-                found = verify(output["path"])
-                if found["id"] != output["id"] or found["kind"] != output["kind"]:
+                stored = verify(output["path"])
+                if stored["id"] != output["id"] or stored["kind"] != output["kind"]:
                     raise SteersmanError(f"{output['path']} is not the {output['kind']} that the run reported")
+            found = read_evaluation(self.run, result)
         except SteersmanError as error:
-            message = f"The run ended well, but its checkpoint is damaged: {error}"
+            what = "samples are" if self.run.kind == Run.Kind.EVALUATE else "checkpoint is"
+            message = f"The run ended well, but its {what} damaged: {error}"
             self.insist(lambda: services.fail(self.claim, error=message))
             return
-        self.insist(lambda: services.succeed(self.claim, outputs=result["outputs"], result=result["metrics"]))
+        self.insist(
+            lambda: services.succeed(self.claim, outputs=result["outputs"], result=result["metrics"], evaluation=found)
+        )
 
     # --- The training process ---------------------------------------------------------------------------------------
 

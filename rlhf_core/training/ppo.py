@@ -14,6 +14,7 @@ from rlhf_core.advantages import estimate_advantages, estimate_returns, explaine
 from rlhf_core.checkpoint import load_policy, load_reward_model, save_policy
 from rlhf_core.config import PolicyConfig, SamplingConfig, settings_to_dict
 from rlhf_core.errors import CheckpointError, DatasetError, TrainingDiverged
+from rlhf_core.evaluation import distinct_n
 from rlhf_core.generation.sampler import generate_batch
 from rlhf_core.kl import AdaptiveKLController, k1, k3, penalised_rewards, sequence_kl
 from rlhf_core.losses import aggregate_loss, clipped_policy_loss, clipped_value_loss, histogram_targets
@@ -207,7 +208,7 @@ class PolicyTrainer:
             "end_rate": float(rollout.ended.float().mean()),
             "truncated_rate": 1 - float(rollout.ended.float().mean()),
             "explained_variance": lessons.explained_variance,
-            "distinct_2": distinct_pairs(rollout.responses),
+            "distinct_2": distinct_n(rollout.responses, 2),
             "learning_rate": self.config.learning_rate * remaining,
             **learned,
             "tokens_per_second": float(lengths.sum()) / (time.perf_counter() - started),
@@ -439,9 +440,3 @@ class PolicyTrainer:
 def widen(x: Tensor, longest: int) -> Tensor:
     """(batch, n) -> (batch, longest), with zeros on the right."""
     return F.pad(x, (0, longest - x.shape[1]))
-
-
-def distinct_pairs(responses: Sequence[Sequence[int]]) -> float:
-    """Different pairs of neighbouring tokens over all pairs, within responses; 0 where there is no pair."""
-    pairs = [pair for response in responses for pair in zip(response, response[1:], strict=False)]
-    return len(set(pairs)) / len(pairs) if pairs else 0.0

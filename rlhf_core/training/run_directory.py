@@ -74,10 +74,11 @@ class RunDirectory:
 
     Attributes:
         path: the folder.
-        kind: "pretrain", "reward" or "policy".
+        kind: "pretrain", "reward", "policy" or "evaluate".
         config: the stage's settings.
         model: shape of the model to make (pretrain), else None.
-        inputs: absolute paths: "policy", "reward_model", and for pretrain "text" (a list) and "tokenizer".
+        inputs: absolute paths: "policy", "reward_model"; for pretrain "text" (a list) and "tokenizer"; for evaluate
+            "references", the policies to compare with, by their part: "parent", "base" and others.
         store: folder of the checkpoint store for outputs.
         meta: goes into the checkpoint's ``meta``.
         listener: called with every event after it is written; the command line draws its bar from it.
@@ -119,6 +120,7 @@ class RunDirectory:
         prompts: Path | str | None = None,
         text: Sequence[Path | str] = (),
         tokenizer: Path | str | None = None,
+        references: Mapping[str, Path | str] | None = None,
         model: ModelConfig | None = None,
         meta: Mapping[str, Any] | None = None,
     ) -> "RunDirectory":
@@ -137,6 +139,8 @@ class RunDirectory:
         inputs: dict[str, Any] = {"policy": absolute(policy), "reward_model": absolute(reward_model)}
         if kind == "pretrain":
             inputs |= {"text": [absolute(file) for file in text], "tokenizer": absolute(tokenizer)}
+        if kind == "evaluate":
+            inputs["references"] = {name: absolute(path) for name, path in (references or {}).items()}
         request = {
             "kind": kind,
             "config": settings_to_dict(config),
@@ -169,6 +173,11 @@ class RunDirectory:
             ConfigError: the run names none.
         """
         return self.checkpoint_input("reward_model")
+
+    @property
+    def references(self) -> dict[str, Path]:
+        """Folders of the policies that an evaluation compares with, by their part."""
+        return {name: Path(path) for name, path in (self.inputs.get("references") or {}).items()}
 
     def checkpoint_input(self, name: str) -> Path:
         if not self.inputs.get(name):
@@ -352,12 +361,22 @@ class RunDirectory:
         path = self.path / "result.json"
         return json.loads(path.read_bytes()) if path.is_file() else None
 
-    def finish(self, outputs: "Sequence[CheckpointRef]", metrics: Mapping[str, float]) -> None:
-        """Write ``result.json``, the last act of a run; then drop the resume state, which nothing needs any more."""
-        result = {
+    def finish(
+        self,
+        outputs: "Sequence[CheckpointRef]",
+        metrics: Mapping[str, float],
+        report: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write ``result.json``, the last act of a run; then drop the resume state, which nothing needs any more.
+
+        ``report``: what a run found that is neither a checkpoint nor one number a name; finite JSON.
+        """
+        result: dict[str, Any] = {
             "outputs": [{"kind": output.kind, "id": output.id, "path": str(output.path)} for output in outputs],
             "metrics": {name: finite(value) for name, value in metrics.items()},
         }
+        if report is not None:
+            result["report"] = dict(report)
         write_atomically(self.path / "result.json", canonical_json(result))
         shutil.rmtree(self.path / "state", ignore_errors=True)
 

@@ -6,7 +6,18 @@ from playwright.sync_api import Page, expect
 
 from tests.browser import pictures
 from tests.studio import PASSWORD, Studio, open_studio
-from tests.turns import POLICY, ask_for_policy_run, ask_for_reward_run, begin, finish, rate, rate_by_machine, turn
+from tests.turns import (
+    POLICY,
+    ask_for_policy_run,
+    ask_for_reward_run,
+    begin,
+    evaluate,
+    finish,
+    hold_out,
+    rate,
+    rate_by_machine,
+    turn,
+)
 from webapp import queue
 from webapp.registry.services import promote
 from webapp.runs import services
@@ -24,6 +35,9 @@ PAGES = {
     "policy": "policies/1/",
     "policy-candidate": "policies/2/",
     "ratings-behind": "policies/2/ratings/",
+    "start-evaluation": "policies/2/evaluate/",
+    "run-evaluated": "runs/4/",
+    "lineage": "lineage/",
 }
 
 
@@ -34,7 +48,7 @@ def quiet_broker(monkeypatch):
 
 @pytest.fixture
 def studio() -> Studio:
-    """Ratings of people and of a machine, a candidate, and a run that goes on."""
+    """Ratings of people and of a machine, a candidate that was evaluated, and a run that goes on."""
     studio = open_studio()
     rate(studio, 16)
     rate_by_machine(studio, 4)
@@ -44,7 +58,14 @@ def studio() -> Studio:
     run = ask_for_policy_run(studio, reward_model, updates=30)
     claim = begin(run, step=5, total_steps=30)
     services.record_log(claim, HOSTILE)
+    hold_out(studio, 3)
+    evaluate(studio)
     return studio
+
+
+def pages_of(studio: Studio) -> dict[str, str]:
+    """The addresses of all pages by name."""
+    return {**PAGES, "rating": f"ratings/{studio.project.ratings.latest('id').pk}/"}
 
 
 def enter(page: Page, root: str) -> Page:
@@ -80,7 +101,7 @@ def serious_findings(page: Page) -> list[str]:
 def test_axe_finds_nothing_serious_and_hostile_text_does_nothing(new_context, live_server, studio, scheme):
     page = enter(new_context(color_scheme=scheme, viewport=pictures.DESKTOP).new_page(), live_server.url)
     findings = {}
-    for name, end in PAGES.items():
+    for name, end in pages_of(studio).items():
         look(page, live_server.url, end)
         for fold in page.locator("details.fold > summary").all():
             fold.click()
@@ -93,7 +114,7 @@ def test_axe_finds_nothing_serious_and_hostile_text_does_nothing(new_context, li
 def test_on_a_phone_no_page_scrolls_sideways(new_context, live_server, studio):
     page = enter(new_context(viewport=pictures.PHONE).new_page(), live_server.url)
     wide = {}
-    for name, end in PAGES.items():
+    for name, end in pages_of(studio).items():
         look(page, live_server.url, end)
         width = page.evaluate("document.documentElement.scrollWidth")
         if width > pictures.PHONE["width"]:
@@ -144,7 +165,7 @@ def test_without_javascript_every_number_is_on_the_page_and_a_run_can_be_started
     page.get_by_role("button", name="Start with preset CPU").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Train a reward model")
     page.get_by_role("link", name="Cancel…").click()
-    page.get_by_role("button", name="Cancel run 4").click()
+    page.get_by_role("button", name="Cancel run 5").click()
     expect(page.locator("#live .tag").first).to_have_text("cancelled")
 
 

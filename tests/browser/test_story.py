@@ -27,7 +27,7 @@ from rlhf_core.modules.palm import PaLM
 from rlhf_core.text.tokenizer import Tokenizer
 from tests.browser import pictures
 from webapp.accounts.services import create_login_link, ensure_admin
-from webapp.feedback.models import Rating, Slot
+from webapp.feedback.models import Rating, Sample, Slot
 from webapp.local.endpoints import free_port
 from webapp.projects.models import Project
 from webapp.projects.services import create_invitation, create_project, import_prompts
@@ -236,9 +236,22 @@ def test_the_loop_turns_once_from_ratings_to_a_better_policy_in_the_raters_queue
     watch_curves_move(admin, 2)
     pictures.take(admin, "run-policy-desktop")
     admin.goto(board_url)
-    expect(admin.get_by_text("v2 is ready.")).to_be_visible()
+    expect(admin.get_by_text("v2 is ready: evaluate it, then look and promote.")).to_be_visible()
     until(lambda: points_drawn(admin), "the board's curves are drawn")
     pictures.take(admin, "board-desktop")
+
+    # It is evaluated: the page follows, and then shows how its answers differ from those that serve.
+    admin.get_by_role("link", name="Evaluate", exact=True).click()
+    fill(admin, prompts=6)
+    admin.get_by_role("button", name="Start with these settings").click()
+    admin.wait_for_url(f"{board_url}runs/3/")
+    expect(admin.get_by_role("heading", name="Side by side with v1")).to_be_visible(timeout=PATIENCE)
+    assert admin.locator(".ratings li").count() == 6
+    assert Sample.objects.filter(prompt__split="held_out").count() == 12
+    assert not Slot.objects.filter(comparison__prompt__split="held_out").exists()
+    pictures.take(admin, "run-evaluate-desktop")
+    admin.goto(board_url)
+    expect(admin.get_by_text("v2 is evaluated.")).to_be_visible()
 
     # It is promoted, with a reason, and serves.
     admin.get_by_role("link", name="Look and promote").first.click()
@@ -271,6 +284,7 @@ def test_the_loop_turns_once_from_ratings_to_a_better_policy_in_the_raters_queue
     assert list(Run.objects.order_by("number").values_list("kind", "state")) == [
         ("reward", "succeeded"),
         ("policy", "succeeded"),
+        ("evaluate", "succeeded"),
     ]
     assert complaints == []
     for page in (admin, rater):

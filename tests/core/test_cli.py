@@ -384,3 +384,12 @@ def test_the_loop_closes_from_a_shell_and_a_run_killed_twice_leaves_the_one_chec
         assert metric_names(tmp_path / folder) <= set(METRICS[kind])
     assert metric_names(tmp_path / "straight") == set(METRICS["policy"])
     assert metric_names(policy.parents[1] / "run") <= set(METRICS["pretrain"])
+
+    options = ("--policy", json.loads(straight.stdout)["outputs"][0]["path"], "--parent", str(policy), "--threads", "1")
+    options += ("--reward-model", reward_model["path"], "--held-out", str(tmp_path / "prompts.jsonl"))
+    evaluated = trained("evaluate", tmp_path / "evaluated", *options, "--prompts", "5", "--max-new-tokens", "6")
+    assert evaluated.returncode == 0, evaluated.stderr
+    report = json.loads(evaluated.stdout)["report"]
+    assert (report["prompts"], set(report["kl"])) == (5, {"parent", "base"})
+    assert report["kl"]["base"] == report["kl"]["parent"]
+    assert metric_names(tmp_path / "evaluated") == set(METRICS["evaluate"])

@@ -12,7 +12,7 @@ from rlhf_core.errors import CheckpointError, DatasetError, TrainingDiverged
 from rlhf_core.modules.actor_critic import ActorCritic
 from rlhf_core.modules.reward_model import RewardModel
 from rlhf_core.records import write_prompts
-from rlhf_core.training.ppo import PolicyTrainer, distinct_pairs, reward_of, train_policy
+from rlhf_core.training.ppo import PolicyTrainer, reward_of, train_policy
 from rlhf_core.training.run_directory import RunDirectory, RunStopped, read_events
 
 SMALL = dict(
@@ -371,8 +371,3 @@ def test_a_run_without_prompts_is_refused(make_run):
     (run.path / "prompts.jsonl").write_text("")
     with pytest.raises(DatasetError, match="found 0 prompts"):
         train_policy(run)
-
-
-def test_distinct_pairs_by_hand():
-    assert distinct_pairs([[1, 2, 1, 2], [5]]) == pytest.approx(2 / 3)  # 12, 21, 12
-    assert distinct_pairs([[5]]) == 0.0

@@ -13,6 +13,7 @@ SECTIONS = {
     "Run: pretrain": RUN_CONFIGS["pretrain"],
     "Run: reward": RUN_CONFIGS["reward"],
     "Run: policy": RUN_CONFIGS["policy"],
+    "Run: evaluate": RUN_CONFIGS["evaluate"],
 }
 
 

@@ -12,6 +12,7 @@ from webapp.runs.models import Run
 from webapp.runs.selectors import (
     board,
     curves,
+    fate_of,
     lineage_of,
     ratings_behind,
     run_detail,
@@ -73,6 +74,39 @@ def test_a_rating_leads_to_all_that_it_fed(studio):
     ]
 
 
+def test_the_fate_of_a_rating_is_told_step_by_step(studio):
+    project = studio.ready_project()
+    first = turn(studio, project)
+    rating = ratings_behind(first)[0]
+    turn(studio, project)
+    turn(studio, project, pairs=2)
+    found = fate_of(rating)
+    assert [dataset.counts["total"] for dataset in found.datasets] == [4, 8, 10]
+    assert [str(one.reward_model) for one in found.taught] == ["reward model 1", "reward model 2", "reward model 3"]
+    assert [[str(policy) for _, policy in one.policies] for one in found.taught] == [["v2"], ["v3"], ["v4"]]
+    assert (found.unfinished, found.heirs, found.reached) == ([], [], True)
+
+
+def test_policies_made_from_what_a_rating_taught_carry_it_on(studio):
+    project = studio.ready_project()
+    policy = turn(studio, project)
+    child = studio.checkpoint(project, parent=policy)
+    grandchild = studio.checkpoint(project, parent=child)
+    studio.checkpoint(project, parent=policy.parent)
+    assert fate_of(ratings_behind(policy)[0]).heirs == [child, grandchild]
+
+
+def test_a_rating_that_nothing_learned_from_has_no_fate_yet(studio):
+    project = studio.ready_project()
+    studio.items(project, pairs=4)
+    first, *_ = studio.rate_all(studio.rater(project), project)
+    found = fate_of(first)
+    assert (found.datasets, found.taught, found.reached) == ([], [], False)
+    config = RewardConfig(minimum_ratings=2)
+    run = start_reward_run(actor=None, project=project, config=config, request_id=uuid4())
+    assert fate_of(first).unfinished == [run]
+
+
 def test_the_board_tells_each_turn_of_the_loop(studio):
     project = studio.ready_project()
     assert [(str(row.policy), row.run, row.is_serving) for row in board(project).cycles] == [("v1", None, True)]
@@ -120,6 +154,7 @@ def test_pages_cost_as_many_queries_after_many_turns_as_after_one(studio):
             "run": lambda: run_detail(project, 1).log,
             "curves": lambda run=run: curves(run),
             "rating": lambda policy=policy: runs_using_rating(ratings_behind(policy).first()),
+            "fate": lambda policy=policy: fate_of(ratings_behind(policy).select_related("project").last()),
             "home": lambda: overview_for(studio.admin),
         }
         counted = {}

@@ -1,12 +1,14 @@
 """prepare_demo and login_link: what they make, and that doing it again changes nothing."""
 
 import json
+from hashlib import sha256
 from io import StringIO
 
 import pytest
 from django.core.management import CommandError, call_command
 
 from demo.reviews import ReviewsMissing
+from demo.reviews import openings as demo_openings
 from demo.settings import SAMPLING
 from rlhf_core.config import SamplingConfig, settings_from_dict
 from rlhf_core.store import verify
@@ -14,8 +16,10 @@ from webapp.accounts.models import User
 from webapp.accounts.services import use_login_link
 from webapp.projects.models import Project
 from webapp.projects.selectors import current_guideline, prompt_counts
+from webapp.projects.services import split_of
 from webapp.registry.models import Promotion
 from webapp.registry.selectors import serving
+from workers.management.commands.prepare_demo import HELD_OUT_PERCENT
 
 
 @pytest.fixture
@@ -47,6 +51,11 @@ def test_the_demo_is_made_once(db, steersman_data, make_policy, tmp_path, openin
     assert (prompt_counts(project), Promotion.objects.count(), User.objects.count()) == (counts, 1, 1)
     assert "Imported" in first
     assert "Imported" not in second
+
+
+def test_the_demo_has_prompts_enough_to_train_on_and_to_evaluate_on():
+    splits = [split_of(sha256(text.encode()).hexdigest(), HELD_OUT_PERCENT) for text in demo_openings()]
+    assert (splits.count("held_out"), splits.count("train")) == (349, 641)  # at least 320 and 500
 
 
 def test_a_folder_of_any_name_and_a_damaged_copy_in_the_store_are_no_trouble(

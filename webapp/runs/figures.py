@@ -59,6 +59,17 @@ def say_number(value: float) -> str:
     return f"{value:,.{decimals}f}"
 
 
+def say_difference(value: Any) -> str:
+    """A value that may be negative, with its sign: ``+0.412``."""
+    said = say_value(value)
+    return f"+{said}" if isinstance(value, int | float) and value > 0 else said
+
+
+def say_ends(low: Any, high: Any) -> str:
+    """An interval's ends: ``0.31 to 0.52``; empty where it has none."""
+    return "" if low is None or high is None else f"{say_value(low)} to {say_value(high)}"
+
+
 def interval_of_share(share: float, count: int) -> tuple[float, float] | None:
     """The 95 % Wilson interval of a share seen in ``count`` independent cases; none without cases.
 

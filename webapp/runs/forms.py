@@ -192,16 +192,8 @@ class RewardRunForm(SettingsForm):
     settings_type = RUN_CONFIGS["reward"]
 
 
-class PolicyRunForm(SettingsForm):
-    """Settings of PPO, and the reward model that it follows."""
-
-    settings_type = RUN_CONFIGS["policy"]
-    reward_model = RewardModelField(
-        Checkpoint.objects.none(),
-        empty_label=None,
-        help_text="what the policy learns to please; the newest knows the most ratings",
-        error_messages={"invalid_choice": "That reward model is not one of this project's."},
-    )
+class ScoredRunForm(SettingsForm):
+    """Settings of a run in which a reward model of the project scores responses; the newest unless chosen."""
 
     def __init__(self, *args: Any, project: Project, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -210,6 +202,34 @@ class PolicyRunForm(SettingsForm):
         field.queryset = reward_models(project)
         if newest := field.queryset.first():
             self.initial.setdefault("reward_model", newest.pk)
+
+
+FOREIGN_REWARD_MODEL = {"invalid_choice": "That reward model is not one of this project's."}
+
+
+class PolicyRunForm(ScoredRunForm):
+    """Settings of PPO, and the reward model that it follows."""
+
+    settings_type = RUN_CONFIGS["policy"]
+    reward_model = RewardModelField(
+        Checkpoint.objects.none(),
+        empty_label=None,
+        help_text="what the policy learns to please; the newest knows the most ratings",
+        error_messages=FOREIGN_REWARD_MODEL,
+    )
+
+
+class EvaluateRunForm(ScoredRunForm):
+    """Settings of an evaluation, and the reward model that scores the answers."""
+
+    settings_type = RUN_CONFIGS["evaluate"]
+    reward_model = RewardModelField(
+        Checkpoint.objects.none(),
+        required=False,
+        empty_label="none",
+        help_text="scores all answers; a policy was taught to please its own, so a newer one is the fairer judge",
+        error_messages=FOREIGN_REWARD_MODEL,
+    )
 
 
 class PresetForm(forms.Form):

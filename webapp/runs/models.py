@@ -1,13 +1,14 @@
-"""Training: runs with lease and fence, what they reported, and what came out."""
+"""Training and evaluation: runs with lease and fence, what they reported, and what came out."""
 
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
 
+from webapp.feedback.models import Sample
 from webapp.ids import uuid7
 from webapp.projects.models import Project
 from webapp.quality.models import Dataset
-from webapp.registry.models import Checkpoint
+from webapp.registry.models import Checkpoint, SamplingSettings
 
 
 class Run(models.Model):
@@ -16,6 +17,7 @@ class Run(models.Model):
     class Kind(models.TextChoices):
         REWARD = "reward", "reward model"
         POLICY = "policy", "policy (PPO)"
+        EVALUATE = "evaluate", "evaluation"
 
     class State(models.TextChoices):
         QUEUED = "queued"
@@ -39,6 +41,13 @@ class Run(models.Model):
     policy = models.ForeignKey(Checkpoint, on_delete=models.PROTECT, related_name="runs_from_policy")
     reward_model = models.ForeignKey(
         Checkpoint, null=True, on_delete=models.PROTECT, related_name="runs_from_reward_model"
+    )
+    serving = models.ForeignKey(
+        Checkpoint,
+        null=True,
+        on_delete=models.PROTECT,
+        related_name="+",
+        help_text="of an evaluation: the policy that served when it was asked for",
     )
     request_id = models.UUIDField(unique=True, help_text="the form's idempotency key: a double click is one run")
     started_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.PROTECT, related_name="+")
@@ -130,3 +139,43 @@ class RunOutput(models.Model):
 
     def __str__(self) -> str:
         return f"{self.checkpoint} of {self.run}"
+
+
+class Evaluation(models.Model):
+    """Append-only: what an evaluation found of a candidate beside the policies before it, on held-out prompts.
+
+    ``metrics`` is the report of rlhf_core.training.evaluate: ``policies``, ``kl`` and ``reward_differences``, each by
+    the part of a policy ("candidate", "parent", "base", "serving"). A base policy has neither parent nor base.
+    """
+
+    run = models.OneToOneField(Run, primary_key=True, on_delete=models.PROTECT, related_name="evaluation")
+    checkpoint = models.ForeignKey(Checkpoint, on_delete=models.PROTECT, related_name="evaluations")
+    parent = models.ForeignKey(Checkpoint, null=True, on_delete=models.PROTECT, related_name="+")
+    base = models.ForeignKey(Checkpoint, null=True, on_delete=models.PROTECT, related_name="+")
+    serving = models.ForeignKey(Checkpoint, null=True, on_delete=models.PROTECT, related_name="+")
+    reward_model = models.ForeignKey(Checkpoint, null=True, on_delete=models.PROTECT, related_name="+")
+    sampling = models.ForeignKey(SamplingSettings, on_delete=models.PROTECT, related_name="+")
+    prompts = models.PositiveIntegerField(help_text="held-out prompts that each policy answered once")
+    metrics = models.JSONField()
+    samples = models.ManyToManyField(Sample, through="EvaluationSample", related_name="evaluations")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return f"evaluation of {self.checkpoint}"
+
+
+class EvaluationSample(models.Model):
+    """Append-only: a response that an evaluation drew, with its score."""
+
+    evaluation = models.ForeignKey(Evaluation, on_delete=models.PROTECT, related_name="items")
+    sample = models.ForeignKey(Sample, on_delete=models.PROTECT, related_name="+")
+    reward = models.FloatField(null=True, help_text="the reward model's; null where none was asked")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["evaluation", "sample"], name="a_sample_once_an_evaluation")]
+
+    def __str__(self) -> str:
+        return f"sample {self.sample_id} of {self.evaluation_id}"

@@ -14,15 +14,15 @@ from django.db.models import Count, Max, Q, QuerySet
 from rlhf_core.config import METRICS, PRESETS, RUN_CONFIGS, RewardConfig
 from webapp.feedback.models import Comparison, Rating, Sample
 from webapp.feedback.selectors import with_samples
-from webapp.projects.models import Membership, Project
+from webapp.projects.models import Membership, Project, Prompt
 from webapp.quality.models import Dataset
 from webapp.quality.selectors import RatingCounts
 from webapp.registry.models import Checkpoint, Promotion
 from webapp.registry.selectors import promotions, serving
-from webapp.runs import selectors
+from webapp.runs import selectors, tree
 from webapp.runs.charts import AXIS_UNITS
 from webapp.runs.figures import seconds_left
-from webapp.runs.models import Run, RunEvent, RunMetrics
+from webapp.runs.models import Evaluation, EvaluationSample, Run, RunEvent, RunMetrics
 
 LIVE = tuple(state for state in Run.State if state not in Run.FINISHED)
 VERSIONS_SHOWN = 20
@@ -32,7 +32,9 @@ ROWS_LOOKED_AT = 100  # for a metric's first and last value; some are reported o
 SAMPLES_A_PAGE = 8
 RATINGS_A_PAGE = 20
 RUNS_A_PAGE = 50
-STEP_NAMES = {"reward": "step", "policy": "update"}
+STEP_NAMES = {"reward": "step", "policy": "update", "evaluate": "answer"}
+PAIRS_A_PAGE = 12
+PAIRS_AT_FIRST = 6  # on a policy's page; the evaluation's own page has all
 
 
 # --- Ratings, counted ------------------------------------------------------------------------------------------------
@@ -108,6 +110,10 @@ class Version:
         return duration_of(self.run)
 
     @property
+    def evaluation(self) -> "Findings | None":
+        return findings_in(self.cycle.evaluation)
+
+    @property
     def accuracy(self) -> Any:
         return self.cycle.reward_model.metrics.get("holdout_accuracy") if self.cycle.reward_model else None
 
@@ -125,12 +131,17 @@ class Outlook:
 
     @property
     def versions(self) -> list[Version]:
+        """The newest ones."""
+        return self.all_versions[:VERSIONS_SHOWN]
+
+    @property
+    def all_versions(self) -> list[Version]:
         known = {cycle.policy.pk: cycle.policy for cycle in self.board.cycles}
 
         def find(cycle: selectors.Cycle) -> Checkpoint | None:
             return known.get(cycle.policy.parent_id) if cycle.policy.parent_id else None
 
-        return [Version(cycle, find(cycle)) for cycle in self.board.cycles[:VERSIONS_SHOWN]]
+        return [Version(cycle, find(cycle)) for cycle in self.board.cycles]
 
     @property
     def hidden_versions(self) -> int:
@@ -166,6 +177,11 @@ class Outlook:
         return newest.policy if newest and newest.is_candidate and newest.run else None
 
     @property
+    def candidate_evaluation(self) -> "Findings | None":
+        """What is known of the candidate beside the policies before it; none before it was evaluated."""
+        return self.versions[0].evaluation if self.candidate else None
+
+    @property
     def last_policy_run(self) -> Run | None:
         return next((run for run in self.board.runs if run.kind == Run.Kind.POLICY and run.step), None)
 
@@ -196,13 +212,14 @@ class Outlook:
 
     @property
     def next_step(self) -> str:
-        """What to do now: ``prepare``, ``follow``, ``promote``, ``improve``, ``train``, ``start`` or ``collect``."""
+        """What to do now: prepare, follow, evaluate, promote, improve, train, start or collect."""
         if self.board.serving is None:
             return "prepare"
         if self.live is not None:
             return "follow"
         if self.candidate is not None:
-            return "promote"
+            may_evaluate = self.candidate_evaluation is None and self.board.prompts.held_out
+            return "evaluate" if may_evaluate else "promote"
         if not self.reward_model_is_used:
             return "improve"
         if self.may_train:
@@ -295,9 +312,8 @@ def with_seconds(runs: Sequence[Run]) -> Sequence[Run]:
 
 def find_run(project: Project, number: int) -> Run:
     """A run of this project with what its page names. Raises Run.DoesNotExist."""
-    return Run.objects.select_related("project", "policy", "reward_model__origin__run", "dataset", "started_by").get(
-        project=project, number=number
-    )
+    related = ("project", "policy", "reward_model__origin__run", "dataset", "serving", "started_by")
+    return Run.objects.select_related(*related).get(project=project, number=number)
 
 
 def version_of(run: Run) -> str:
@@ -360,6 +376,142 @@ def runs_page(project: Project, page: str | None) -> Page[Run]:
     return found
 
 
+# --- An evaluation ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One policy of an evaluation: a column of its table. Several parts can be the same policy."""
+
+    policy: Checkpoint
+    parts: tuple[str, ...]
+    numbers: Mapping[str, Any]
+    kl: Mapping[str, Any] | None  # of the candidate to this policy
+    difference: Mapping[str, Any] | None  # the candidate's reward less this policy's
+
+    @property
+    def words(self) -> str:
+        return ", ".join({"serving": "served then"}.get(part, part) for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """An evaluation as pages show it: the candidate, then each policy that it was compared with."""
+
+    evaluation: Evaluation
+    columns: tuple[Compared, ...]
+
+    @property
+    def candidate(self) -> Compared:
+        return self.columns[0]
+
+    @property
+    def others(self) -> tuple[Compared, ...]:
+        return self.columns[1:]
+
+    @property
+    def against(self) -> Compared | None:
+        """The policy whose place the candidate would take, else the one it was improved from."""
+        found = {part: column for column in self.others for part in column.parts}
+        return found.get("serving") or found.get("parent")
+
+    @property
+    def base(self) -> Compared | None:
+        return next((column for column in self.others if "base" in column.parts), None)
+
+    @property
+    def distinct_ratio(self) -> float | None:
+        """Variety of the candidate's word pairs as a share of the base's."""
+        before = self.base.numbers["distinct_2"] if self.base else 0.0
+        return self.candidate.numbers["distinct_2"] / before if before else None
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """What is told of every policy alike, a value a column."""
+        said = METRICS["evaluate"]
+        return [
+            {
+                "label": label,
+                "help": said[name][0],
+                "unit": said[name][1],
+                "values": [column.numbers[name] for column in self.columns],
+            }
+            for name, label in TOLD.items()
+        ]
+
+
+TOLD = {
+    "response_length": "Response length",
+    "end_rate": "Ends by itself",
+    "distinct_1": "Distinct-1",
+    "distinct_2": "Distinct-2",
+    "distinct_3": "Distinct-3",
+    "repetition": "Repetition",
+}
+
+
+def findings_in(evaluation: Evaluation | None) -> Findings | None:
+    """An evaluation, loaded as selectors do, as pages show it; no query."""
+    if evaluation is None:
+        return None
+    policies = {
+        "candidate": evaluation.checkpoint,
+        "parent": evaluation.parent,
+        "base": evaluation.base,
+        "serving": evaluation.serving,
+    }
+    parts: dict[Any, list[str]] = {}
+    for part, policy in policies.items():
+        if policy is not None and part in evaluation.metrics["policies"]:
+            parts.setdefault(policy, []).append(part)
+    columns = [
+        Compared(
+            policy=policy,
+            parts=tuple(named),
+            numbers=evaluation.metrics["policies"][named[0]],
+            kl=evaluation.metrics["kl"].get(named[0]),
+            difference=evaluation.metrics["reward_differences"].get(named[0]),
+        )
+        for policy, named in parts.items()
+    ]
+    return Findings(evaluation, tuple(columns))
+
+
+def findings_of(run: Run) -> Findings | None:
+    """What an evaluation run found; none before its end."""
+    return findings_in(Evaluation.objects.filter(run=run).select_related(*selectors.COMPARED).first())
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """What two policies answered to one prompt."""
+
+    ours: EvaluationSample
+    theirs: EvaluationSample | None
+
+    @property
+    def prompt(self) -> Prompt:
+        return self.ours.sample.prompt
+
+
+def side_by_side(findings: Findings, page: str | None, size: int = PAIRS_A_PAGE) -> tuple[Page[Any], list[SideBySide]]:
+    """The candidate's answers, each beside the other policy's (three queries)."""
+    evaluation, against = findings.evaluation, findings.against
+    found = Paginator(selectors.answers_of(evaluation, findings.candidate.policy), size).get_page(page)
+    ours = list(found.object_list)
+    theirs = {}
+    if against is not None:
+        prompts = [answer.sample.prompt_id for answer in ours]
+        for answer in selectors.answers_of(evaluation, against.policy).filter(sample__prompt__in=prompts):
+            theirs[answer.sample.prompt_id] = answer
+    return found, [SideBySide(answer, theirs.get(answer.sample.prompt_id)) for answer in ours]
+
+
+def running_evaluation(policy: Checkpoint) -> Run | None:
+    """The evaluation of this policy that goes on or waits, if there is one."""
+    return Run.objects.filter(policy=policy, kind=Run.Kind.EVALUATE, state__in=LIVE).order_by("-number").first()
+
+
 # --- A policy --------------------------------------------------------------------------------------------------------
 
 
@@ -400,14 +552,48 @@ def find_policy(project: Project, version: int) -> Checkpoint:
 
 
 def samples_of(policy: Checkpoint, page: str | None) -> Page[Sample]:
-    """Samples of a policy, the newest first."""
-    samples = Sample.objects.filter(checkpoint=policy).select_related("prompt", "sampling").order_by("-id")
+    """Samples of a policy that were made for raters, the newest first; those of evaluations are shown beside others."""
+    given = Sample.objects.filter(checkpoint=policy, prompt__split=Prompt.Split.TRAIN)
+    samples = given.select_related("prompt", "sampling").order_by("-id")
     return Paginator(samples, SAMPLES_A_PAGE).get_page(page)
 
 
 def promotions_of(policy: Checkpoint) -> QuerySet[Promotion]:
     """When this policy began to serve, was given other sampling settings or was replaced; the latest first."""
     return promotions(policy.project).filter(Q(to_checkpoint=policy) | Q(from_checkpoint=policy))
+
+
+# --- The family of policies ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Relative:
+    """A policy in the family tree, with what is said of it."""
+
+    node: tree.Node
+    version: Version
+
+    @property
+    def state(self) -> str:
+        if self.version.is_serving:
+            return "serving"
+        return "candidate" if self.version.is_candidate else "served before"
+
+
+@dataclass(frozen=True)
+class Family:
+    """All policies of a project, as a picture and in words."""
+
+    picture: tree.Tree
+    relatives: tuple[Relative, ...]
+
+
+def family_of(project: Project) -> Family:
+    """The family tree of a project's policies; constant in queries."""
+    look = Outlook(board=selectors.board(project), raters=0)
+    versions = {version.policy.pk: version for version in look.all_versions}
+    picture = tree.plant([version.policy for version in versions.values()])
+    return Family(picture, tuple(Relative(node, versions[node.policy.pk]) for node in picture.nodes))
 
 
 # --- Ratings behind a model ------------------------------------------------------------------------------------------
@@ -442,6 +628,11 @@ def ratings_in(dataset: Dataset, *, source: str, page: str | None) -> tuple[Page
         ratings = ratings.filter(source=source)
     found = Paginator(ratings, RATINGS_A_PAGE).get_page(page)
     return found, [show_rating(rating) for rating in found]
+
+
+def find_rating(project: Project, pk: Any) -> Rating:
+    """A rating of this project with its samples. Raises Rating.DoesNotExist."""
+    return with_samples(Rating.objects.filter(project=project)).select_related("project").get(pk=pk)
 
 
 def show_rating(rating: Rating) -> ShownRating:

@@ -2,22 +2,22 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from django.db.models import Count, Max, QuerySet
 
-from rlhf_core.config import PRESETS, PolicyConfig, Settings
+from rlhf_core.config import PRESETS, Settings, settings_from_dict, settings_to_dict
 from webapp.feedback.models import Rating, Sample
 from webapp.feedback.selectors import QueueCounts, queue_counts, with_samples
-from webapp.projects.models import Project
+from webapp.projects.models import Project, Prompt
 from webapp.projects.selectors import PromptCounts, prompt_counts
 from webapp.quality.models import Dataset
 from webapp.quality.selectors import RatingCounts, usable_ratings
 from webapp.registry.models import Checkpoint, Promotion, ServingPointer
-from webapp.registry.selectors import promotions, serving
-from webapp.runs.models import Run, RunEvent, RunMetrics, RunOutput
+from webapp.registry.selectors import policies, promotions, serving
+from webapp.runs.models import Evaluation, EvaluationSample, Run, RunEvent, RunMetrics, RunOutput
 
 SHOWN_RUNS = 30
 SHOWN_EVENTS = 200
@@ -26,18 +26,22 @@ SHOWN_EVENTS = 200
 # --- Settings to begin with ------------------------------------------------------------------------------------------
 
 
-def presets_for(project: Project, kind: str) -> dict[str, Settings]:
-    """The presets of a kind of run; a policy is trained at the lengths and temperature at which the project serves.
+LENGTHS = ("max_new_tokens", "max_prompt_tokens", "temperature")
+AS_SERVED = {Run.Kind.POLICY: LENGTHS, Run.Kind.EVALUATE: (*LENGTHS, "top_k", "top_p")}
 
-    Else it would learn from other responses than those that raters see.
+
+def presets_for(project: Project, kind: str) -> dict[str, Settings]:
+    """The presets of a kind of run; a policy is trained and evaluated by the settings that the project serves with.
+
+    Else it would learn from, or be judged by, other responses than those that raters see.
     """
     presets = PRESETS[kind]
-    pointer = serving(project) if kind == Run.Kind.POLICY else None
+    pointer = serving(project) if kind in AS_SERVED else None
     if pointer is None:
         return presets
-    served = {name: pointer.sampling.values[name] for name in ("max_new_tokens", "max_prompt_tokens", "temperature")}
+    served = {name: pointer.sampling.values[name] for name in AS_SERVED[Run.Kind(kind)]}
     return {
-        name: replace(preset, **served) if isinstance(preset, PolicyConfig) else preset
+        name: settings_from_dict(type(preset), {**settings_to_dict(preset), **served})
         for name, preset in presets.items()
     }
 
@@ -58,6 +62,7 @@ class Cycle:
     ratings: int  # of items whose first sample is the policy's
     is_serving: bool
     served_at: datetime | None  # when it was last promoted
+    evaluation: Evaluation | None  # the last one of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +90,9 @@ def board(project: Project) -> Board:
     runs = list(runs_of(project)[:SHOWN_RUNS])
     usable = usable_ratings(project)
     trained_on = max((run.dataset.counts.get("total", 0) for run in lineage.runs.values() if run.dataset), default=0)
-    samples = dict(
-        Sample.objects.filter(checkpoint__project=project).order_by().values_list("checkpoint").annotate(Count("id"))
-    )
+    given = Sample.objects.filter(checkpoint__project=project, prompt__split=Prompt.Split.TRAIN)
+    samples = dict(given.order_by().values_list("checkpoint").annotate(Count("id")))
+    evaluated = last_evaluations(project)
     ratings = dict(
         Rating.objects.filter(project=project, is_current=True)
         .order_by()
@@ -97,9 +102,9 @@ def board(project: Project) -> Board:
     served_at: dict[Any, datetime] = {}
     for move in reversed(moves):
         served_at[move.to_checkpoint_id] = move.at
-    policies = [row for row in lineage.checkpoints.values() if row.kind == Checkpoint.Kind.POLICY]
+    made = [row for row in lineage.checkpoints.values() if row.kind == Checkpoint.Kind.POLICY]
     cycles = []
-    for policy in sorted(policies, key=lambda row: -row.version):
+    for policy in sorted(made, key=lambda row: -row.version):
         run = lineage.maker(policy)
         reward_model = lineage.checkpoints.get(run.reward_model_id) if run else None
         reward_run = lineage.maker(reward_model)
@@ -114,6 +119,7 @@ def board(project: Project) -> Board:
                 ratings=ratings.get(policy.pk, 0),
                 is_serving=pointer is not None and pointer.checkpoint_id == policy.pk,
                 served_at=served_at.get(policy.pk),
+                evaluation=evaluated.get(policy.pk),
             )
         )
     reward_models = [row for row in lineage.checkpoints.values() if row.kind == Checkpoint.Kind.REWARD_MODEL]
@@ -134,7 +140,7 @@ def board(project: Project) -> Board:
 
 def runs_of(project: Project) -> QuerySet[Run]:
     """A project's runs, newest first, with inputs, outputs and who asked for them."""
-    related = ("dataset", "policy", "reward_model", "started_by")
+    related = ("dataset", "policy", "reward_model", "serving", "started_by")
     return Run.objects.filter(project=project).select_related(*related).prefetch_related("outputs").order_by("-number")
 
 
@@ -183,6 +189,28 @@ def curves(run: Run) -> dict[str, list[list[float]]]:
             if isinstance(value, int | float) and not isinstance(value, bool):
                 found[name].append([step, value])
     return dict(found)
+
+
+# --- Evaluations -----------------------------------------------------------------------------------------------------
+
+COMPARED = ("checkpoint", "parent", "base", "serving", "reward_model", "sampling", "run")
+
+
+def last_evaluations(project: Project) -> dict[Any, Evaluation]:
+    """The last evaluation of each policy that has one, by the policy's id (one query)."""
+    found = Evaluation.objects.filter(checkpoint__project=project).select_related(*COMPARED).order_by("created_at")
+    return {evaluation.checkpoint_id: evaluation for evaluation in found}
+
+
+def evaluations_of(policy: Checkpoint) -> QuerySet[Evaluation]:
+    """The evaluations of a policy, newest first, with the policies that it was compared with."""
+    return Evaluation.objects.filter(checkpoint=policy).select_related(*COMPARED).order_by("-created_at")
+
+
+def answers_of(evaluation: Evaluation, policy: Checkpoint) -> QuerySet[EvaluationSample]:
+    """What ``policy`` answered in an evaluation, with the prompts, in their order."""
+    answers = EvaluationSample.objects.filter(evaluation=evaluation, sample__checkpoint=policy)
+    return answers.select_related("sample__prompt").order_by("sample__prompt__sha256")
 
 
 # --- Lineage ---------------------------------------------------------------------------------------------------------
@@ -269,9 +297,63 @@ def ratings_behind(checkpoint: Checkpoint) -> QuerySet[Rating]:
     return with_samples(Rating.objects.filter(items__dataset=run.dataset_id)).order_by("-created_at", "-id")
 
 
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """A reward model that learned from a rating, and what followed it."""
+
+    reward_run: Run
+    reward_model: Checkpoint
+    policies: list[tuple[Run, Checkpoint]]  # improved against it: the run and what it made
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What became of a rating."""
+
+    datasets: list[Dataset]  # that it is in, oldest first
+    unfinished: list[Run]  # trainings on those that made nothing, yet or at all
+    taught: list[Taught]
+    heirs: list[Checkpoint]  # policies made from those policies since, however far
+
+    @property
+    def reached(self) -> bool:
+        """Whether any policy carries something of it."""
+        return any(one.policies for one in self.taught)
+
+
+def fate_of(rating: Rating) -> Fate:
+    """What became of a rating: datasets, runs, reward models, policies (six queries, however many there are)."""
+    datasets = list(Dataset.objects.filter(items__rating=rating).order_by("created_at"))
+    direct = list(
+        Run.objects.filter(dataset__in=datasets)
+        .select_related("dataset")
+        .prefetch_related("outputs")
+        .order_by("number")
+    )
+    models = [(run, output) for run in direct for output in run.outputs.all()]
+    improved = Run.objects.filter(reward_model__in=[model.pk for _, model in models], kind=Run.Kind.POLICY)
+    improved = improved.select_related("policy").prefetch_related("outputs").order_by("number")
+    followed: dict[Any, list[tuple[Run, Checkpoint]]] = defaultdict(list)
+    for run in improved:
+        followed[run.reward_model_id] += [(run, output) for output in run.outputs.all()]
+    reached = {policy.pk for pairs in followed.values() for _, policy in pairs}
+    heirs = []
+    for policy in policies(rating.project).order_by("version"):  # parents come before their children
+        if policy.parent_id in reached and policy.pk not in reached:
+            heirs.append(policy)
+            reached.add(policy.pk)
+    return Fate(
+        datasets=datasets,
+        unfinished=[run for run in direct if not run.outputs.all()],
+        taught=[Taught(run, model, followed[model.pk]) for run, model in models],
+        heirs=heirs,
+    )
+
+
 def runs_using_rating(rating: Rating) -> list[Run]:
     """The runs that a rating fed: reward models trained on it, and policies trained against those; oldest first."""
     direct = list(Run.objects.filter(dataset__items__rating=rating).prefetch_related("outputs"))
     models = [output.pk for run in direct for output in run.outputs.all()]
-    further = list(Run.objects.filter(reward_model__in=models).prefetch_related("outputs"))
+    taught = Run.objects.filter(reward_model__in=models, kind=Run.Kind.POLICY)
+    further = list(taught.prefetch_related("outputs"))
     return sorted(direct + further, key=lambda run: run.number)

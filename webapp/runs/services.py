@@ -11,7 +11,7 @@ stopped process wakes up, one at most can write.
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -23,12 +23,21 @@ from django.db import IntegrityError, connection, transaction
 from django.db.models import Case, F, Max, Q, QuerySet, Value, When
 from django.db.models.functions import Coalesce, Now
 
-from rlhf_core.config import PolicyConfig, RewardConfig, Settings, settings_hash, settings_to_dict
+from rlhf_core.config import (
+    EvaluateConfig,
+    PolicyConfig,
+    RewardConfig,
+    Settings,
+    settings_from_dict,
+    settings_hash,
+    settings_to_dict,
+)
 from webapp import queue
 from webapp.accounts.models import User
 from webapp.accounts.services import record_audit
 from webapp.errors import (
     FenceLost,
+    NoHeldOutPrompts,
     NoPolicy,
     NoPrompts,
     NotEnoughFeedback,
@@ -36,15 +45,16 @@ from webapp.errors import (
     RequestReused,
     WrongCheckpoint,
 )
+from webapp.feedback.services import NewSample, record_samples
 from webapp.projects.models import Project
-from webapp.projects.selectors import prompts_to_train_on
+from webapp.projects.selectors import held_out_prompts, prompts_to_train_on
 from webapp.quality.models import Dataset
 from webapp.quality.selectors import usable_ratings
 from webapp.quality.services import freeze
 from webapp.registry.models import Checkpoint
-from webapp.registry.selectors import serving
-from webapp.registry.services import record_checkpoint
-from webapp.runs.models import Run, RunEvent, RunMetrics, RunOutput
+from webapp.registry.selectors import policies, serving
+from webapp.registry.services import record_checkpoint, sampling_settings
+from webapp.runs.models import Evaluation, EvaluationSample, Run, RunEvent, RunMetrics, RunOutput
 
 logger = logging.getLogger(__name__)
 
@@ -100,8 +110,7 @@ def start_policy_run(
         WrongCheckpoint: ``reward_model`` is none of this project's reward models.
         RequestReused: the key was used for another request.
     """
-    if reward_model.project_id != project.pk or reward_model.kind != Checkpoint.Kind.REWARD_MODEL:
-        raise WrongCheckpoint(f"{reward_model} is not one of the project's reward models: train one, or take another.")
+    check_reward_model(project, reward_model)
     with transaction.atomic():
         lock_project(project)
         known = find_request(project, Run.Kind.POLICY, request_id)
@@ -118,6 +127,56 @@ def start_policy_run(
             dataset=None,
             reward_model=reward_model,
         )
+
+
+def start_evaluation(
+    *,
+    actor: User | None,
+    project: Project,
+    config: EvaluateConfig,
+    policy: Checkpoint,
+    reward_model: Checkpoint | None = None,
+    request_id: UUID,
+) -> Run:
+    """Queue the comparison of ``policy`` with the policies before it; ``request_id`` as for a reward run.
+
+    It is compared with the policy that it was improved from, the first of its lineage, and the one that serves now.
+    Without a ``reward_model`` all but the reward is measured.
+
+    Raises:
+        NoHeldOutPrompts: every prompt of the project may have been trained on, or there is none.
+        WrongCheckpoint: ``policy`` is none of this project's policies, or ``reward_model`` none of its reward models.
+        RequestReused: the key was used for another request.
+    """
+    if policy.project_id != project.pk or policy.kind != Checkpoint.Kind.POLICY:
+        raise WrongCheckpoint(f"{policy} cannot be evaluated in {project}: it is not one of the project's policies.")
+    if reward_model is not None:
+        check_reward_model(project, reward_model)
+    with transaction.atomic():
+        lock_project(project)
+        known = find_request(project, Run.Kind.EVALUATE, request_id)
+        if known:
+            return known
+        if not held_out_prompts(project).exists():
+            raise NoHeldOutPrompts
+        pointer = serving(project)
+        return queue_run(
+            actor=actor,
+            project=project,
+            kind=Run.Kind.EVALUATE,
+            config=config,
+            request_id=request_id,
+            dataset=None,
+            reward_model=reward_model,
+            policy=policy,
+            serving_now=pointer.checkpoint if pointer else None,
+        )
+
+
+def check_reward_model(project: Project, reward_model: Checkpoint) -> None:
+    """Raise WrongCheckpoint where ``reward_model`` is none of the project's reward models."""
+    if reward_model.project_id != project.pk or reward_model.kind != Checkpoint.Kind.REWARD_MODEL:
+        raise WrongCheckpoint(f"{reward_model} is not one of the project's reward models: train one, or take another.")
 
 
 def lock_project(project: Project) -> None:
@@ -142,11 +201,18 @@ def queue_run(
     request_id: UUID,
     dataset: Dataset | None,
     reward_model: Checkpoint | None,
+    policy: Checkpoint | None = None,
+    serving_now: Checkpoint | None = None,
 ) -> Run:
-    """Write the row of a new run and, once it is committed, ring for a worker."""
-    pointer = serving(project)
-    if pointer is None:
-        raise NoPolicy
+    """Write the row of a new run and, once it is committed, ring for a worker.
+
+    ``policy``: what it begins from; the serving one unless given. ``serving_now``: see ``Run.serving``.
+    """
+    if policy is None:
+        pointer = serving(project)
+        if pointer is None:
+            raise NoPolicy
+        policy = pointer.checkpoint
     last = Run.objects.filter(project=project).aggregate(last=Max("number"))["last"] or 0
     try:
         with transaction.atomic():
@@ -157,14 +223,15 @@ def queue_run(
                 config=settings_to_dict(config),
                 config_sha256=settings_hash(config),
                 dataset=dataset,
-                policy=pointer.checkpoint,
+                policy=policy,
                 reward_model=reward_model,
+                serving=serving_now,
                 request_id=request_id,
                 started_by=actor,
             )
     except IntegrityError as error:  # the lock is the project's: only another project can have taken the key meanwhile
         raise RequestReused from error
-    note(run, "queued", f"{run.get_kind_display()} from {pointer.checkpoint}")
+    note(run, "queued", f"{run.get_kind_display()} {'of' if kind == Run.Kind.EVALUATE else 'from'} {policy}")
     record_audit(actor=actor, action=f"run.{kind}", target=f"{project.slug} run {run.number}")
     transaction.on_commit(partial(queue.ring, run.pk), robust=True)  # a hint: the reaper rings anyway
     return run
@@ -230,7 +297,8 @@ def claim(run_id: UUID | str, owner: str) -> Claim | None:
         )
         if not taken:
             return None
-        run = Run.objects.select_related("project", "dataset", "policy", "reward_model").get(pk=run_id)
+        related = ("project", "dataset", "policy", "reward_model", "serving")
+        run = Run.objects.select_related(*related).get(pk=run_id)
         note(run, "claimed", f"by {owner}, attempt {run.attempt}")
     return Claim(run=run, fence=run.fence, owner=owner)
 
@@ -291,10 +359,34 @@ def record_saved(claim: Claim, step: int) -> None:
             run.save(update_fields=["saved_step", "attempt"])
 
 
-def succeed(claim: Claim, *, outputs: Iterable[Mapping[str, Any]], result: Mapping[str, Any]) -> Run:
+@dataclass(frozen=True, slots=True)
+class DrawnAnswer:
+    """A response that an evaluation drew: of which checkpoint (its SHA-256), and its score."""
+
+    checkpoint: str
+    sample: NewSample
+    reward: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationResult:
+    """What an evaluation run found: the report of result.json, and every response it drew."""
+
+    report: Mapping[str, Any]
+    answers: Sequence[DrawnAnswer]
+
+
+def succeed(
+    claim: Claim,
+    *,
+    outputs: Iterable[Mapping[str, Any]],
+    result: Mapping[str, Any],
+    evaluation: EvaluationResult | None = None,
+) -> Run:
     """Finish a run with what it made: checkpoint rows, their origin and the new state, all or nothing.
 
-    ``outputs`` are those of result.json (``kind`` and ``id``, the checkpoint's SHA-256), ``result`` its metrics.
+    ``outputs`` are those of result.json (``kind`` and ``id``, the checkpoint's SHA-256), ``result`` its metrics; an
+    evaluation's samples and findings are written in the same transaction, so that none comes twice.
     Where a cancel was asked for before the result came, the run ends as cancelled, with no outputs.
     """
     with transaction.atomic():
@@ -313,9 +405,64 @@ def succeed(claim: Claim, *, outputs: Iterable[Mapping[str, Any]], result: Mappi
             origin, _ = RunOutput.objects.get_or_create(checkpoint=checkpoint, defaults={"run": run})
             if origin.run_id != run.pk:
                 note(run, "log", f"this is bit for bit {checkpoint}, which run {origin.run.number} made")
+        if evaluation is not None:
+            record_evaluation(run, evaluation)
         run.result = numbers
         run.save(update_fields=["result"])
         return end(claim, run, State.SUCCEEDED, "")
+
+
+def record_evaluation(run: Run, found: EvaluationResult) -> Evaluation:
+    """Write down what an evaluation found and drew; within the caller's transaction, which holds the run.
+
+    Raises:
+        WrongCheckpoint: it has answers of a policy that was not asked.
+    """
+    config = settings_from_dict(EvaluateConfig, run.config)
+    sampling = sampling_settings(config.sampling)
+    references = references_of(run)
+    evaluation = Evaluation.objects.create(
+        run=run,
+        checkpoint=run.policy,
+        parent=references.get("parent"),
+        base=references.get("base"),
+        serving=references.get("serving"),
+        reward_model=run.reward_model,
+        sampling=sampling,
+        prompts=found.report["prompts"],
+        metrics=finite(dict(found.report)),
+    )
+    asked = {policy.sha256: policy for policy in (run.policy, *references.values())}
+    by_policy: dict[str, list[DrawnAnswer]] = {}
+    for answer in found.answers:
+        by_policy.setdefault(answer.checkpoint, []).append(answer)
+    for sha256, answers in by_policy.items():
+        if sha256 not in asked:
+            raise WrongCheckpoint(f"The evaluation has answers of checkpoint {sha256[:12]}, which was not asked.")
+        samples = record_samples(
+            checkpoint=asked[sha256], sampling=sampling, samples=[answer.sample for answer in answers]
+        )
+        EvaluationSample.objects.bulk_create(
+            [
+                EvaluationSample(evaluation=evaluation, sample=sample, reward=answer.reward)
+                for sample, answer in zip(samples, answers, strict=True)
+            ],
+            batch_size=500,
+        )
+    return evaluation
+
+
+def references_of(run: Run) -> dict[str, Checkpoint]:
+    """The policies that an evaluation compares its candidate with, by their part (one query, however long the lineage).
+
+    Parent and base follow from the candidate's lineage, which never changes; a base policy has neither.
+    """
+    known = {policy.pk: policy for policy in policies(run.project)}
+    base = parent = known.get(run.policy.parent_id)
+    while base is not None and base.parent_id is not None:
+        base = known[base.parent_id]
+    found = {"parent": parent, "base": base, "serving": run.serving}
+    return {part: policy for part, policy in found.items() if policy is not None and policy != run.policy}
 
 
 def fail(claim: Claim, error: str) -> Run:
@@ -391,7 +538,8 @@ def lock_held(claim: Claim) -> Run:
     Raises:
         FenceLost: the claim holds no longer.
     """
-    run = claim.held().select_for_update(no_key=True, of=("self",)).select_related("project", "policy").first()
+    related = ("project", "policy", "reward_model", "serving")
+    run = claim.held().select_for_update(no_key=True, of=("self",)).select_related(*related).first()
     if run is None:
         raise FenceLost(run=claim.run, fence=claim.fence)
     return run

@@ -16,7 +16,10 @@ urlpatterns = [
     path("p/<slug:slug>/runs/<int:number>/curves/", views.curves, name="curves"),
     path("p/<slug:slug>/runs/<int:number>/cancel/", views.cancel, name="cancel"),
     path("p/<slug:slug>/policies/<int:version>/", views.policy, name="policy"),
+    path("p/<slug:slug>/policies/<int:version>/evaluate/", views.start_evaluation, name="start_evaluation"),
     path("p/<slug:slug>/policies/<int:version>/promote/", views.promote, name="promote"),
     path("p/<slug:slug>/policies/<int:version>/ratings/", views.ratings_behind, name="ratings_behind"),
+    path("p/<slug:slug>/lineage/", views.lineage, name="lineage"),
+    path("p/<slug:slug>/ratings/<uuid:pk>/", views.rating, name="rating"),
     path("p/<slug:slug>/datasets/<uuid:pk>/", views.dataset, name="dataset"),
 ]

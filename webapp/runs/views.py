@@ -16,14 +16,15 @@ from django.utils.cache import patch_vary_headers
 from django.utils.http import quote_etag
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from rlhf_core.config import RUN_CONFIGS, PolicyConfig, RewardConfig, Settings, settings_from_dict
+from rlhf_core.config import RUN_CONFIGS, EvaluateConfig, PolicyConfig, RewardConfig, Settings, settings_from_dict
 from rlhf_core.errors import ConfigError
 from webapp import queue
 from webapp.accounts.services import record_audit
-from webapp.errors import NotEnoughFeedback, OneSidedFeedback, PromotionConflict, StudioError
+from webapp.errors import NoHeldOutPrompts, NotEnoughFeedback, OneSidedFeedback, PromotionConflict, StudioError
 from webapp.feedback.models import Rating
 from webapp.projects.access import MemberRequest, admin_required
 from webapp.projects.models import Project
+from webapp.projects.selectors import prompt_counts
 from webapp.quality.models import Dataset
 from webapp.quality.selectors import usable_ratings
 from webapp.registry import services as registry
@@ -32,18 +33,28 @@ from webapp.registry.models import Checkpoint
 from webapp.registry.selectors import serving
 from webapp.runs import charts, pages, selectors, services
 from webapp.runs.figures import seconds_left
-from webapp.runs.forms import PolicyRunForm, PresetForm, RewardRunForm, SettingsForm, describe_reward_model
+from webapp.runs.forms import (
+    EvaluateRunForm,
+    PolicyRunForm,
+    PresetForm,
+    RewardRunForm,
+    ScoredRunForm,
+    SettingsForm,
+    describe_reward_model,
+)
 from webapp.runs.models import Run
 
 STOP_POLLING = 286  # htmx swaps the answer in and asks no more
 SIMULATED_AT_ONCE = 200
 SIMULATING_SECONDS = 15 * 60  # after that the board no longer waits for simulated raters
-TITLES = {"reward": "Train reward model", "policy": "Improve policy (PPO)"}
+TITLES = {"reward": "Train reward model", "policy": "Improve policy (PPO)", "evaluate": "Evaluate"}
 PRESET_WORDS = {
     ("reward", "CPU"): ("On two CPU cores", "A minute or two for some hundred ratings, with the demo policy."),
     ("reward", "GPU"): ("On a GPU", "Larger steps, and all weights learn instead of adapters."),
     ("policy", "CPU"): ("On two CPU cores", "Some minutes with the demo policy."),
     ("policy", "GPU"): ("On a GPU", "More updates on larger rounds: hours on a CPU."),
+    ("evaluate", "CPU"): ("On two CPU cores", "About a minute with the demo policy."),
+    ("evaluate", "GPU"): ("On a GPU", "The narrowest intervals that the project's prompts allow."),
 }
 
 
@@ -178,16 +189,32 @@ def start_policy(request: MemberRequest, project: Project) -> HttpResponse:
     return start(request, project, "policy")
 
 
-def start(request: MemberRequest, project: Project, kind: str) -> HttpResponse:
-    """Show the form; a POST of a preset or of the whole form starts the run and shows its page."""
+@require_http_methods(["GET", "POST"])
+@policy_page
+def start_evaluation(request: MemberRequest, project: Project, policy: Checkpoint) -> HttpResponse:
+    """Compare a policy with those before it on held-out prompts."""
+    return start(request, project, "evaluate", policy)
+
+
+def start(request: MemberRequest, project: Project, kind: str, policy: Checkpoint | None = None) -> HttpResponse:
+    """Show the form; a POST of a preset or of the whole form starts the run and shows its page.
+
+    ``policy``: what is to be evaluated; other runs begin from the policy that serves.
+    """
+
+    def go(config: Settings, values: dict[str, Any]) -> HttpResponse:
+        """Start the run and go to its page. The same request id again gives the same run."""
+        asked = {"actor": request.user, "project": project, "request_id": values["request_id"]}
+        run = ask_for_run(config, policy, values.get("reward_model"), asked)
+        return redirect("runs:detail", project.slug, run.number)
+
     refusal: StudioError | None = None
     if request.method == "POST" and "preset" in request.POST:
         preset = PresetForm(request.POST, kind=kind, project=project)
         form = build_form(kind, project, settings=first_preset(project, kind))
         if preset.is_valid():
-            chosen = preset.cleaned_data
             try:
-                return go(request, project, kind, chosen["preset"], chosen["request_id"], chosen["reward_model"])
+                return go(preset.cleaned_data["preset"], preset.cleaned_data)
             except StudioError as error:
                 refusal = error
         else:
@@ -195,24 +222,26 @@ def start(request: MemberRequest, project: Project, kind: str) -> HttpResponse:
     elif request.method == "POST":
         form = build_form(kind, project, request.POST)
         if form.is_valid():
-            values = form.cleaned_data
             try:
-                return go(request, project, kind, form.settings, values["request_id"], values.get("reward_model"))
+                return go(form.settings, form.cleaned_data)
             except StudioError as error:
                 refusal = error
     else:
         settings, words = prefill(request, project, kind)
         form = build_form(kind, project, settings=settings)
         form.prefilled_from = words
-        if kind == "policy":
+        if isinstance(form, ScoredRunForm):
             choose_reward_model(request, project, form)
     bad = refusal is not None or form.errors
-    return render(request, "runs/start.html", start_context(project, kind, form, refusal), status=422 if bad else 200)
+    context = {**start_context(project, kind, form, refusal), "evaluated": policy}
+    return render(request, "runs/start.html", context, status=422 if bad else 200)
 
 
 def build_form(kind: str, project: Project, data: Any = None, *, settings: Settings | None = None) -> SettingsForm:
     if kind == "policy":
         return PolicyRunForm(data, project=project, settings=settings)
+    if kind == "evaluate":
+        return EvaluateRunForm(data, project=project, settings=settings)
     return RewardRunForm(data, settings=settings)
 
 
@@ -251,25 +280,19 @@ def choose_reward_model(request: HttpRequest, project: Project, form: SettingsFo
             form.initial["reward_model"] = chosen.pk
 
 
-def go(
-    request: MemberRequest,
-    project: Project,
-    kind: str,
-    config: Settings,
-    request_id: uuid.UUID,
-    reward_model: Checkpoint | None,
-) -> HttpResponse:
-    """Start the run and go to its page. The same request id again gives the same run."""
+def ask_for_run(
+    config: Settings, policy: Checkpoint | None, reward_model: Checkpoint | None, asked: dict[str, Any]
+) -> Run:
+    """The run that these settings are of; ``asked``: by whom, in which project, under which key."""
+    if isinstance(config, EvaluateConfig):
+        assert policy is not None
+        return services.start_evaluation(config=config, policy=policy, reward_model=reward_model, **asked)
     if isinstance(config, PolicyConfig):
         if reward_model is None:
             raise StudioError("PPO needs a reward model to follow. Train one first.")
-        run = services.start_policy_run(
-            actor=request.user, project=project, config=config, reward_model=reward_model, request_id=request_id
-        )
-    else:
-        assert isinstance(config, RewardConfig)
-        run = services.start_reward_run(actor=request.user, project=project, config=config, request_id=request_id)
-    return redirect("runs:detail", project.slug, run.number)
+        return services.start_policy_run(config=config, reward_model=reward_model, **asked)
+    assert isinstance(config, RewardConfig)
+    return services.start_reward_run(config=config, **asked)
 
 
 def start_context(project: Project, kind: str, form: SettingsForm, refusal: StudioError | None) -> dict[str, Any]:
@@ -289,17 +312,19 @@ def start_context(project: Project, kind: str, form: SettingsForm, refusal: Stud
             for name, settings in selectors.presets_for(project, kind).items()
         ],
     }
-    if isinstance(form, PolicyRunForm):
+    if isinstance(form, ScoredRunForm):
         reward_models = list(form.fields["reward_model"].queryset)  # type: ignore[attr-defined]
         value = str(form["reward_model"].value())
         chosen = next((model for model in reward_models if str(model.pk) == value), None)
-        chosen = chosen or next(iter(reward_models), None)
+        if isinstance(form, PolicyRunForm):
+            chosen = chosen or next(iter(reward_models), None)
         pointer = serving(project)
         context |= {
             "reward_models": reward_models,
             "chosen_reward_model": chosen,
             "chosen_reward_model_words": describe_reward_model(chosen) if chosen else "",
             "policy": pointer.checkpoint if pointer else None,
+            "held_out": prompt_counts(project).held_out,
         }
     else:
         context["usable"] = pages.counts_now(usable_ratings(project))
@@ -308,6 +333,9 @@ def start_context(project: Project, kind: str, form: SettingsForm, refusal: Stud
 
 def describe_preset(kind: str, name: str, settings: Settings) -> str:
     values = asdict(settings)  # type: ignore[call-overload]
+    if kind == "evaluate":
+        asked = f"{values['prompts']} held-out prompts at most" if values["prompts"] else "All held-out prompts"
+        return f"{asked}, one answer of each policy. {PRESET_WORDS[kind, name][1]}"
     adapters = f"adapters of rank {values['lora_rank']}" if values["lora_rank"] else "all weights"
     if kind == "reward":
         size = f"{values['epochs']} passes, {values['batch_size']} ratings a step, {adapters}."
@@ -318,6 +346,8 @@ def describe_preset(kind: str, name: str, settings: Settings) -> str:
 
 def cures(project: Project, refusal: StudioError | None) -> list[dict[str, str]]:
     """Where a refused start can be mended."""
+    if isinstance(refusal, NoHeldOutPrompts):
+        return [{"url": reverse("projects:import", args=[project.slug]), "words": "Import prompts"}]
     if not isinstance(refusal, NotEnoughFeedback | OneSidedFeedback):
         return []
     return [
@@ -346,13 +376,21 @@ def detail(request: MemberRequest, project: Project, run: Run) -> HttpResponse:
         **live_context(project, run),
         "is_admin": True,
         "here": "loop",
-        "charts": charts.main_charts(run.kind),
-        "folded": charts.folded_charts(run.kind),
-        "curves_url": reverse("runs:curves", args=[project.slug, run.number]),
         "counts": counts,
         "reward_run_number": made_by.run.number if made_by else None,
         "settings": pages.shown_settings(run),
     }
+    if run.kind == Run.Kind.EVALUATE:
+        context |= {"references": services.references_of(run).items()}
+        if findings := pages.findings_of(run):
+            page, pairs = pages.side_by_side(findings, request.GET.get("page"))
+            context |= {"findings": findings, "page": page, "pairs": pairs}
+    else:
+        context |= {
+            "charts": charts.main_charts(run.kind),
+            "folded": charts.folded_charts(run.kind),
+            "curves_url": reverse("runs:curves", args=[project.slug, run.number]),
+        }
     return render(request, "runs/run.html", context)
 
 
@@ -363,6 +401,8 @@ def live(request: MemberRequest, project: Project, run: Run) -> HttpResponse:
     version = pages.version_of(run)
     if unchanged := not_modified(request, version):
         return unchanged
+    if run.is_finished and run.kind == Run.Kind.EVALUATE:
+        return HttpResponse(status=STOP_POLLING, headers={"HX-Refresh": "true"})  # its findings stand below
     context = {**live_context(project, run), "is_fragment": True}
     status = STOP_POLLING if run.is_finished else 200
     return tag(render(request, "runs/_live.html", context, status=status), version)
@@ -435,8 +475,12 @@ def policy_context(
         "origin": origin,
         "seconds": pages.duration_of(origin.run),
         "samples": pages.samples_of(policy, request.GET.get("page")),
+        "evaluating": pages.running_evaluation(policy),
         "form": form or PromoteForm(initial={"expected_epoch": pointer.epoch if pointer else 0}),
     }
+    if findings := pages.findings_in(selectors.evaluations_of(policy).first()):
+        _, pairs = pages.side_by_side(findings, None, pages.PAIRS_AT_FIRST)
+        context |= {"findings": findings, "pairs": pairs}
     if origin.run is not None:
         context |= {
             "charts": charts.main_charts(origin.run.kind)[:2],
@@ -512,8 +556,36 @@ def show_ratings(
     }
     if dataset is not None:
         page, shown = pages.ratings_in(dataset, source=source, page=request.GET.get("page"))
-        context |= {"page": page, "shown": shown}
+        context |= {"page": page, "shown": shown, "runs": dataset.runs.prefetch_related("outputs").order_by("number")}
     return render(request, "runs/ratings.html", context)
+
+
+@require_GET
+@admin_required
+def rating(request: MemberRequest, project: Project, pk: uuid.UUID) -> HttpResponse:
+    """What became of a rating: the datasets it is in, the runs they fed and the policies that came of them."""
+    try:
+        found = pages.find_rating(project, pk)
+    except Rating.DoesNotExist:
+        raise Http404(f"{project} has no rating {pk}") from None
+    pointer = serving(project)
+    context = {
+        "project": project,
+        "is_admin": True,
+        "here": "queue",
+        "one": pages.show_rating(found),
+        "fate": selectors.fate_of(found),
+        "serving_id": pointer.checkpoint_id if pointer else None,
+    }
+    return render(request, "runs/rating.html", context)
+
+
+@require_GET
+@admin_required
+def lineage(request: MemberRequest, project: Project) -> HttpResponse:
+    """The family of policies as a tree: which came from which, which served, which were evaluated."""
+    context = {"project": project, "is_admin": True, "here": "loop", "family": pages.family_of(project)}
+    return render(request, "runs/lineage.html", context)
 
 
 @require_GET

@@ -11,6 +11,7 @@ register = template.Library()
 register.filter("duration", figures.say_duration)
 register.filter("about", figures.say_about)
 register.filter("value", figures.say_value)
+register.filter("difference", figures.say_difference)
 
 
 @register.filter
@@ -19,6 +20,12 @@ def interval(share: Any, count: Any) -> str:
     if not isinstance(share, int | float) or not isinstance(count, int):
         return ""
     return figures.say_interval(share, count)
+
+
+@register.filter
+def ends(estimate: Any) -> str:
+    """The 95 % interval of an estimate of rlhf_core.evaluation; empty where there is none."""
+    return figures.say_ends(estimate.get("low"), estimate.get("high")) if isinstance(estimate, dict) else ""
 
 
 @register.filter
