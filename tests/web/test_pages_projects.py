@@ -1,11 +1,16 @@
 """Pages of projects: home, create, settings, import, raters, guideline."""
 
+import re
+from uuid import uuid4
+
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 
 from tests.studio import Studio, open_studio, queries_of
+from webapp.feedback import services as feedback
 from webapp.projects.models import Guideline, Membership, Project, Prompt
+from webapp.registry import services as registry
 
 pytestmark = pytest.mark.django_db
 
@@ -48,6 +53,26 @@ def test_an_admin_sees_each_project_with_its_state_in_constant_queries(studio, a
     assert "v1 is serving" in html
     assert html.count('class="tag warn">paused') == 1 + 9
     assert "New project" in html
+
+
+def test_no_page_of_a_rater_tells_which_policy_serves(studio):
+    poems = open_studio("poems", "Short poems")
+    studio.add_items(pairs=2)
+    for each in (studio, poems):
+        each.checkpoint = registry.record_checkpoint(project=each.project, kind="policy", sha256="7" * 64)
+        registry.promote(project=each.project, checkpoint=each.checkpoint, actor=each.admin, expected_epoch=1)
+        each.add_items(pairs=2)
+    client = Client()
+    rater = studio.add_rater("ada")
+    Membership.objects.create(project=poems.project, user=rater)
+    client.force_login(rater)
+    presentation = feedback.claim(rater=rater, project=studio.project)
+    feedback.submit(rater=rater, token=presentation.token, submission_id=uuid4(), choice="2")
+    for address in ("/", "/p/film-reviews/rate/", "/p/film-reviews/history/", "/p/film-reviews/guideline/"):
+        answer = client.get(address)
+        assert answer.status_code == 200, address
+        words = re.sub(r"<[^>]+>", " ", answer.content.decode())
+        assert not re.search(r"\bv\d|serving", words), address
 
 
 def test_the_first_home_page_teaches_what_a_project_is(db):
@@ -121,6 +146,18 @@ def test_settings_are_changed_and_a_pause_is_seen_by_raters(studio, admin):
     assert "Rating is paused" in rater.get("/p/film-reviews/rate/").content.decode()
 
 
+@pytest.mark.parametrize(
+    ("name", "most"), [("buffer_target", 5000), ("lease_minutes", 1440), ("overlap", 20), ("pair_percent", 100)]
+)
+def test_a_setting_without_measure_is_refused_with_its_bound(studio, admin, name, most):
+    values = {**NEW, "buffer_target": "40", "lease_minutes": "15"}
+    refused = admin.post("/p/film-reviews/settings/", {**values, name: str(most + 1)})
+    assert refused.status_code == 422
+    assert f"less than or equal to {most}" in refused.content.decode()
+    assert admin.post("/p/film-reviews/settings/", {**values, name: str(most)}).status_code == 302
+    assert getattr(Project.objects.get(), name) == most
+
+
 def send(admin: Client, **values) -> str:
     answer = admin.post("/p/film-reviews/import/", {"held_out_percent": "20", **values}, follow=True)
     return answer.content.decode()
@@ -157,6 +194,14 @@ def test_a_file_with_wrong_lines_is_refused_whole_by_number_and_kept_to_be_mende
     assert not Prompt.objects.exists()
 
 
+def test_a_file_that_is_no_utf_8_is_not_offered_with_its_letters_lost(admin):
+    html = send(admin, file=SimpleUploadedFile("a.txt", "un café\nun thé\n".encode("latin-1")))
+    assert "Nothing was imported" in html
+    assert "is not UTF-8; save the file as UTF-8" in html
+    assert "\ufffd" not in html
+    assert re.search(r'<textarea name="text"[^>]*>\s*</textarea>', html)
+
+
 @pytest.mark.parametrize(
     ("values", "told"),
     [
@@ -175,6 +220,12 @@ def test_an_import_that_can_not_be_says_why(admin, values, told):
 def test_a_file_that_is_too_large_is_refused_before_it_is_read(admin, monkeypatch):
     monkeypatch.setattr("webapp.projects.forms.MAX_FILE_BYTES", 10)
     assert "larger than 10 MB" in send(admin, file=SimpleUploadedFile("a.txt", b"a" * 11))
+
+
+def test_more_text_than_can_be_pasted_is_told_with_the_cure(admin):
+    answer = admin.post("/p/film-reviews/import/", {"held_out_percent": "20", "text": "a line\n" * 200_000})
+    assert answer.status_code == 413
+    assert "Put it into a file" in answer.content.decode()
 
 
 def test_an_invitation_link_is_shown_once_and_works(studio, admin):

@@ -2,16 +2,21 @@
 
 import re
 import uuid
+from datetime import timedelta
 
 import pytest
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from rlhf_core.config import METRICS, PRESETS, PolicyConfig, RewardConfig, SamplingConfig
 from tests.studio import Studio, open_studio
 from tests.turns import ask_for_policy_run, ask_for_reward_run, begin, finish, rate, rate_by_machine, rater_of, turn
 from webapp import queue
+from webapp.projects.models import Membership, Project
+from webapp.projects.services import create_project
+from webapp.registry import services as registry_services
 from webapp.registry.models import Checkpoint, ServingPointer
 from webapp.registry.selectors import serving
 from webapp.registry.services import change_sampling, promote
@@ -110,7 +115,34 @@ def test_a_candidate_asks_to_be_looked_at_and_after_promotion_more_ratings_are_w
 
 def test_a_board_without_a_policy_says_how_to_get_one(studio, admin):
     ServingPointer.objects.all().delete()
-    assert "First, a policy." in next_step(page(admin, studio))
+    found = next_step(page(admin, studio))
+    assert "First, a policy." in found
+    assert "./manage.py add_policy --project film-reviews --checkpoint" in found
+    assert "Start with" not in found
+
+
+def test_a_new_project_begins_with_the_policy_of_another_project_of_the_admins(studio, admin):
+    project = create_project(actor=studio.admin, name="Poems", slug="poems", question="?", single_question="?")
+    html = admin.get("/p/poems/").content.decode()
+    assert "Start with v1 of Film reviews" in next_step(html)
+    for _ in range(2):  # a double click changes nothing more
+        assert admin.post("/p/poems/policies/", {"source": "film-reviews"})["Location"] == "/p/poems/"
+    pointer = serving(project)
+    assert (pointer.checkpoint.sha256, pointer.checkpoint.version) == (studio.checkpoint.sha256, 1)
+    assert (pointer.sampling, pointer.epoch) == (studio.sampling, 1)
+    assert "Nobody has rated yet" in next_step(admin.get("/p/poems/").content.decode())
+
+
+def test_the_policy_of_a_project_that_one_does_not_manage_cannot_be_taken(studio):
+    poems = open_studio("poems", "Poems")
+    ServingPointer.objects.filter(project=poems.project).delete()
+    boss = poems.add_rater("boss", role="admin")
+    Membership.objects.create(project=studio.project, user=boss)
+    client = Client()
+    client.force_login(boss)
+    assert "Start with" not in next_step(client.get("/p/poems/").content.decode())
+    assert client.post("/p/poems/policies/", {"source": "film-reviews"}).status_code == 404
+    assert serving(poems.project) is None
 
 
 def test_a_running_run_is_on_the_board_and_only_then_it_polls(studio, admin):
@@ -160,21 +192,33 @@ def test_the_board_asks_no_more_queries_for_a_long_history(studio, admin, django
 # --- Simulated raters ------------------------------------------------------------------------------------------------
 
 
-def test_simulated_raters_are_asked_once_and_their_progress_is_shown(studio, admin, sent):
-    for _ in range(2):
-        assert admin.post(url(studio, "simulate/")).status_code == 302
-    assert sent == [("workers.simulate_ratings", str(studio.project.pk), 200)]
+def test_simulated_raters_are_asked_once_whoever_asks_and_their_progress_is_shown(
+    studio, admin, sent, django_capture_on_commit_callbacks
+):
+    other = Client()  # a second browser, of another admin
+    other.force_login(studio.add_rater("boss", role="admin"))
+    with django_capture_on_commit_callbacks(execute=True):
+        for client in (admin, admin, other):
+            assert client.post(url(studio, "simulate/")).status_code == 302
+    assert sent == [("workers.simulate_ratings", str(studio.project.pk))]
+    studio.project.refresh_from_db()
+    assert studio.project.simulated_target == 200
     rate_by_machine(studio, 3)
-    html = page(admin, studio)
-    assert "3 of 200 ratings" in next_step(html)
-    assert 'hx-trigger="every 3s"' in html
+    for client in (admin, other):
+        html = page(client, studio)
+        assert "3 of 200 ratings" in next_step(html)
+        assert 'hx-trigger="every 3s"' in html
+    Project.objects.update(simulated_asked_at=timezone.now() - timedelta(minutes=16))
+    assert "at work" not in next_step(page(admin, studio)), "no item came for a quarter of an hour"
+    admin.post(url(studio, "simulate/"))
+    studio.project.refresh_from_db()
+    assert studio.project.simulated_target == 203
 
 
-def test_a_broker_that_is_away_is_told_and_can_be_asked_again(studio, admin, monkeypatch):
+def test_simulated_raters_are_asked_also_while_the_broker_is_away(studio, admin, monkeypatch):
     monkeypatch.setattr(queue, "send", lambda *args, **kwargs: False)
     answer = admin.post(url(studio, "simulate/"), follow=True)
-    assert "broker does not answer" in answer.content.decode()
-    assert "Let simulated raters give the first 200" in answer.content.decode()
+    assert "0 of 200 ratings" in next_step(answer.content.decode())
 
 
 # --- Starting runs ---------------------------------------------------------------------------------------------------
@@ -225,6 +269,19 @@ def test_wrong_values_are_named_with_their_range_and_all_input_is_kept(studio, a
     assert 'value="many"' in html
     assert '<details class="fold" open>' in html  # bins is an advanced setting
     assert Run.objects.count() == 1
+
+
+@pytest.mark.parametrize("digits", [30, 400, 5000])
+@pytest.mark.parametrize("kind", ["reward", "policy"])
+def test_a_number_of_any_length_is_refused_by_name(studio, admin, kind, digits):
+    model = registry_services.record_checkpoint(project=studio.project, kind="reward_model", sha256="9" * 64)
+    form = RewardRunForm() if kind == "reward" else PolicyRunForm(project=studio.project)
+    names = [name for name in form.setting_names if hasattr(form.fields[name], "number_type")]
+    data = dict.fromkeys(names, "9" * digits) | {"request_id": uuid.uuid4(), "reward_model": model.pk}
+    answer = admin.post(url(studio, f"runs/{kind}/"), data)
+    assert answer.status_code == 422
+    assert f"Not started: {len(names)} settings to mend" in answer.content.decode()
+    assert not Run.objects.exists()
 
 
 def test_settings_of_ones_own_reach_the_run_and_an_empty_one_is_none(studio, admin):
@@ -400,7 +457,7 @@ def test_only_admins_of_the_project_see_its_pages(studio, admin, end):
     assert Client().get(url(studio, end)).status_code == 302
 
 
-@pytest.mark.parametrize("end", ["simulate/", "runs/reward/", "runs/1/cancel/", "policies/1/promote/"])
+@pytest.mark.parametrize("end", ["simulate/", "policies/", "runs/reward/", "runs/1/cancel/", "policies/1/promote/"])
 def test_changes_are_by_post_with_the_csrf_token_and_by_admins_alone(studio, admin, end, sent):
     rate(studio, 20)
     ask_for_reward_run(studio)

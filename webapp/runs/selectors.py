@@ -3,18 +3,20 @@
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db.models import Count, Max, QuerySet
+from django.db.models.functions import Now
 
 from rlhf_core.config import PRESETS, Settings, settings_from_dict, settings_to_dict
 from webapp.feedback.models import Rating, Sample
 from webapp.feedback.selectors import QueueCounts, queue_counts, with_samples
 from webapp.projects.models import Project, Prompt
 from webapp.projects.selectors import PromptCounts, prompt_counts
-from webapp.quality.models import Dataset
+from webapp.quality.models import Dataset, DatasetItem
 from webapp.quality.selectors import RatingCounts, usable_ratings
+from webapp.quality.selectors import usable as usable_ones
 from webapp.registry.models import Checkpoint, Promotion, ServingPointer
 from webapp.registry.selectors import policies, promotions, serving
 from webapp.runs.models import Evaluation, EvaluationSample, Run, RunEvent, RunMetrics, RunOutput
@@ -74,7 +76,7 @@ class Board:
     queue: QueueCounts
     prompts: PromptCounts
     usable: RatingCounts
-    new_ratings: int  # usable ratings that the newest dataset of a run did not have, at least 0
+    new_ratings: int  # usable ratings that are not in the newest dataset that a run began with
     last_rating_at: datetime | None
     cycles: list[Cycle]  # newest policy first
     reward_models: list[Checkpoint]  # newest first
@@ -89,10 +91,11 @@ def board(project: Project) -> Board:
     moves = list(promotions(project))
     runs = list(runs_of(project)[:SHOWN_RUNS])
     usable = usable_ratings(project)
-    trained_on = max((run.dataset.counts.get("total", 0) for run in lineage.runs.values() if run.dataset), default=0)
     given = Sample.objects.filter(checkpoint__project=project, prompt__split=Prompt.Split.TRAIN)
     samples = dict(given.order_by().values_list("checkpoint").annotate(Count("id")))
     evaluated = last_evaluations(project)
+    datasets = [run.dataset for run in sorted(lineage.runs.values(), key=lambda run: -run.number) if run.dataset]
+    known = DatasetItem.objects.filter(dataset=datasets[0]).values_list("rating", flat=True) if datasets else []
     ratings = dict(
         Rating.objects.filter(project=project, is_current=True)
         .order_by()
@@ -129,7 +132,7 @@ def board(project: Project) -> Board:
         queue=queue_counts(project),
         prompts=prompt_counts(project),
         usable=usable,
-        new_ratings=max(0, usable.total - trained_on),
+        new_ratings=usable_ones(project).exclude(pk__in=known).count(),
         last_rating_at=Rating.objects.filter(project=project).aggregate(last=Max("created_at"))["last"],
         cycles=cycles,
         reward_models=sorted(reward_models, key=lambda row: -row.version),
@@ -142,6 +145,41 @@ def runs_of(project: Project) -> QuerySet[Run]:
     """A project's runs, newest first, with inputs, outputs and who asked for them."""
     related = ("dataset", "policy", "reward_model", "serving", "started_by")
     return Run.objects.filter(project=project).select_related(*related).prefetch_related("outputs").order_by("-number")
+
+
+# --- Simulated raters ------------------------------------------------------------------------------------------------
+
+SIMULATING = timedelta(minutes=15)  # after it, what was asked of simulated raters is forgotten: no item came
+
+
+@dataclass(frozen=True, slots=True)
+class Simulating:
+    """How far the simulated raters are: of ``of`` ratings asked for, ``missing`` are to come."""
+
+    of: int
+    missing: int
+
+    @property
+    def done(self) -> int:
+        return self.of - self.missing
+
+
+def simulated_ratings(project: Project) -> int:
+    """Items that simulated raters have judged."""
+    return Rating.objects.filter(project=project, source=Rating.Source.SIMULATED, revision=1).count()
+
+
+def simulating(project: Project, of: int) -> Simulating | None:
+    """What simulated raters are at in a project; None where nothing was asked of them, all is done, or none comes."""
+    asked = Project.objects.filter(pk=project.pk, simulated_asked_at__gt=Now() - SIMULATING)
+    target = asked.values_list("simulated_target", flat=True).first()
+    missing = target - simulated_ratings(project) if target else 0
+    return Simulating(of=max(of, missing), missing=missing) if missing > 0 else None
+
+
+def projects_to_simulate() -> QuerySet[Project]:
+    """The projects in which simulated raters may be at work; ``simulating`` says in which they are."""
+    return Project.objects.filter(simulated_asked_at__gt=Now() - SIMULATING, is_paused=False)
 
 
 # --- One run ---------------------------------------------------------------------------------------------------------

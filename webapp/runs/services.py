@@ -55,6 +55,7 @@ from webapp.registry.models import Checkpoint
 from webapp.registry.selectors import policies, serving
 from webapp.registry.services import record_checkpoint, sampling_settings
 from webapp.runs.models import Evaluation, EvaluationSample, Run, RunEvent, RunMetrics, RunOutput
+from webapp.runs.selectors import simulated_ratings, simulating
 
 logger = logging.getLogger(__name__)
 
@@ -254,6 +255,22 @@ def cancel(*, actor: User | None, run: Run) -> Run:
     return row
 
 
+def ask_for_simulated_ratings(*, actor: User | None, project: Project, count: int) -> bool:
+    """Let simulated raters give ``count`` ratings more; False where they are still at what was asked before.
+
+    What is kept is how many there shall be in all: said twice, or by messages that come twice, it is the same number.
+    """
+    with transaction.atomic():
+        lock_project(project)
+        if simulating(project, count):
+            return False
+        target = simulated_ratings(project) + count
+        Project.objects.filter(pk=project.pk).update(simulated_target=target, simulated_asked_at=Now())
+        record_audit(actor=actor, action="ratings.simulate", target=project.slug, count=count)
+        transaction.on_commit(partial(queue.simulate, project.pk), robust=True)  # a hint: the beat looks too
+    return True
+
+
 # --- For the supervisor ----------------------------------------------------------------------------------------------
 
 
@@ -341,6 +358,11 @@ def record_metrics(claim: Claim, rows: Iterable[tuple[int, Mapping[str, Any]]]) 
             unique_fields=["run", "step"],
             update_fields=["values"],
         )
+
+
+def record_read(claim: Claim, offset: int) -> None:
+    """So many bytes of the run's events are recorded; within the transaction that recorded them."""
+    update_held(claim, events_offset=offset)
 
 
 def record_log(claim: Claim, message: str) -> None:
@@ -458,7 +480,7 @@ def references_of(run: Run) -> dict[str, Checkpoint]:
     Parent and base follow from the candidate's lineage, which never changes; a base policy has neither.
     """
     known = {policy.pk: policy for policy in policies(run.project)}
-    base = parent = known.get(run.policy.parent_id)
+    base = parent = known.get(run.policy.parent_id) if run.policy.parent_id else None
     while base is not None and base.parent_id is not None:
         base = known[base.parent_id]
     found = {"parent": parent, "base": base, "serving": run.serving}
@@ -502,17 +524,27 @@ def requeue(claim: Claim, *, spend_attempt: bool, reason: str = "") -> Run:
 def reap(now: datetime | None = None) -> list[UUID]:
     """Give up the leases of holders that are gone, and say which runs wait for a worker, longest first.
 
-    A run whose attempts are spent fails; one that was being cancelled is cancelled; the others wait again. ``now`` is
-    the database's clock unless a test gives another. Where the database itself has only just started, holders had no
-    chance to renew: then no lease is given up until one lease time after its start.
+    A run whose attempts are spent fails, also one that waits while the limit is lowered, since nobody could claim it;
+    one that was being cancelled is cancelled, also where its holder lives and has not stopped for RUN_CANCEL_SECONDS;
+    the others wait again. ``now`` is the database's clock unless a test gives another. Where the database itself has
+    only just started, holders had no chance to renew: then no lease is given up until one lease time after its start.
     """
     if now is not None or not database_is_fresh():
-        lapsed = Run.objects.filter(is_expired(Now() if now is None else now), state__in=HELD)
+        moment: Any = Now() if now is None else now
+        limit = timedelta(seconds=settings.RUN_CANCEL_SECONDS)
+        does_not_stop = Q(state=State.CANCELLING, cancel_requested_at__lt=moment - limit)
+        lapsed = Run.objects.filter(is_expired(moment) | does_not_stop, state__in=HELD)
         for run_id in lapsed.order_by("created_at").values_list("pk", flat=True):
             with transaction.atomic():
                 run = lapsed.select_for_update(no_key=True, skip_locked=True).filter(pk=run_id).first()
                 if run:
                     give_up_lease(run)
+    spent = Run.objects.filter(state=State.QUEUED, attempt__gte=settings.RUN_MAX_ATTEMPTS)
+    for run_id in spent.values_list("pk", flat=True):
+        with transaction.atomic():
+            run = spent.select_for_update(no_key=True, skip_locked=True).filter(pk=run_id).first()
+            if run:
+                end(None, run, State.FAILED, given_up(run, f"at most {settings.RUN_MAX_ATTEMPTS} are permitted now"))
     return list(Run.objects.filter(state=State.QUEUED).order_by("created_at").values_list("pk", flat=True))
 
 
@@ -520,7 +552,7 @@ def give_up_lease(run: Run) -> None:
     """Let a run whose holder is gone wait again, or end it; within the caller's transaction, which holds the row."""
     message = f"{run.lease_owner or 'its holder'} is gone"
     if run.cancel_requested_at or run.state == State.CANCELLING:
-        end(None, run, State.CANCELLED, message)
+        end(None, run, State.CANCELLED, f"{message} or does not stop")
     elif run.attempt >= settings.RUN_MAX_ATTEMPTS:
         end(None, run, State.FAILED, given_up(run, message))
     else:

@@ -1,6 +1,5 @@
 """The admin's pages: the loop board, runs, policies and the ratings behind them."""
 
-import time
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict, fields
@@ -8,6 +7,7 @@ from functools import wraps
 from typing import Any
 
 from django.contrib import messages
+from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseNotModified, JsonResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -18,19 +18,17 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from rlhf_core.config import RUN_CONFIGS, EvaluateConfig, PolicyConfig, RewardConfig, Settings, settings_from_dict
 from rlhf_core.errors import ConfigError
-from webapp import queue
-from webapp.accounts.services import record_audit
 from webapp.errors import NoHeldOutPrompts, NotEnoughFeedback, OneSidedFeedback, PromotionConflict, StudioError
 from webapp.feedback.models import Rating
 from webapp.projects.access import MemberRequest, admin_required
-from webapp.projects.models import Project
-from webapp.projects.selectors import prompt_counts
+from webapp.projects.models import Membership, Project
+from webapp.projects.selectors import projects_for, prompt_counts
 from webapp.quality.models import Dataset
 from webapp.quality.selectors import usable_ratings
 from webapp.registry import services as registry
 from webapp.registry.forms import PromoteForm
-from webapp.registry.models import Checkpoint
-from webapp.registry.selectors import serving
+from webapp.registry.models import Checkpoint, ServingPointer
+from webapp.registry.selectors import serving, serving_in
 from webapp.runs import charts, pages, selectors, services
 from webapp.runs.figures import seconds_left
 from webapp.runs.forms import (
@@ -46,7 +44,6 @@ from webapp.runs.models import Run
 
 STOP_POLLING = 286  # htmx swaps the answer in and asks no more
 SIMULATED_AT_ONCE = 200
-SIMULATING_SECONDS = 15 * 60  # after that the board no longer waits for simulated raters
 TITLES = {"reward": "Train reward model", "policy": "Improve policy (PPO)", "evaluate": "Evaluate"}
 PRESET_WORDS = {
     ("reward", "CPU"): ("On two CPU cores", "A minute or two for some hundred ratings, with the demo policy."),
@@ -112,7 +109,7 @@ def policy_page(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResp
 def board(request: MemberRequest, project: Project) -> HttpResponse:
     """The loop: what serves, what to do next, every version. While something goes on, its fragment is polled."""
     found = pages.look_at_board(project)
-    simulating = read_simulating(request, project)
+    simulating = selectors.simulating(project, SIMULATED_AT_ONCE)
     is_live = found.live is not None or simulating is not None
     if request.htmx and not is_live:
         return HttpResponse(status=STOP_POLLING, headers={"HX-Refresh": "true"})  # the tables below changed too
@@ -125,6 +122,7 @@ def board(request: MemberRequest, project: Project) -> HttpResponse:
         "simulating": simulating,
         "is_live": is_live,
         "simulated_at_once": SIMULATED_AT_ONCE,
+        "adoptable": policies_to_adopt(request) if found.board.serving is None else (),
         "live_left": left_of(found.live),
         "live_step_name": pages.STEP_NAMES[found.live.kind] if found.live else "",
     }
@@ -141,6 +139,24 @@ def board(request: MemberRequest, project: Project) -> HttpResponse:
     return response
 
 
+@require_POST
+@admin_required
+def adopt_policy(request: MemberRequest, project: Project) -> HttpResponse:
+    """Begin with the policy that serves in another project of this admin's."""
+    source = policies_to_adopt(request).filter(project__slug=request.POST.get("source", "")).first()
+    if source is None:
+        raise Http404("there is no such project, or no policy serves in it")
+    try:
+        registry.adopt_policy(project=project, source=source, actor=request.user)
+    except PromotionConflict as error:
+        messages.error(request, str(error))
+    return redirect("runs:board", project.slug)
+
+
+def policies_to_adopt(request: MemberRequest) -> QuerySet[ServingPointer]:
+    return serving_in(projects_for(request.user, Membership.Role.ADMIN))
+
+
 def left_of(run: Run | None) -> float | None:
     if run is None:
         return None
@@ -150,26 +166,9 @@ def left_of(run: Run | None) -> float | None:
 @require_POST
 @admin_required
 def simulate(request: MemberRequest, project: Project) -> HttpResponse:
-    """Ask simulated raters for a first batch of ratings; they are marked as simulated wherever they are shown."""
-    if read_simulating(request, project) is None:
-        target = pages.simulated_ratings(project) + SIMULATED_AT_ONCE
-        request.session[f"simulating-{project.pk}"] = {"target": target, "since": time.time()}
-        record_audit(actor=request.user, action="ratings.simulate", target=project.slug, count=SIMULATED_AT_ONCE)
-        if not queue.simulate(project.pk, SIMULATED_AT_ONCE):
-            del request.session[f"simulating-{project.pk}"]
-            messages.error(request, "The broker does not answer, so nobody could be asked. Try again in a moment.")
+    """Ask simulated raters for a batch of ratings; they are marked as simulated wherever they are shown."""
+    services.ask_for_simulated_ratings(actor=request.user, project=project, count=SIMULATED_AT_ONCE)
     return redirect("runs:board", project.slug)
-
-
-def read_simulating(request: MemberRequest, project: Project) -> dict[str, int] | None:
-    """How far the simulated raters are that this admin asked for; none where they are through or were not asked."""
-    asked = request.session.get(f"simulating-{project.pk}")
-    if not asked or time.time() - asked["since"] > SIMULATING_SECONDS:
-        return None
-    missing = asked["target"] - pages.simulated_ratings(project)
-    if missing <= 0:
-        return None
-    return {"done": max(0, SIMULATED_AT_ONCE - missing), "of": SIMULATED_AT_ONCE}
 
 
 # --- Starting runs ---------------------------------------------------------------------------------------------------
