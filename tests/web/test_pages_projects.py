@@ -1,11 +1,16 @@
 """Pages of projects: home, create, settings, import, raters, guideline."""
 
+import re
+from uuid import uuid4
+
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 
 from tests.studio import Studio, open_studio, queries_of
+from webapp.feedback import services as feedback
 from webapp.projects.models import Guideline, Membership, Project, Prompt
+from webapp.registry import services as registry
 
 pytestmark = pytest.mark.django_db
 
@@ -48,6 +53,26 @@ def test_an_admin_sees_each_project_with_its_state_in_constant_queries(studio, a
     assert "v1 is serving" in html
     assert html.count('class="tag warn">paused') == 1 + 9
     assert "New project" in html
+
+
+def test_no_page_of_a_rater_tells_which_policy_serves(studio):
+    poems = open_studio("poems", "Short poems")
+    studio.add_items(pairs=2)
+    for each in (studio, poems):
+        each.checkpoint = registry.record_checkpoint(project=each.project, kind="policy", sha256="7" * 64)
+        registry.promote(project=each.project, checkpoint=each.checkpoint, actor=each.admin, expected_epoch=1)
+        each.add_items(pairs=2)
+    client = Client()
+    rater = studio.add_rater("ada")
+    Membership.objects.create(project=poems.project, user=rater)
+    client.force_login(rater)
+    presentation = feedback.claim(rater=rater, project=studio.project)
+    feedback.submit(rater=rater, token=presentation.token, submission_id=uuid4(), choice="2")
+    for address in ("/", "/p/film-reviews/rate/", "/p/film-reviews/history/", "/p/film-reviews/guideline/"):
+        answer = client.get(address)
+        assert answer.status_code == 200, address
+        words = re.sub(r"<[^>]+>", " ", answer.content.decode())
+        assert not re.search(r"\bv\d|serving", words), address
 
 
 def test_the_first_home_page_teaches_what_a_project_is(db):

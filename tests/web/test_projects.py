@@ -152,7 +152,9 @@ def test_the_home_page_tells_sizes_and_the_serving_policy(studio):
     row = by_project[project]
     assert (row.may_manage, row.prompts, row.members, row.serving_version) == (True, 3, 2, 1)
     assert (by_project[empty].prompts, by_project[empty].serving_version) == (0, None)
-    assert [(row.project, row.may_manage) for row in overview_for(rater)] == [(project, False)]
+    assert [(row.project, row.may_manage, row.serving_version) for row in overview_for(rater)] == [
+        (project, False, None)
+    ]
 
 
 # --- Guidelines ------------------------------------------------------------------------------------------------------

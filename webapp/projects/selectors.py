@@ -50,7 +50,7 @@ class ProjectOverview:
     may_manage: bool
     prompts: int
     members: int
-    serving_version: int | None
+    serving_version: int | None  # None too where the user may not manage it: a rater must not know which policy wrote
 
 
 def overview_for(user: User) -> list[ProjectOverview]:
@@ -73,7 +73,7 @@ def overview_for(user: User) -> list[ProjectOverview]:
             may_manage=project.pk in managed,
             prompts=prompts.get(project.pk, 0),
             members=project.member_count,
-            serving_version=project.serving_version,
+            serving_version=project.serving_version if project.pk in managed else None,
         )
         for project in projects
     ]
