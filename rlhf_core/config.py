@@ -50,11 +50,14 @@ def check_value(name: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -
             return
         hint = next(choice for choice in choices if choice is not type(None))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            raise ConfigError(name, value, permitted_range(metadata)) from None
     if hint in (bool, int, float, str) and type(value) is not hint:
         raise ConfigError(name, value, f"a value of type {hint.__name__}")
     if hint in (int, float):
-        if not math.isfinite(value):
+        if hint is float and not math.isfinite(value):  # a whole number always is, and may be too large to ask
             raise ConfigError(name, value, permitted_range(metadata))
         minimum, maximum, above = metadata["minimum"], metadata["maximum"], metadata["above"]
         too_low = (minimum is not None and value < minimum) or (above is not None and value <= above)

@@ -46,6 +46,15 @@ def test_every_field_has_help_a_range_and_a_permitted_default(kind, field):
     assert getattr(kind(), field.name) == field.default
 
 
+@pytest.mark.parametrize("digits", [30, 400, 4000])
+def test_a_whole_number_too_large_for_a_float_is_refused_like_any_other(digits):
+    for kind, name in ((RewardConfig, "epochs"), (RewardConfig, "learning_rate"), (PolicyConfig, "kl_target")):
+        for number in (10**digits, -(10**digits)):
+            with pytest.raises(ConfigError) as refused:
+                kind(**{name: number})
+            assert refused.value.field == name
+
+
 def outside(field: dataclasses.Field, hint: type) -> list[object]:
     """Values just outside the range, and of wrong types."""
     found: list[object] = ["many", [1], math.nan, math.inf] if hint in (int, float) else ["maybe", 2]

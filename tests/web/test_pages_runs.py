@@ -12,6 +12,7 @@ from rlhf_core.config import METRICS, PRESETS, PolicyConfig, RewardConfig, Sampl
 from tests.studio import Studio, open_studio
 from tests.turns import ask_for_policy_run, ask_for_reward_run, begin, finish, rate, rate_by_machine, rater_of, turn
 from webapp import queue
+from webapp.registry import services as registry_services
 from webapp.registry.models import Checkpoint, ServingPointer
 from webapp.registry.selectors import serving
 from webapp.registry.services import change_sampling, promote
@@ -225,6 +226,19 @@ def test_wrong_values_are_named_with_their_range_and_all_input_is_kept(studio, a
     assert 'value="many"' in html
     assert '<details class="fold" open>' in html  # bins is an advanced setting
     assert Run.objects.count() == 1
+
+
+@pytest.mark.parametrize("digits", [30, 400, 5000])
+@pytest.mark.parametrize("kind", ["reward", "policy"])
+def test_a_number_of_any_length_is_refused_by_name(studio, admin, kind, digits):
+    model = registry_services.record_checkpoint(project=studio.project, kind="reward_model", sha256="9" * 64)
+    form = RewardRunForm() if kind == "reward" else PolicyRunForm(project=studio.project)
+    names = [name for name in form.setting_names if hasattr(form.fields[name], "number_type")]
+    data = dict.fromkeys(names, "9" * digits) | {"request_id": uuid.uuid4(), "reward_model": model.pk}
+    answer = admin.post(url(studio, f"runs/{kind}/"), data)
+    assert answer.status_code == 422
+    assert f"Not started: {len(names)} settings to mend" in answer.content.decode()
+    assert not Run.objects.exists()
 
 
 def test_settings_of_ones_own_reach_the_run_and_an_empty_one_is_none(studio, admin):
