@@ -12,6 +12,8 @@ from rlhf_core.config import METRICS, PRESETS, PolicyConfig, RewardConfig, Sampl
 from tests.studio import Studio, open_studio
 from tests.turns import ask_for_policy_run, ask_for_reward_run, begin, finish, rate, rate_by_machine, rater_of, turn
 from webapp import queue
+from webapp.projects.models import Membership
+from webapp.projects.services import create_project
 from webapp.registry import services as registry_services
 from webapp.registry.models import Checkpoint, ServingPointer
 from webapp.registry.selectors import serving
@@ -111,7 +113,34 @@ def test_a_candidate_asks_to_be_looked_at_and_after_promotion_more_ratings_are_w
 
 def test_a_board_without_a_policy_says_how_to_get_one(studio, admin):
     ServingPointer.objects.all().delete()
-    assert "First, a policy." in next_step(page(admin, studio))
+    found = next_step(page(admin, studio))
+    assert "First, a policy." in found
+    assert "./manage.py add_policy --project film-reviews --checkpoint" in found
+    assert "Start with" not in found
+
+
+def test_a_new_project_begins_with_the_policy_of_another_project_of_the_admins(studio, admin):
+    project = create_project(actor=studio.admin, name="Poems", slug="poems", question="?", single_question="?")
+    html = admin.get("/p/poems/").content.decode()
+    assert "Start with v1 of Film reviews" in next_step(html)
+    for _ in range(2):  # a double click changes nothing more
+        assert admin.post("/p/poems/policies/", {"source": "film-reviews"})["Location"] == "/p/poems/"
+    pointer = serving(project)
+    assert (pointer.checkpoint.sha256, pointer.checkpoint.version) == (studio.checkpoint.sha256, 1)
+    assert (pointer.sampling, pointer.epoch) == (studio.sampling, 1)
+    assert "Nobody has rated yet" in next_step(admin.get("/p/poems/").content.decode())
+
+
+def test_the_policy_of_a_project_that_one_does_not_manage_cannot_be_taken(studio):
+    poems = open_studio("poems", "Poems")
+    ServingPointer.objects.filter(project=poems.project).delete()
+    boss = poems.add_rater("boss", role="admin")
+    Membership.objects.create(project=studio.project, user=boss)
+    client = Client()
+    client.force_login(boss)
+    assert "Start with" not in next_step(client.get("/p/poems/").content.decode())
+    assert client.post("/p/poems/policies/", {"source": "film-reviews"}).status_code == 404
+    assert serving(poems.project) is None
 
 
 def test_a_running_run_is_on_the_board_and_only_then_it_polls(studio, admin):
@@ -414,7 +443,7 @@ def test_only_admins_of_the_project_see_its_pages(studio, admin, end):
     assert Client().get(url(studio, end)).status_code == 302
 
 
-@pytest.mark.parametrize("end", ["simulate/", "runs/reward/", "runs/1/cancel/", "policies/1/promote/"])
+@pytest.mark.parametrize("end", ["simulate/", "policies/", "runs/reward/", "runs/1/cancel/", "policies/1/promote/"])
 def test_changes_are_by_post_with_the_csrf_token_and_by_admins_alone(studio, admin, end, sent):
     rate(studio, 20)
     ask_for_reward_run(studio)

@@ -11,9 +11,10 @@ from demo.settings import SAMPLING
 from rlhf_core.config import SamplingConfig, settings_from_dict
 from rlhf_core.store import verify
 from webapp.accounts.models import User
-from webapp.accounts.services import use_login_link
+from webapp.accounts.services import ensure_admin, use_login_link
 from webapp.projects.models import Project
 from webapp.projects.selectors import current_guideline, prompt_counts
+from webapp.projects.services import create_project
 from webapp.registry.models import Promotion
 from webapp.registry.selectors import serving
 
@@ -75,6 +76,24 @@ def test_without_a_policy_the_rest_is_made_and_the_lack_is_named(db, steersman_d
     _, err = call("prepare_demo", policy=tmp_path / "none")
     assert "No policy serves" in err
     assert serving(Project.objects.get()) is None
+
+
+def test_a_policy_of_ones_own_becomes_the_next_version_and_serves_if_wished(db, steersman_data, make_policy, tmp_path):
+    project = create_project(actor=ensure_admin(), name="Poems", slug="poems", question="?", single_question="?")
+    first, second = make_policy(tmp_path / "elsewhere"), make_policy(tmp_path / "elsewhere", seed=1)
+    out, _ = call("add_policy", project="poems", checkpoint=first.path)
+    assert "promote it" in out
+    assert serving(project) is None
+    for _ in range(2):  # again changes nothing
+        call("add_policy", project="poems", checkpoint=first.path, promote=True)
+    assert verify(steersman_data / "checkpoints" / first.id)["kind"] == "policy"
+    call("add_policy", project="poems", checkpoint=second.path, promote=True)
+    moves = Promotion.objects.order_by("epoch").values_list("to_checkpoint__version", "to_checkpoint__sha256")
+    assert list(moves) == [(1, first.id), (2, second.id)]
+    with pytest.raises(CommandError, match="no project 'prose'; there are: poems"):
+        call("add_policy", project="prose", checkpoint=first.path)
+    with pytest.raises(CommandError, match="no checkpoint"):
+        call("add_policy", project="poems", checkpoint=tmp_path)
 
 
 def test_a_login_link_works_once_and_names_the_address(db, steersman_data):

@@ -11,6 +11,12 @@ def serving(project: Project) -> ServingPointer | None:
     return ServingPointer.objects.select_related("checkpoint", "sampling").filter(project=project).first()
 
 
+def serving_in(projects: QuerySet[Project]) -> QuerySet[ServingPointer]:
+    """The pointers of several projects, with project, checkpoint and sampling settings, by the project's name."""
+    pointers = ServingPointer.objects.filter(project__in=projects.order_by())
+    return pointers.select_related("project", "checkpoint", "sampling").order_by("project__name")
+
+
 def policies(project: Project) -> QuerySet[Checkpoint]:
     """The project's policies, newest first."""
     return Checkpoint.objects.filter(project=project, kind=Checkpoint.Kind.POLICY).order_by("-version")

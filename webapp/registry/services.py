@@ -90,6 +90,23 @@ def promote(
     )
 
 
+def adopt_policy(*, project: Project, source: ServingPointer, actor: User | None) -> Promotion:
+    """Let the policy that serves in another project serve here too, with its sampling settings, as the first policy.
+
+    Raises:
+        PromotionConflict: a policy serves here already.
+    """
+    with transaction.atomic():
+        return promote(
+            project=project,
+            checkpoint=record_checkpoint(project=project, kind=Checkpoint.Kind.POLICY, sha256=source.checkpoint.sha256),
+            sampling=source.sampling,
+            actor=actor,
+            expected_epoch=0,
+            reason=f"{source.checkpoint} of {source.project.name}",
+        )
+
+
 def change_sampling(
     *, project: Project, config: SamplingConfig, actor: User | None, expected_epoch: int, reason: str = ""
 ) -> Promotion:

@@ -8,6 +8,7 @@ from functools import wraps
 from typing import Any
 
 from django.contrib import messages
+from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseNotModified, JsonResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -23,13 +24,14 @@ from webapp.accounts.services import record_audit
 from webapp.errors import NotEnoughFeedback, OneSidedFeedback, PromotionConflict, StudioError
 from webapp.feedback.models import Rating
 from webapp.projects.access import MemberRequest, admin_required
-from webapp.projects.models import Project
+from webapp.projects.models import Membership, Project
+from webapp.projects.selectors import projects_for
 from webapp.quality.models import Dataset
 from webapp.quality.selectors import usable_ratings
 from webapp.registry import services as registry
 from webapp.registry.forms import PromoteForm
-from webapp.registry.models import Checkpoint
-from webapp.registry.selectors import serving
+from webapp.registry.models import Checkpoint, ServingPointer
+from webapp.registry.selectors import serving, serving_in
 from webapp.runs import charts, pages, selectors, services
 from webapp.runs.figures import seconds_left
 from webapp.runs.forms import PolicyRunForm, PresetForm, RewardRunForm, SettingsForm, describe_reward_model
@@ -114,6 +116,7 @@ def board(request: MemberRequest, project: Project) -> HttpResponse:
         "simulating": simulating,
         "is_live": is_live,
         "simulated_at_once": SIMULATED_AT_ONCE,
+        "adoptable": policies_to_adopt(request) if found.board.serving is None else (),
         "live_left": left_of(found.live),
         "live_step_name": pages.STEP_NAMES[found.live.kind] if found.live else "",
     }
@@ -128,6 +131,24 @@ def board(request: MemberRequest, project: Project) -> HttpResponse:
     response = render(request, "runs/board.html", context)
     patch_vary_headers(response, ["HX-Request"])
     return response
+
+
+@require_POST
+@admin_required
+def adopt_policy(request: MemberRequest, project: Project) -> HttpResponse:
+    """Begin with the policy that serves in another project of this admin's."""
+    source = policies_to_adopt(request).filter(project__slug=request.POST.get("source", "")).first()
+    if source is None:
+        raise Http404("there is no such project, or no policy serves in it")
+    try:
+        registry.adopt_policy(project=project, source=source, actor=request.user)
+    except PromotionConflict as error:
+        messages.error(request, str(error))
+    return redirect("runs:board", project.slug)
+
+
+def policies_to_adopt(request: MemberRequest) -> QuerySet[ServingPointer]:
+    return serving_in(projects_for(request.user, Membership.Role.ADMIN))
 
 
 def left_of(run: Run | None) -> float | None:
