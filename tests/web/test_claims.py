@@ -25,10 +25,42 @@ from webapp.feedback.services import (
     slots_missing,
     submit,
 )
+from webapp.projects.services import save_guideline
 
 
 def rate(rater, presentation, choice="1", submission_id=None, **more):
     return submit(rater=rater, token=presentation.token, submission_id=submission_id or uuid4(), choice=choice, **more)
+
+
+# --- Under which guideline -------------------------------------------------------------------------------------------
+
+
+def test_a_lease_served_again_under_a_new_guideline_is_rated_under_it_and_an_old_page_under_the_old(studio):
+    project = studio.ready_project(guideline_body="one")
+    ada, ben = studio.rater(project), studio.rater(project)
+    (item,) = studio.items(project, pairs=1)
+    Slot.objects.create(comparison=item, project=project, ordinal=2)
+    old = {rater: studio.shown(rater, project) for rater in (ada, ben)}
+    save_guideline(actor=studio.admin, project=project, body="two")
+    new = studio.shown(ada, project)
+    assert studio.shown(ada, project) == new, "once more changes nothing"
+    assert (new.slot_id, new.first_is_left) == (old[ada].slot_id, old[ada].first_is_left)
+    assert (shown(old[ada]).guideline_version, shown(new).guideline_version) == (1, 2)
+    assert renew(rater=ada, token=new.token)
+    assert rate(ada, new).rating.presentation.guideline.version == 2
+    assert rate(ben, old[ben]).rating.presentation.guideline.version == 1
+
+
+def test_a_page_that_stayed_open_while_another_was_served_anew_rates_under_what_it_shows(studio):
+    project = studio.ready_project(guideline_body="one")
+    ada = studio.rater(project)
+    studio.items(project, pairs=1)
+    old = studio.shown(ada, project)
+    save_guideline(actor=studio.admin, project=project, body="two")
+    new = studio.shown(ada, project)
+    assert new.token != old.token
+    found = rate(ada, old)
+    assert (found.rating.presentation, found.is_late) == (old, False)
 
 
 # --- Many at once ----------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from webapp.errors import StudioError, SubmissionConflict, TokenUnknown
 from webapp.feedback.models import Comparison, Presentation, Rating, Sample, Skip, Slot
 from webapp.feedback.verdicts import choice_of, verdict_of
 from webapp.projects.models import Project
+from webapp.projects.selectors import current_guideline
 from webapp.registry.models import Checkpoint, SamplingSettings
 from webapp.registry.selectors import serving
 
@@ -197,8 +198,8 @@ def claim(*, rater: User, project: Project) -> Presentation | None:
     """The item that ``rater`` shall judge next, leased for ``project.lease_minutes``; None where nothing waits.
 
     A rater who holds a live lease gets the same item in the same order again, with the lease renewed, so reloading or
-    a second tab changes nothing. Never an item that the rater has judged, skipped or holds. Each lease draws a fresh
-    token and which sample stands left.
+    a second tab changes nothing, but for the token where the guideline has a new version since. Never an item that the
+    rater has judged, skipped or holds. Each lease draws a fresh token and which sample stands left.
     """
     for last_try in (False, True):
         try:
@@ -220,7 +221,7 @@ def claim_once(*, rater: User, project: Project) -> Presentation | None:
     presentation = Presentation.objects.filter(rater=rater, slot__in=held, token=F("slot__token")).first()
     if presentation:
         Slot.objects.filter(pk=presentation.slot_id).update(lease_until=Now() + lease)
-        return presentation
+        return under_current_guideline(presentation, project)
     token = uuid.uuid4()
     with connection.cursor() as cursor:
         seconds = lease.total_seconds()
@@ -235,6 +236,26 @@ def claim_once(*, rater: User, project: Project) -> Presentation | None:
         token=token,
         first_is_left=kind == Comparison.Kind.SINGLE or draw_side(),
         guideline_id=guideline_id,
+    )
+
+
+def under_current_guideline(presentation: Presentation, project: Project) -> Presentation:
+    """``presentation``, or another of the same item in the same order where the guideline has changed since.
+
+    The page that is about to show it shows the new guideline. A verdict from a page that shows the old one comes with
+    the old token, and so is recorded under the old one. Within the caller's transaction.
+    """
+    current = current_guideline(project)
+    if current is None or current.pk == presentation.guideline_id:
+        return presentation
+    token = uuid.uuid4()
+    Slot.objects.filter(pk=presentation.slot_id).update(token=token)
+    return Presentation.objects.create(
+        slot_id=presentation.slot_id,
+        rater_id=presentation.rater_id,
+        token=token,
+        first_is_left=presentation.first_is_left,
+        guideline=current,
     )
 
 

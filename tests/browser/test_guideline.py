@@ -1,0 +1,38 @@
+"""A guideline that changes while a rater's page stands open."""
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.test_rate import READY, log_in, press
+from tests.studio import Studio, open_studio
+from webapp.feedback.models import Rating
+from webapp.projects.models import Membership
+from webapp.projects.services import confirm_guideline, save_guideline
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def studio() -> Studio:
+    studio = open_studio()
+    ada = studio.add_rater("ada")
+    confirm_guideline(user=ada, project=studio.project, version=1)
+    studio.add_items(pairs=4)
+    return studio
+
+
+def test_an_open_page_follows_a_new_guideline_with_the_next_item(page: Page, live_server, studio: Studio):
+    log_in(page, f"{live_server.url}/p/{studio.project.slug}/rate/")
+    expect(page.locator("#guideline-new")).to_have_count(0)
+    save_guideline(actor=studio.admin, project=studio.project, body="Prefer the **shorter** text.")
+    press(page, "2")
+    expect(page.locator("#guideline-new")).to_have_text("new")
+    page.keyboard.press("g")
+    expect(page.locator("#guideline-title")).to_contain_text("version 2")
+    expect(page.locator("#guideline strong")).to_have_text("shorter")
+    expect(page.locator("#guideline-new")).to_have_count(0)
+    page.keyboard.press("Escape")
+    press(page, "3")
+    page.wait_for_selector(READY)
+    assert list(Rating.objects.order_by("id").values_list("presentation__guideline__version", flat=True)) == [1, 2]
+    assert Membership.objects.get(user__username="ada").guideline_read == 2

@@ -1,0 +1,27 @@
+// The rater page: where an item comes under a newer guideline than the drawer holds, the drawer follows it.
+"use strict";
+
+async function followGuideline() {
+  const item = document.getElementById("item");
+  const drawer = document.getElementById("guideline");
+  if (!(Number(item?.dataset.guideline) > Number(drawer.dataset.version))) return;
+  drawer.dataset.version = item.dataset.guideline; // once for each version
+  let page;
+  try {
+    const answer = await fetch(location.pathname, { headers: { "X-Requested-With": "fetch" } });
+    if (!answer.ok) throw new Error(String(answer.status));
+    page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  } catch {
+    location.reload(); // the item is still this rater's: the whole page comes with both
+    return;
+  }
+  for (const id of ["guideline", "open-guideline"]) {
+    const here = document.getElementById(id);
+    const there = page.getElementById(id);
+    here.replaceChildren(...there.childNodes);
+    Object.assign(here.dataset, there.dataset); // with what rate.js sends once it is read
+  }
+}
+
+// Whatever puts the next item in place.
+new MutationObserver(followGuideline).observe(document.getElementById("item").parentNode, { childList: true });
