@@ -28,6 +28,7 @@ BAD_LINES = {
     "both columns": (b'{"text": "a", "prompt": "b"}', "both"),
     "neither column": (b'{"title": "a"}', 'no key "text" or "prompt"'),
     "latin-1": ('{"text": "café"}'.encode("latin-1"), "0xe9"),
+    "lost letter": ('{"text": "caf\ufffd"}'.encode(), "character 4 of the prompt is U+FFFD"),
     "5000 digits": (b'{"text": "a", "n": ' + b"9" * 5000 + b"}", "5000 digits"),
     "1 MB prompt": (b'{"text": "' + b"a" * 2**20 + b'"}', "bytes"),
     "40 KB prompt": (b'{"text": "' + b"a" * 40_000 + b'"}', "40,000 bytes; at most 32,768"),

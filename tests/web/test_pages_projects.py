@@ -182,6 +182,14 @@ def test_a_file_with_wrong_lines_is_refused_whole_by_number_and_kept_to_be_mende
     assert not Prompt.objects.exists()
 
 
+def test_a_file_that_is_no_utf_8_is_not_offered_with_its_letters_lost(admin):
+    html = send(admin, file=SimpleUploadedFile("a.txt", "un café\nun thé\n".encode("latin-1")))
+    assert "Nothing was imported" in html
+    assert "is not UTF-8; save the file as UTF-8" in html
+    assert "\ufffd" not in html
+    assert re.search(r'<textarea name="text"[^>]*>\s*</textarea>', html)
+
+
 @pytest.mark.parametrize(
     ("values", "told"),
     [

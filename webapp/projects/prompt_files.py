@@ -14,6 +14,7 @@ MAX_FILE_BYTES = 50 * 2**20
 MAX_LINE_BYTES = 2**20
 MAX_PROMPT_BYTES = 32 * 2**10
 MAX_DIGITS = 100  # of a whole number in JSON: Python refuses very long ones with a message that helps nobody
+LOST = "\ufffd"  # what programs write in place of a letter that they could not read
 MAX_ERRORS = 200  # enough to mend by; a file of another format is wrong in every line
 
 
@@ -193,6 +194,9 @@ def checked_prompt(text: str) -> str:
         raise LineRefused("the prompt is empty")
     if "\0" in text:
         raise LineRefused(f"character {text.index(chr(0)) + 1} of the prompt is NUL, which cannot be stored")
+    if LOST in text:
+        at = text.index(LOST) + 1
+        raise LineRefused(f"character {at} of the prompt is U+FFFD: the letter there was lost; save it as UTF-8 anew")
     try:
         size = len(text.encode())
     except UnicodeEncodeError as error:

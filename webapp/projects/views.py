@@ -1,6 +1,7 @@
 """Pages of projects: home, create, settings, prompts, people, guideline."""
 
 import io
+from contextlib import suppress
 
 from django.contrib import messages
 from django.contrib.auth import login
@@ -91,8 +92,9 @@ def import_prompts(request: MemberRequest, project: Project) -> HttpResponse:
         except ImportRefused as error:
             context |= {"refused": error, "lines": error.errors[:SHOWN_ERRORS], "more": error.errors[SHOWN_ERRORS:]}
             if options["file"] and len(data) <= KEPT_CHARACTERS:
-                kept = {**request.POST.dict(), "text": data.decode(errors="replace"), "format": options["format"]}
-                context["form"] = ImportForm(initial=kept)
+                with suppress(UnicodeDecodeError):  # what is no UTF-8 can be mended in the file alone
+                    kept = {**request.POST.dict(), "text": data.decode(), "format": options["format"]}
+                    context["form"] = ImportForm(initial=kept)
         else:
             told = f"{report.created} new prompts"
             if report.duplicates:
