@@ -2,12 +2,13 @@
 
 import sys
 
-from django.db import InterfaceError, OperationalError, connection
+from django.db import InterfaceError, InternalError, OperationalError, connection
 from django.http import HttpRequest, HttpResponse
 from django.template.loader import render_to_string
 from django.views.decorators.cache import never_cache
 
 DATABASE_IS_AWAY = (OperationalError, InterfaceError)
+ENDED_BY_DATABASE = "25P03"  # a transaction that heard nothing for too long, which psycopg calls an internal error
 
 
 @never_cache
@@ -21,8 +22,14 @@ def healthz(request: HttpRequest) -> HttpResponse:
     return HttpResponse("ok\n", content_type="text/plain")
 
 
+def is_away(error: BaseException | None) -> bool:
+    """Whether the database did not answer, or had to end what it was doing for us: worth another try."""
+    is_ended = isinstance(error, InternalError) and getattr(error.__cause__, "sqlstate", "") == ENDED_BY_DATABASE
+    return is_ended or isinstance(error, DATABASE_IS_AWAY)
+
+
 def server_error(request: HttpRequest) -> HttpResponse:
     """The last page: rendered without the request, since to read its user asks the database."""
-    if isinstance(sys.exc_info()[1], DATABASE_IS_AWAY):
+    if is_away(sys.exc_info()[1]):
         return HttpResponse(render_to_string("503.html"), status=503, headers={"Retry-After": "5"})
     return HttpResponse(render_to_string("500.html"), status=500)

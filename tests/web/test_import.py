@@ -4,6 +4,8 @@ import io
 import json
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from webapp.errors import ImportRefused, SettingsRefused
 from webapp.projects.models import Prompt
@@ -154,6 +156,32 @@ def test_a_line_or_a_file_without_end_is_cut_off(studio):
 
     with pytest.raises(ImportRefused, match="larger than 50 MB"):
         import_prompts(actor=studio.admin, project=project, stream=Endless(), format="text")
+
+
+def test_a_file_of_more_prompts_than_a_page_can_take_in_is_refused_unread(studio):
+    project = studio.project()
+    content = b"a\n" * 1_000_000
+    for format, header in (("text", b""), ("csv", b"text\n")):
+        stream = io.BytesIO(header + content)
+        with pytest.raises(ImportRefused) as refused:
+            import_prompts(actor=studio.admin, project=project, stream=stream, format=format)
+        assert "more than 50,000 prompts; split it" in str(refused.value)
+        assert stream.tell() < 110_000
+    stream = io.BytesIO(content)
+    with pytest.raises(ImportRefused) as refused:  # wrong in every line
+        import_prompts(actor=studio.admin, project=project, stream=stream, format="jsonl")
+    assert (len(refused.value.errors), stream.tell()) == (200, 400)
+
+
+def test_many_prompts_are_written_a_thousand_at_a_time(studio):
+    project = studio.project()
+    content = "".join(f"prompt {number}\n" for number in range(2500))
+    with CaptureQueriesContext(connection) as queries:
+        assert take(studio, project, content, "text").created == 2500
+    assert sum('INSERT INTO "projects_prompt"' in query["sql"] for query in queries) == 3
+    again = take(studio, project, content + "one more\n", "text")
+    assert (again.created, again.duplicates) == (1, 2500)
+    assert prompt_counts(project).total == 2501
 
 
 def test_importing_again_gives_duplicates_only(studio):

@@ -1,11 +1,12 @@
 """Coming in: log-in, one-time links, invitations, passwords, and the pages for what goes wrong."""
 
 import re
+import time
 import uuid
 
 import pytest
 from django.core.cache import cache
-from django.db import OperationalError
+from django.db import OperationalError, connection, transaction
 from django.test import Client
 from django.urls import get_resolver
 
@@ -177,6 +178,20 @@ def test_a_page_that_is_not_there_and_an_error_look_like_the_rest(studio, monkey
     away = fail(OperationalError("the connection is gone"))
     assert (away.status_code, away["Retry-After"]) == (503, "5")
     assert "database does not answer" in away.content.decode()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_transaction_that_the_database_ended_is_told_like_one_that_is_away(studio, monkeypatch):
+    def wait(*args, **kwargs):
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 50")
+            time.sleep(0.5)
+            cursor.execute("SELECT 1")
+
+    monkeypatch.setattr("webapp.projects.selectors.overview_for", wait)
+    client = Client(raise_request_exception=False)
+    client.force_login(studio.admin)
+    assert client.get("/").status_code == 503
 
 
 def test_the_health_page_answers_without_a_log_in():

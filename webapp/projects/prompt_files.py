@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, BinaryIO
 
 from webapp.errors import ImportRefused, LineError
@@ -12,6 +13,7 @@ FORMATS = ("jsonl", "csv", "text")
 COLUMNS = ("text", "prompt")
 MAX_FILE_BYTES = 50 * 2**20
 MAX_LINE_BYTES = 2**20
+MAX_PROMPTS = 50_000  # of one file: a page must answer within seconds
 MAX_PROMPT_BYTES = 32 * 2**10
 MAX_DIGITS = 100  # of a whole number in JSON: Python refuses very long ones with a message that helps nobody
 LOST = "\ufffd"  # what programs write in place of a letter that they could not read
@@ -37,7 +39,10 @@ def read_prompts(stream: BinaryIO, format: str) -> list[str]:
         raise ValueError(f"{format=} is not one of {FORMATS}")
     errors: list[LineError] = []
     lines = text_lines(stream, errors)
-    prompts = list(read_csv(lines, errors) if format == "csv" else read_lines(lines, errors, format))
+    found = read_csv(lines, errors) if format == "csv" else read_lines(lines, errors, format)
+    prompts = list(islice(found, MAX_PROMPTS + 1))
+    if len(prompts) > MAX_PROMPTS:
+        errors.append(LineError(0, f"the file has more than {MAX_PROMPTS:,} prompts; split it"))
     if errors:
         raise ImportRefused(sorted(errors, key=lambda error: error.line)[:MAX_ERRORS])
     if not prompts:
@@ -48,7 +53,7 @@ def read_prompts(stream: BinaryIO, format: str) -> list[str]:
 def text_lines(stream: BinaryIO, errors: list[LineError]) -> Iterator[tuple[int, str]]:
     """Lines with their numbers, decoded; one that is too long or no UTF-8 goes to ``errors`` and counts as blank."""
     number = size = 0
-    while line := stream.readline(MAX_LINE_BYTES + 1):
+    while len(errors) < MAX_ERRORS and (line := stream.readline(MAX_LINE_BYTES + 1)):
         number += 1
         size += len(line)
         too_long = len(line) > MAX_LINE_BYTES and not line.endswith(b"\n")

@@ -17,6 +17,7 @@ from webapp.errors import InvitationInvalid, SettingsRefused
 from webapp.projects.models import Guideline, Invitation, Membership, Project, Prompt
 from webapp.projects.prompt_files import read_prompts, stream_of
 
+BATCH = 1000  # prompts written at once
 EDITABLE = (
     "name",
     "question",
@@ -242,22 +243,27 @@ def import_prompts(
         raise SettingsRefused({"held_out_percent": ["It is a share, 0 to 100."]})
     found = read_prompts(stream if stream is not None else stream_of(text or ""), format)
     by_hash = {hashlib.sha256(prompt.encode()).hexdigest(): prompt for prompt in found}
+    new = list(by_hash.items())
     with transaction.atomic():
         Project.objects.select_for_update(no_key=True).get(pk=project.pk)  # two imports: one after the other
-        known = set(Prompt.objects.filter(project=project, sha256__in=by_hash).values_list("sha256", flat=True))
-        rows = [
-            Prompt(
-                project=project,
-                text=prompt,
-                sha256=sha256,
-                split=split_of(sha256, held_out_percent),
-                source=source[:60],
-            )
-            for sha256, prompt in by_hash.items()
-            if sha256 not in known
-        ]
-        Prompt.objects.bulk_create(rows, batch_size=1000)
-        report = ImportReport(created=len(rows), duplicates=len(found) - len(rows))
+        created = 0
+        for start in range(0, len(new), BATCH):  # the database ends a transaction that hears nothing for long
+            some = new[start : start + BATCH]
+            known = Prompt.objects.filter(project=project, sha256__in=[sha256 for sha256, _ in some])
+            there = set(known.values_list("sha256", flat=True))
+            rows = [
+                Prompt(
+                    project=project,
+                    text=prompt,
+                    sha256=sha256,
+                    split=split_of(sha256, held_out_percent),
+                    source=source[:60],
+                )
+                for sha256, prompt in some
+                if sha256 not in there
+            ]
+            created += len(Prompt.objects.bulk_create(rows))
+        report = ImportReport(created=created, duplicates=len(found) - created)
         record_audit(
             actor=actor,
             action="prompts.import",
