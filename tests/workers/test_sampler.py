@@ -181,13 +181,30 @@ def test_a_malformed_request_is_refused_with_its_reason(start_sampler, tmp_path,
 
 def test_a_request_that_is_too_long_or_no_json_is_refused(start_sampler, tmp_path):
     _, client = start_sampler(tmp_path)
-    for length, body in [("2000000", b""), ("3", b"{{{"), ("x", b"")]:
+    for length, body, status in [("9000000", b"", 413), ("0", b"", 413), ("3", b"{{{", 400), ("x", b"", 400)]:
         connection = UnixConnection(client.address, 5)
         connection.putrequest("POST", "/sample")
         connection.putheader("Content-Length", length)
         connection.endheaders(body)
-        assert connection.getresponse().status == 400
+        assert connection.getresponse().status == status
         connection.close()
+
+
+@pytest.mark.parametrize("letter", ["a", "é", "語", '"', "\x01"])
+def test_a_full_batch_of_the_longest_prompts_is_drawn(start_sampler, tmp_path, make_policy, letter):
+    policy = make_policy(tmp_path)
+    _, client = start_sampler(tmp_path)
+    longest = letter * (32_768 // len(letter.encode()))
+    drawn = client.draw(policy.id, [longest] * 32, list(range(32)), {"max_new_tokens": 1, "max_prompt_tokens": 8})
+    assert [len(sample.tokens) for sample in drawn.samples] == [1] * 32
+
+
+def test_who_sends_too_much_hears_so_and_the_next_is_served(start_sampler, tmp_path, make_policy):
+    policy = make_policy(tmp_path)
+    _, client = start_sampler(tmp_path)
+    with pytest.raises(ValueError, match="a request has 1 to 6324224 bytes, not 20000"):
+        client.draw(policy.id, ["a" * 20_000_000], [1], WISHES)
+    assert client.draw(policy.id, ["a"], [1], WISHES).samples
 
 
 def test_two_samplers_never_answer_at_one_address(start_sampler, tmp_path):

@@ -66,7 +66,7 @@ class SamplerClient:
             QueueFull: too much waits already; it says when to ask again.
             CheckpointError: the policy can not be loaded.
             SamplerUnavailable: no answer.
-            ValueError: the sampler called the request malformed.
+            ValueError: the sampler called the request malformed or too large.
         """
         request = {
             "checkpoint": checkpoint,
@@ -81,7 +81,7 @@ class SamplerClient:
             raise QueueFull(float(headers.get("Retry-After", "1")))
         if status == HTTPStatus.CONFLICT:
             raise CheckpointError(message)
-        if status == HTTPStatus.BAD_REQUEST:
+        if status in (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
             raise ValueError(message)
         if status != HTTPStatus.OK:
             raise SamplerUnavailable(message)
@@ -104,7 +104,7 @@ class SamplerClient:
             connection = UnixConnection(self.address, timeout)
         else:
             connection = http.client.HTTPConnection(*self.address, timeout=timeout)
-        body = None if content is None else json.dumps(content).encode()
+        body = None if content is None else json.dumps(content, ensure_ascii=False).encode()
         try:
             connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
             response = connection.getresponse()

@@ -2,8 +2,8 @@
 or on an internal network.
 
 ``POST /sample``: {"checkpoint", "prompts", "seeds", "sampling", "deadline_seconds"} -> {"checkpoint", "samples"};
-400 malformed, 409 the policy can not be loaded, 429 with Retry-After while the queue is full, 503 shutting down,
-504 the deadline passed. ``GET /health``: what it is doing.
+400 malformed, 409 the policy can not be loaded, 413 too large, 429 with Retry-After while the queue is full, 503
+shutting down, 504 the deadline passed. ``GET /health``: what it is doing.
 """
 
 import json
@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import socketserver
+from contextlib import suppress
 from dataclasses import asdict
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
@@ -21,13 +22,23 @@ from rlhf_core.config import SamplingConfig, settings_from_dict
 from rlhf_core.errors import CheckpointError, QueueFull
 from workers.sampler.engine import DeadlinePassed, Sampler, SamplerStopped
 
-LARGEST_REQUEST = 1_048_576  # bytes
+LARGEST_ROW = 6 * 32_768 + 1024  # bytes; an import takes prompts of 32 KiB, and JSON writes a control character as six
+LARGEST_DRAIN = 64 * 2**20  # bytes of a refused request that are read, so that whoever sends it hears why
+DRAIN_SECONDS = 5.0
 LONGEST_DEADLINE = 300.0  # seconds
 log = logging.getLogger("sampler")
 
 
 class SamplerBusy(RuntimeError):
     """Another sampler already answers at this address."""
+
+
+class RequestTooLarge(ValueError):
+    """A request of more bytes than a full batch can have, or of none."""
+
+    def __init__(self, length: int, message: str) -> None:
+        super().__init__(message)
+        self.length = length
 
 
 class Door(socketserver.ThreadingMixIn, socketserver.TCPServer):
@@ -104,6 +115,9 @@ class Handler(BaseHTTPRequestHandler):
         except CheckpointError as error:
             log.warning("%s", error)
             self.answer(HTTPStatus.CONFLICT, {"error": str(error)})
+        except RequestTooLarge as error:
+            self.answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {"error": str(error)})
+            self.drain(error.length)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             self.answer(HTTPStatus.BAD_REQUEST, {"error": f"{type(error).__name__}: {error}"})
         except Exception as error:
@@ -119,9 +133,10 @@ class Handler(BaseHTTPRequestHandler):
             ValueError, KeyError, TypeError: the request is malformed.
         """
         length = int(self.headers.get("Content-Length", ""))
-        if not 0 < length <= LARGEST_REQUEST:
+        largest = self.server.sampler.batch_rows * LARGEST_ROW
+        if not 0 < length <= largest:
             self.close_connection = True
-            raise ValueError(f"a request has 1 to {LARGEST_REQUEST} bytes, not {length}")
+            raise RequestTooLarge(length, f"a request has 1 to {largest} bytes, not {length}")
         request = json.loads(self.rfile.read(length))
         prompts = [str(prompt) for prompt in request["prompts"]]
         seeds = [int(seed) for seed in request["seeds"]]
@@ -137,6 +152,14 @@ class Handler(BaseHTTPRequestHandler):
             "sampling": settings_from_dict(SamplingConfig, request["sampling"]),
             "deadline_seconds": deadline,
         }
+
+    def drain(self, length: int) -> None:
+        """Read what was refused: who is still sending would find the connection broken, and no answer."""
+        left = min(length, LARGEST_DRAIN)
+        self.connection.settimeout(DRAIN_SECONDS)
+        with suppress(OSError):
+            while left > 0 and (piece := self.rfile.read(min(left, 65_536))):
+                left -= len(piece)
 
     def answer(self, status: HTTPStatus, content: dict[str, Any], *, retry_after: float | None = None) -> None:
         body = json.dumps(content).encode()
