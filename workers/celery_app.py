@@ -1,7 +1,8 @@
 """The Celery app: ``celery -A workers.celery_app worker -Q train``. A message is a doorbell, the database is the truth.
 
 Queues: ``train`` (one process a device; training runs, acknowledged at once, without a time limit), ``sample`` (filling
-the raters' queue) and ``default`` (the periodic look at the runs). What a lost message delays, the periodic tasks find
+the raters' queue) and ``default`` (the periodic look at the runs; in a process of its own, since filling may take a
+minute and a run whose supervisor died must not wait for it). What a lost message delays, the periodic tasks find
 within seconds.
 
 SIGTERM is the way to stop a worker: a training run is told at once, saves its state and goes back into the queue, and

@@ -24,13 +24,24 @@ FIRST_ITEMS = 4  # a small batch first, so that an empty queue has something soo
 NEXT_ITEMS = 16  # two rows each at most: one full batch of the sampler
 BARREN_BATCHES = 3  # batches without a new slot (twins only), after which a tick gives up
 DEADLINE_SECONDS = 60.0
-TICK_SECONDS = 120.0  # one call fills no longer than this; the next one goes on
+TICK_SECONDS = 10.0  # one call begins no batch of a project after this; the next one goes on
+ROUND_SECONDS = 120.0  # and none of another project after this: well before the time limit of the task
 
 
 def refill_all(client: SamplerClient | None = None) -> int:
-    """Fill the queue of each project with a policy; returns the number of new items."""
-    with_policy = ServingPointer.objects.filter(project__is_paused=False).values_list("project_id", flat=True)
-    return sum(refill(project_id, client) for project_id in with_policy)
+    """Fill the queue of each project with a policy, a while each; returns the number of new items.
+
+    In random order: where the time does not suffice for all, each gets its turn in one of the next rounds.
+    """
+    with_policy = list(ServingPointer.objects.filter(project__is_paused=False).values_list("project_id", flat=True))
+    random.shuffle(with_policy)
+    end = time.monotonic() + ROUND_SECONDS
+    made = 0
+    for project_id in with_policy:
+        made += refill(project_id, client)
+        if time.monotonic() > end:
+            break
+    return made
 
 
 def refill(project_id: UUID, client: SamplerClient | None = None) -> int:
@@ -43,7 +54,7 @@ def refill(project_id: UUID, client: SamplerClient | None = None) -> int:
     made = barren = 0
     end = time.monotonic() + TICK_SECONDS
     with try_lock(f"workers.refill {project_id}") as had:
-        while had and barren < BARREN_BATCHES and time.monotonic() < end:
+        while had and barren < BARREN_BATCHES:
             pointer = serving(project)
             missing = feedback.slots_missing(project=project)
             if pointer is None or missing == 0:
@@ -58,8 +69,13 @@ def refill(project_id: UUID, client: SamplerClient | None = None) -> int:
             except (SamplerUnavailable, CheckpointError) as error:
                 log.warning("project %s: no samples: %s", project.slug, error)
                 break
+            except ValueError:  # the sampler refused the request: a fault of ours, which must not stop other projects
+                log.exception("project %s: no samples", project.slug)
+                break
             made += items
             barren = 0 if items else barren + 1
+            if time.monotonic() > end:
+                break
     if made:
         log.info("project %s: %d new items in the queue", project.slug, made)
     return made

@@ -67,11 +67,11 @@ def start_sampler(tmp_path: Path) -> Iterator:
             assert not thread.is_alive()
 
 
-def make_project(policy_id: str, **fields) -> Project:
+def make_project(policy_id: str, slug: str = "tiny", **fields) -> Project:
     """A project with 30 prompts (a fifth held out) whose serving policy is the checkpoint ``policy_id``."""
     admin = ensure_admin()
     project = create_project(
-        actor=admin, name="Tiny", slug="tiny", question="Which is better?", single_question="How good?", **fields
+        actor=admin, name="Tiny", slug=slug, question="Which is better?", single_question="How good?", **fields
     )
     lines = "".join(f"The film number {number} is about the sea\n" for number in range(30))
     import_prompts(actor=admin, project=project, text=lines, format="text")

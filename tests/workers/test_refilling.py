@@ -4,11 +4,15 @@ import threading
 
 import pytest
 from django.db import connection
+from django.db.models import Count
 
 from rlhf_core.config import SamplingConfig
 from rlhf_core.store import checkpoint_path
+from tests.workers.conftest import make_project
 from webapp.feedback import services as feedback
 from webapp.feedback.models import Comparison, Sample, Slot
+from webapp.projects.models import Prompt
+from webapp.projects.services import import_prompts
 from webapp.registry.selectors import serving
 from webapp.registry.services import change_sampling, promote, record_checkpoint
 from workers.locks import try_lock
@@ -85,6 +89,39 @@ def test_without_a_sampler_or_with_a_damaged_policy_nothing_is_written(project, 
     assert refill(project.pk, client) == 0
     assert "altered" in caplog.text
     assert Sample.objects.count() == 0
+
+
+def test_prompts_as_long_as_an_import_takes_them_fill_the_queue(project, start_sampler, steersman_data):
+    _, client = start_sampler(steersman_data / "checkpoints")
+    lines = "".join(f"{number} " + "é" * 15_000 + "\n" for number in range(40))
+    import_prompts(actor=None, project=project, text=lines, format="text", held_out_percent=0)
+    Prompt.objects.filter(project=project, text__startswith="The film").update(split="held_out")
+    project.buffer_target = 40
+    project.pair_percent = 100
+    project.save()
+    assert refill(project.pk, client) == 40
+
+
+def test_a_request_that_the_sampler_refuses_stops_no_other_project(project, start_sampler, steersman_data, caplog):
+    _, client = start_sampler(steersman_data / "checkpoints", batch_rows=1)
+    project.pair_percent = 100
+    project.save()
+    assert refill_all(client) == 0
+    assert "one seed each, 1 to 1 rows" in caplog.text
+
+
+def test_each_project_gets_its_turn_where_the_time_suffices_for_one(
+    project, start_sampler, steersman_data, make_policy, monkeypatch
+):
+    monkeypatch.setattr("workers.refilling.TICK_SECONDS", 0.0)
+    monkeypatch.setattr("workers.refilling.ROUND_SECONDS", 0.0)
+    other = make_project(make_policy(steersman_data / "checkpoints").id, slug="other", buffer_target=12)
+    _, client = start_sampler(steersman_data / "checkpoints")
+    assert refill_all(client) == 4, "the first small batch of one project, and no more"
+    for _ in range(40):
+        refill_all(client)
+    waiting = Slot.objects.filter(state="open").order_by().values_list("project").annotate(Count("id"))
+    assert dict(waiting) == {project.pk: 12, other.pk: 12}
 
 
 @pytest.mark.django_db(transaction=True)

@@ -188,6 +188,7 @@ class Supervisor:
         quiet = ["--without-gossip", "--without-mingle", "--loglevel", "INFO"]
         # The warning about root is for brokers whose messages are pickles; ours are JSON.
         worker = {"STEERSMAN_ROLE": "worker", "PYTHONWARNINGS": "ignore::UserWarning:celery.platforms"}
+        on_default = ["-n", "beat@%h", *quiet]
         beat_file = str(self.data / "beat-schedule")
         return [
             Child(
@@ -200,16 +201,17 @@ class Supervisor:
             ),
             Child(
                 "worker-sample",
-                [*celery, "worker", "-Q", "sample,default", "-c", "1", "-n", "sample@%h", *quiet],
+                [*celery, "worker", "-Q", "sample", "-c", "1", "-n", "sample@%h", *quiet],
                 self.logs / "worker-sample.log",
                 {**worker, **ONE_THREAD},
                 answers=says(r"\bready\b"),
             ),
             Child(
-                "beat",
-                [*celery, "beat", "--schedule", beat_file, "--pidfile", "", "--loglevel", "WARNING"],
+                "beat",  # and the look at the runs, which must not wait behind a long filling of a queue
+                [*celery, "worker", "-Q", "default", "--pool", "solo", "-B", "--schedule", beat_file, *on_default],
                 self.logs / "beat.log",
                 {**worker, **ONE_THREAD},
+                answers=says(r"\bready\b"),
             ),
             Child(
                 "sampler",
