@@ -7,6 +7,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from rlhf_core.config import PolicyConfig, RewardConfig
+from webapp.accounts.services import ensure_simulated_rater
 from webapp.projects.selectors import overview_for
 from webapp.runs.models import Run
 from webapp.runs.selectors import (
@@ -94,6 +95,23 @@ def test_the_board_tells_each_turn_of_the_loop(studio):
     assert found.active_runs == []
     assert found.last_promotion.to_checkpoint == newest.policy
     assert found.last_rating_at
+
+
+def test_new_ratings_are_those_that_the_newest_dataset_has_not(studio):
+    project = studio.ready_project()
+    machine = ensure_simulated_rater(username="simulated-1")
+    studio.items(project, pairs=6)
+    studio.rate_all(machine, project)
+    config = RewardConfig(minimum_ratings=2)
+    run = start_reward_run(actor=studio.admin, project=project, config=config, request_id=uuid4())
+    finish(run, "reward_model", {})
+    assert board(project).new_ratings == 0
+    project.use_simulated_ratings = False
+    project.save()
+    studio.items(project, pairs=3)
+    studio.rate_all(studio.rater(project), project)
+    found = board(project)
+    assert (found.usable.total, found.usable.left_out, found.new_ratings) == (3, 6, 3)
 
 
 def test_an_empty_project_has_a_board_too(studio):

@@ -13,8 +13,9 @@ from webapp.feedback.models import Rating, Sample
 from webapp.feedback.selectors import QueueCounts, queue_counts, with_samples
 from webapp.projects.models import Project
 from webapp.projects.selectors import PromptCounts, prompt_counts
-from webapp.quality.models import Dataset
+from webapp.quality.models import Dataset, DatasetItem
 from webapp.quality.selectors import RatingCounts, usable_ratings
+from webapp.quality.selectors import usable as usable_ones
 from webapp.registry.models import Checkpoint, Promotion, ServingPointer
 from webapp.registry.selectors import promotions, serving
 from webapp.runs.models import Run, RunEvent, RunMetrics, RunOutput
@@ -69,7 +70,7 @@ class Board:
     queue: QueueCounts
     prompts: PromptCounts
     usable: RatingCounts
-    new_ratings: int  # usable ratings that the newest dataset of a run did not have, at least 0
+    new_ratings: int  # usable ratings that are not in the newest dataset that a run began with
     last_rating_at: datetime | None
     cycles: list[Cycle]  # newest policy first
     reward_models: list[Checkpoint]  # newest first
@@ -84,7 +85,8 @@ def board(project: Project) -> Board:
     moves = list(promotions(project))
     runs = list(runs_of(project)[:SHOWN_RUNS])
     usable = usable_ratings(project)
-    trained_on = max((run.dataset.counts.get("total", 0) for run in lineage.runs.values() if run.dataset), default=0)
+    datasets = [run.dataset for run in sorted(lineage.runs.values(), key=lambda run: -run.number) if run.dataset]
+    known = DatasetItem.objects.filter(dataset=datasets[0]).values("rating") if datasets else []
     samples = dict(
         Sample.objects.filter(checkpoint__project=project).order_by().values_list("checkpoint").annotate(Count("id"))
     )
@@ -123,7 +125,7 @@ def board(project: Project) -> Board:
         queue=queue_counts(project),
         prompts=prompt_counts(project),
         usable=usable,
-        new_ratings=max(0, usable.total - trained_on),
+        new_ratings=usable_ones(project).exclude(pk__in=known).count(),
         last_rating_at=Rating.objects.filter(project=project).aggregate(last=Max("created_at"))["last"],
         cycles=cycles,
         reward_models=sorted(reward_models, key=lambda row: -row.version),
