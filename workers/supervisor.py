@@ -279,9 +279,7 @@ class Supervision:
                 services.record_progress(
                     self.claim, step=int(last["step"]), total_steps=int(last["total_steps"]), phase=last["phase"]
                 )
-            held = Run.objects.filter(pk=self.run.pk, fence=self.claim.fence).update(events_offset=offset)
-            if not held:
-                raise FenceLost(run=self.run, fence=self.claim.fence)
+            services.record_read(self.claim, offset)
         self.offset = offset
         self.saved_step = max([self.saved_step, *saved])
 

@@ -37,6 +37,7 @@ from webapp.runs.services import (
     record_log,
     record_metrics,
     record_progress,
+    record_read,
     record_saved,
     renew,
     requeue,
@@ -221,6 +222,7 @@ def test_a_holder_that_lost_its_fence_can_write_nothing(studio, run):
         lambda: record_metrics(old, [(1, {"loss": 1.0})]),
         lambda: record_log(old, "still here"),
         lambda: record_saved(old, 9),
+        lambda: record_read(old, 100),
         lambda: succeed(old, outputs=[{"kind": "reward_model", "id": "e" * 64}], result={}),
         lambda: fail(old, "no"),
         lambda: finish_cancelled(old),
@@ -240,9 +242,11 @@ def test_nothing_can_be_written_between_the_reaping_and_the_next_claim(run):
     old = claim(run.pk, "stopped")
     assert reap(now=later(3600)) == [run.pk]
     assert not renew(old).alive
-    with pytest.raises(FenceLost):
-        record_progress(old, step=1)
+    for write in (lambda: record_progress(old, step=1), lambda: record_read(old, 100)):
+        with pytest.raises(FenceLost):
+            write()
     run.refresh_from_db()
+    assert run.events_offset == 0
     assert (run.state, run.attempt) == ("queued", 1)
     assert run.events.last().message == "stopped is gone"
 
@@ -283,6 +287,19 @@ def test_the_reaper_gives_up_too(run):
     assert reap(now=later(3600)) == []
     run.refresh_from_db()
     assert (run.state, run.attempt) == ("failed", 3)
+
+
+def test_a_run_that_waits_while_the_limit_is_lowered_fails_with_the_reason(run, settings):
+    for _ in range(2):
+        requeue(claim(run.pk, "one"), spend_attempt=True)
+    settings.RUN_MAX_ATTEMPTS = 2
+    assert claim(run.pk, "two") is None, "nobody can take it"
+    assert reap() == []
+    run.refresh_from_db()
+    assert (run.state, run.finished_at is not None) == ("failed", True)
+    assert run.error.endswith(
+        "after 2 attempts without saved progress between them; the last: at most 2 are permitted now"
+    )
 
 
 def test_saved_progress_gives_the_attempts_back(run):

@@ -1,7 +1,9 @@
 """prepare_demo and login_link: what they make, and that doing it again changes nothing."""
 
 import json
+import signal
 from io import StringIO
+from uuid import uuid4
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -10,6 +12,7 @@ from demo.reviews import ReviewsMissing
 from demo.settings import SAMPLING
 from rlhf_core.config import SamplingConfig, settings_from_dict
 from rlhf_core.store import verify
+from tests.workers.conftest import make_project
 from webapp.accounts.models import User
 from webapp.accounts.services import ensure_admin, use_login_link
 from webapp.projects.models import Project
@@ -17,6 +20,7 @@ from webapp.projects.selectors import current_guideline, prompt_counts
 from webapp.projects.services import create_project
 from webapp.registry.models import Promotion
 from webapp.registry.selectors import serving
+from webapp.runs.models import Run
 
 
 @pytest.fixture
@@ -94,6 +98,35 @@ def test_a_policy_of_ones_own_becomes_the_next_version_and_serves_if_wished(db, 
         call("add_policy", project="prose", checkpoint=first.path)
     with pytest.raises(CommandError, match="no checkpoint"):
         call("add_policy", project="poems", checkpoint=tmp_path)
+
+
+def test_a_trainer_takes_the_next_run_where_the_oldest_is_not_to_be_had(db, steersman_data, make_policy, monkeypatch):
+    project = make_project(make_policy(steersman_data / "checkpoints").id)
+    rows = [
+        Run.objects.create(
+            project=project,
+            number=number,
+            kind="reward",
+            config={},
+            policy=serving(project).checkpoint,
+            request_id=uuid4(),
+        )
+        for number in (1, 2, 3)
+    ]
+    asked = []
+
+    def supervise(run_id, **_):
+        asked.append(run_id)
+        return run_id == rows[1].pk
+
+    monkeypatch.setattr("workers.management.commands.run_trainer.supervise", supervise)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        call("run_trainer", once=True)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert asked == [rows[0].pk, rows[1].pk]
 
 
 def test_a_login_link_works_once_and_names_the_address(db, steersman_data):

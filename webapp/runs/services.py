@@ -275,6 +275,11 @@ def record_metrics(claim: Claim, rows: Iterable[tuple[int, Mapping[str, Any]]]) 
         )
 
 
+def record_read(claim: Claim, offset: int) -> None:
+    """So many bytes of the run's events are recorded; within the transaction that recorded them."""
+    update_held(claim, events_offset=offset)
+
+
 def record_log(claim: Claim, message: str) -> None:
     """A line of the run's log."""
     with transaction.atomic():
@@ -355,7 +360,8 @@ def requeue(claim: Claim, *, spend_attempt: bool, reason: str = "") -> Run:
 def reap(now: datetime | None = None) -> list[UUID]:
     """Give up the leases of holders that are gone, and say which runs wait for a worker, longest first.
 
-    A run whose attempts are spent fails; one that was being cancelled is cancelled; the others wait again. ``now`` is
+    A run whose attempts are spent fails, also one that waits while the limit is lowered, since nobody could claim it;
+    one that was being cancelled is cancelled; the others wait again. ``now`` is
     the database's clock unless a test gives another. Where the database itself has only just started, holders had no
     chance to renew: then no lease is given up until one lease time after its start.
     """
@@ -366,6 +372,12 @@ def reap(now: datetime | None = None) -> list[UUID]:
                 run = lapsed.select_for_update(no_key=True, skip_locked=True).filter(pk=run_id).first()
                 if run:
                     give_up_lease(run)
+    spent = Run.objects.filter(state=State.QUEUED, attempt__gte=settings.RUN_MAX_ATTEMPTS)
+    for run_id in spent.values_list("pk", flat=True):
+        with transaction.atomic():
+            run = spent.select_for_update(no_key=True, skip_locked=True).filter(pk=run_id).first()
+            if run:
+                end(None, run, State.FAILED, given_up(run, f"at most {settings.RUN_MAX_ATTEMPTS} are permitted now"))
     return list(Run.objects.filter(state=State.QUEUED).order_by("created_at").values_list("pk", flat=True))
 
 

@@ -36,8 +36,10 @@ class Command(BaseCommand):
                     looked = time.monotonic()
                     reap(ring=False)
                 waiting = Run.objects.filter(state=Run.State.QUEUED).order_by("created_at")
-                found = waiting.values_list("pk", flat=True).first()
-                trained = found is not None and supervise(found, should_stop=stopping.is_set)
+                found = waiting.values_list("pk", flat=True)
+                trained = any(
+                    supervise(run_id, should_stop=stopping.is_set) for run_id in found
+                )  # the first that is free
             except (OperationalError, InterfaceError) as error:
                 log.warning("the database does not answer: %s", error)
                 connection.close()
