@@ -28,7 +28,6 @@ def wait(condition: Callable[[], Any], seconds: float, what: str, pause_seconds:
 def measure(ratings: int) -> dict[str, Any]:
     """Walk the loop once through the studio's own services and workers."""
     from rlhf_core.config import PolicyConfig, RewardConfig
-    from webapp import queue
     from webapp.accounts.services import ensure_admin
     from webapp.feedback.models import Rating, Slot
     from webapp.projects.models import Project
@@ -38,7 +37,7 @@ def measure(ratings: int) -> dict[str, Any]:
     from webapp.registry.services import promote
     from webapp.runs.models import Run
     from webapp.runs.selectors import presets_for
-    from webapp.runs.services import start_policy_run, start_reward_run
+    from webapp.runs.services import ask_for_simulated_ratings, start_policy_run, start_reward_run
 
     admin = ensure_admin()
     project = Project.objects.get(slug="film-reviews")
@@ -66,7 +65,7 @@ def measure(ratings: int) -> dict[str, Any]:
     given = Rating.objects.filter(project=project, is_current=True)  # singles that waited already are rated too
     pairs = given.filter(comparison__kind="pair")
     while (missing := ratings - pairs.count()) > 0:
-        queue.simulate(project_id=project.id, count=missing)
+        ask_for_simulated_ratings(actor=admin, project=project, count=missing)
         wait_for_ratings(given.count() + missing)
     seconds["ratings"] = time.monotonic() - begun
     wait(lambda: Slot.objects.filter(project=project, state="open").count() >= project.buffer_target, 300, "the buffer")

@@ -57,6 +57,6 @@ def refill(project_id: UUID) -> bool:
     return send("workers.refill", str(project_id), queue="sample")
 
 
-def simulate(project_id: UUID, count: int) -> bool:
-    """Simulated raters are to give ``count`` ratings in a project."""
-    return send("workers.simulate_ratings", str(project_id), count, queue="sample")
+def simulate(project_id: UUID) -> bool:
+    """Simulated raters are to give ratings in a project; how many stands in its row."""
+    return send("workers.simulate_ratings", str(project_id), queue="sample")

@@ -48,6 +48,7 @@ app.conf.update(
         "workers.refill": {"queue": "sample"},
         "workers.refill_all": {"queue": "sample"},
         "workers.simulate_ratings": {"queue": "sample"},
+        "workers.simulate_all": {"queue": "sample"},
     },
     task_serializer="json",
     accept_content=["json"],
@@ -65,6 +66,11 @@ app.conf.update(
             "task": "workers.reap",
             "schedule": float(settings.RUN_REAP_SECONDS),
             "options": {"expires": settings.RUN_REAP_SECONDS},  # no pile while no worker is there
+        },
+        "simulate": {
+            "task": "workers.simulate_all",
+            "schedule": float(settings.REFILL_SECONDS),
+            "options": {"expires": settings.REFILL_SECONDS},
         },
         "refill": {
             "task": "workers.refill_all",

@@ -17,6 +17,7 @@ from webapp.accounts.services import ensure_simulated_rater
 from webapp.feedback import selectors, services
 from webapp.feedback.selectors import ShownItem
 from webapp.projects.models import Membership, Project
+from webapp.runs.selectors import projects_to_simulate, simulating
 from workers.locks import try_lock
 from workers.refilling import refill
 
@@ -46,6 +47,8 @@ DENIAL_REACH = 3  # words after a denial that it turns round, by half
 
 RATERS = (("simulated-1", 2.0), ("simulated-2", 1.5), ("simulated-3", 1.0), ("simulated-4", 0.7))
 """User names and how sure of their taste they are: the factor before a difference in worth."""
+SLICE_SECONDS = 10.0  # they make room for others so often
+MOST_PROJECTS = 6  # in one go: well within the time limit of a task
 PAIR_STEPS = (0.25, 1.0, 2.5)  # a noisy difference below these is a tie, slightly, clearly better; above: much better
 
 
@@ -100,28 +103,41 @@ def simulated_raters(project: Project) -> list[SimulatedRater]:
     return raters
 
 
-def give_ratings(project_id: UUID, count: int, *, seconds: float) -> int | None:
-    """Let the simulated raters in turn give up to ``count`` ratings, for about ``seconds``; fills the queue as needed.
+def give_ratings(project_id: UUID, count: int, *, seconds: float) -> int:
+    """Let the simulated raters in turn give up to ``count`` ratings, for about ``seconds``; the number given.
 
-    Returns:
-        how many were given; None where another worker is at it already in this project.
+    Fills the queue as needed.
     """
     project = Project.objects.get(pk=project_id)
+    given = 0
+    raters = simulated_raters(project)
+    random.shuffle(raters)
+    end = time.monotonic() + seconds
+    while given < count and time.monotonic() < end:
+        rated = 0
+        for rater in raters[: count - given]:
+            rated += rate_one(rater, project)
+        given += rated
+        if not rated and not refill(project_id):
+            break
+    return given
+
+
+def go_on(project_id: UUID) -> int:
+    """Give some seconds' worth of the ratings that were asked for and are missing; the number given.
+
+    Called twice, or after a worker was killed, it gives what is missing then and no more.
+    """
     with try_lock(f"workers.simulated {project_id}") as had:
-        if not had:
-            return None
-        given = 0
-        raters = simulated_raters(project)
-        random.shuffle(raters)
-        end = time.monotonic() + seconds
-        while given < count and time.monotonic() < end:
-            rated = 0
-            for rater in raters[: count - given]:
-                rated += rate_one(rater, project)
-            given += rated
-            if not rated and not refill(project_id):
-                break
-        return given
+        found = simulating(Project.objects.get(pk=project_id), 0) if had else None
+        return give_ratings(project_id, found.missing, seconds=SLICE_SECONDS) if found else 0
+
+
+def go_on_everywhere() -> int:
+    """``go_on`` in each project in which simulated ratings are missing; the number given."""
+    projects = list(projects_to_simulate().values_list("pk", flat=True))
+    random.shuffle(projects)
+    return sum(go_on(project_id) for project_id in projects[:MOST_PROJECTS])
 
 
 def rate_one(rater: SimulatedRater, project: Project) -> bool:

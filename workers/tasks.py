@@ -30,8 +30,6 @@ SHORT: dict[str, Any] = {
 IDLE = threading.Event()  # set while this process of the pool works on nothing
 IDLE.set()
 PARENT_LOOK_SECONDS = 2.0
-SLICE_SECONDS = 10.0  # simulated raters make room for others so often
-IDLE_SLICES = 30  # slices without a single rating, after which they give up
 
 
 @signals.worker_shutting_down.connect
@@ -94,17 +92,16 @@ def refill_all() -> None:
     refilling.refill_all()
 
 
-@shared_task(name="workers.simulate_ratings", ignore_result=True, acks_late=False, soft_time_limit=240, time_limit=300)
-def simulate_ratings(project_id: str, count: int, idle: int = 0) -> None:
-    """Let simulated raters give ``count`` ratings, some seconds' worth now, the rest by a message of its own."""
-    given = simulated.give_ratings(UUID(project_id), count, seconds=SLICE_SECONDS)
-    if given is None or given >= count:
-        return
-    idle = 0 if given else idle + 1
-    if idle > IDLE_SLICES:
-        log.warning("simulated raters of project %s give up: no item comes; %d ratings are missing", project_id, count)
-        return
-    simulate_ratings.apply_async(args=[project_id, count - given, idle], countdown=0 if given else 5)
+@shared_task(name="workers.simulate_ratings", **SHORT)
+def simulate_ratings(project_id: str) -> None:
+    """Let simulated raters give some seconds' worth of the ratings asked for in a project."""
+    simulated.go_on(UUID(project_id))
+
+
+@shared_task(name="workers.simulate_all", **SHORT)
+def simulate_all() -> None:
+    """Go on with simulated ratings wherever some are missing."""
+    simulated.go_on_everywhere()
 
 
 @shared_task(name="workers.reap", **SHORT)

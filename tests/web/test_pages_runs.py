@@ -2,17 +2,19 @@
 
 import re
 import uuid
+from datetime import timedelta
 
 import pytest
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from rlhf_core.config import METRICS, PRESETS, PolicyConfig, RewardConfig, SamplingConfig
 from tests.studio import Studio, open_studio
 from tests.turns import ask_for_policy_run, ask_for_reward_run, begin, finish, rate, rate_by_machine, rater_of, turn
 from webapp import queue
-from webapp.projects.models import Membership
+from webapp.projects.models import Membership, Project
 from webapp.projects.services import create_project
 from webapp.registry import services as registry_services
 from webapp.registry.models import Checkpoint, ServingPointer
@@ -190,21 +192,33 @@ def test_the_board_asks_no_more_queries_for_a_long_history(studio, admin, django
 # --- Simulated raters ------------------------------------------------------------------------------------------------
 
 
-def test_simulated_raters_are_asked_once_and_their_progress_is_shown(studio, admin, sent):
-    for _ in range(2):
-        assert admin.post(url(studio, "simulate/")).status_code == 302
-    assert sent == [("workers.simulate_ratings", str(studio.project.pk), 200)]
+def test_simulated_raters_are_asked_once_whoever_asks_and_their_progress_is_shown(
+    studio, admin, sent, django_capture_on_commit_callbacks
+):
+    other = Client()  # a second browser, of another admin
+    other.force_login(studio.add_rater("boss", role="admin"))
+    with django_capture_on_commit_callbacks(execute=True):
+        for client in (admin, admin, other):
+            assert client.post(url(studio, "simulate/")).status_code == 302
+    assert sent == [("workers.simulate_ratings", str(studio.project.pk))]
+    studio.project.refresh_from_db()
+    assert studio.project.simulated_target == 200
     rate_by_machine(studio, 3)
-    html = page(admin, studio)
-    assert "3 of 200 ratings" in next_step(html)
-    assert 'hx-trigger="every 3s"' in html
+    for client in (admin, other):
+        html = page(client, studio)
+        assert "3 of 200 ratings" in next_step(html)
+        assert 'hx-trigger="every 3s"' in html
+    Project.objects.update(simulated_asked_at=timezone.now() - timedelta(minutes=16))
+    assert "at work" not in next_step(page(admin, studio)), "no item came for a quarter of an hour"
+    admin.post(url(studio, "simulate/"))
+    studio.project.refresh_from_db()
+    assert studio.project.simulated_target == 203
 
 
-def test_a_broker_that_is_away_is_told_and_can_be_asked_again(studio, admin, monkeypatch):
+def test_simulated_raters_are_asked_also_while_the_broker_is_away(studio, admin, monkeypatch):
     monkeypatch.setattr(queue, "send", lambda *args, **kwargs: False)
     answer = admin.post(url(studio, "simulate/"), follow=True)
-    assert "broker does not answer" in answer.content.decode()
-    assert "Let simulated raters give the first 200" in answer.content.decode()
+    assert "0 of 200 ratings" in next_step(answer.content.decode())
 
 
 # --- Starting runs ---------------------------------------------------------------------------------------------------

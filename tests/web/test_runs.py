@@ -473,7 +473,7 @@ def test_a_message_reaches_its_queue(broker_url):
 
     run_id = uuid4()
     assert queue.ring(run_id)
-    assert queue.simulate(run_id, 200)
+    assert queue.simulate(run_id)
     client = redis.Redis.from_url(broker_url)
     assert (client.llen("train"), client.llen("sample")) == (1, 1)
     client.flushdb()

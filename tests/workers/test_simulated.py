@@ -6,13 +6,17 @@ import uuid
 import pytest
 
 from webapp.accounts.models import User
+from webapp.accounts.services import hash_password
+from webapp.errors import NameRefused
 from webapp.feedback.models import Rating
 from webapp.feedback.selectors import ShownItem
 from webapp.projects.models import Membership
 from webapp.quality.selectors import usable_ratings
+from webapp.runs.services import ask_for_simulated_ratings
 from workers import simulated
 from workers.refilling import refill
 from workers.simulated import RATERS, SimulatedRater, give_ratings, worth
+from workers.tasks import simulate_all, simulate_ratings
 
 
 def item(left: str, right: str | None) -> ShownItem:
@@ -71,6 +75,32 @@ def test_ratings_are_given_drive_the_sampler_and_are_marked_as_simulated(
     assert usable_ratings(project, ["human"]).total == 0
     assert Membership.objects.filter(project=project, user__is_simulated=True).count() == len(RATERS)
     assert not any(user.has_usable_password() for user in User.objects.filter(is_simulated=True))
+
+
+def test_as_many_are_given_as_were_asked_for_however_often_and_after_whatever_kill(
+    project, start_sampler, steersman_data, monkeypatch
+):
+    _, client = start_sampler(steersman_data / "checkpoints")
+    monkeypatch.setattr("workers.simulated.refill", lambda project_id: refill(project_id, client))
+    simulate_ratings(str(project.pk))
+    assert Rating.objects.count() == 0, "nobody has asked"
+    assert ask_for_simulated_ratings(actor=None, project=project, count=15)
+    assert not ask_for_simulated_ratings(actor=None, project=project, count=15)
+    give_ratings(project.pk, 6, seconds=60)  # and there the worker is killed
+    assert not ask_for_simulated_ratings(actor=None, project=project, count=15)
+    simulate_all()
+    for _ in range(2):  # a message that comes twice
+        simulate_ratings(str(project.pk))
+    assert Rating.objects.filter(source="simulated").count() == 15
+    assert ask_for_simulated_ratings(actor=None, project=project, count=2)
+    simulate_all()
+    assert Rating.objects.filter(source="simulated").count() == 17
+
+
+def test_the_names_of_simulated_raters_cannot_be_taken():
+    for name in ("simulated-1", "Simulated-7"):
+        with pytest.raises(NameRefused, match="simulated raters"):
+            hash_password(username=name, password="a few words in a row")
 
 
 def test_where_nothing_can_be_rated_they_stop(project, steersman_data, monkeypatch):

@@ -13,6 +13,8 @@ from webapp.accounts.models import Audit, LoginLink, User
 from webapp.accounts.tokens import hash_token, new_token
 from webapp.errors import LinkInvalid, NameRefused, NameTaken, PasswordRefused
 
+SIMULATED = "simulated-"  # begins the names of raters that are no people
+
 
 def record_audit(*, actor: User | None, action: str, target: object, **detail: Any) -> Audit:
     """Write down an act of a person (None: of the studio itself), for instance ``policy.promote``."""
@@ -62,6 +64,8 @@ def hash_password(*, username: str, password: str) -> str:
         NameRefused: the name is not permitted.
         PasswordRefused: the password is too weak.
     """
+    if username.lower().startswith(SIMULATED):
+        raise NameRefused(f"Names that begin with {SIMULATED} are kept for simulated raters: choose another.")
     candidate = User(username=username)
     try:
         candidate.clean_fields(exclude=["password"])

@@ -27,6 +27,10 @@ class Project(models.Model):
     use_simulated_ratings = models.BooleanField(
         default=True, help_text="train on ratings of simulated raters too (they are always shown as such)"
     )
+    simulated_target = models.PositiveIntegerField(
+        default=0, help_text="how many simulated ratings there shall be in all; 0: none were asked for"
+    )
+    simulated_asked_at = models.DateTimeField(null=True, blank=True)
     is_paused = models.BooleanField(default=False)
     created_at = models.DateTimeField(auto_now_add=True)
 

@@ -216,11 +216,6 @@ def look_at_board(project: Project) -> Outlook:
     return Outlook(board=selectors.board(project), raters=people.count())
 
 
-def simulated_ratings(project: Project) -> int:
-    """Ratings that simulated raters have given."""
-    return Rating.objects.filter(project=project, source=Rating.Source.SIMULATED, revision=1).count()
-
-
 # --- A run -----------------------------------------------------------------------------------------------------------
 
 

@@ -3,10 +3,11 @@
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db.models import Count, Max, QuerySet
+from django.db.models.functions import Now
 
 from rlhf_core.config import PRESETS, PolicyConfig, Settings
 from webapp.feedback.models import Rating, Sample
@@ -86,7 +87,7 @@ def board(project: Project) -> Board:
     runs = list(runs_of(project)[:SHOWN_RUNS])
     usable = usable_ratings(project)
     datasets = [run.dataset for run in sorted(lineage.runs.values(), key=lambda run: -run.number) if run.dataset]
-    known = DatasetItem.objects.filter(dataset=datasets[0]).values("rating") if datasets else []
+    known = DatasetItem.objects.filter(dataset=datasets[0]).values_list("rating", flat=True) if datasets else []
     samples = dict(
         Sample.objects.filter(checkpoint__project=project).order_by().values_list("checkpoint").annotate(Count("id"))
     )
@@ -138,6 +139,41 @@ def runs_of(project: Project) -> QuerySet[Run]:
     """A project's runs, newest first, with inputs, outputs and who asked for them."""
     related = ("dataset", "policy", "reward_model", "started_by")
     return Run.objects.filter(project=project).select_related(*related).prefetch_related("outputs").order_by("-number")
+
+
+# --- Simulated raters ------------------------------------------------------------------------------------------------
+
+SIMULATING = timedelta(minutes=15)  # after it, what was asked of simulated raters is forgotten: no item came
+
+
+@dataclass(frozen=True, slots=True)
+class Simulating:
+    """How far the simulated raters are: of ``of`` ratings asked for, ``missing`` are to come."""
+
+    of: int
+    missing: int
+
+    @property
+    def done(self) -> int:
+        return self.of - self.missing
+
+
+def simulated_ratings(project: Project) -> int:
+    """Items that simulated raters have judged."""
+    return Rating.objects.filter(project=project, source=Rating.Source.SIMULATED, revision=1).count()
+
+
+def simulating(project: Project, of: int) -> Simulating | None:
+    """What simulated raters are at in a project; None where nothing was asked of them, all is done, or none comes."""
+    asked = Project.objects.filter(pk=project.pk, simulated_asked_at__gt=Now() - SIMULATING)
+    target = asked.values_list("simulated_target", flat=True).first()
+    missing = target - simulated_ratings(project) if target else 0
+    return Simulating(of=max(of, missing), missing=missing) if missing > 0 else None
+
+
+def projects_to_simulate() -> QuerySet[Project]:
+    """The projects in which simulated raters may be at work; ``simulating`` says in which they are."""
+    return Project.objects.filter(simulated_asked_at__gt=Now() - SIMULATING, is_paused=False)
 
 
 # --- One run ---------------------------------------------------------------------------------------------------------

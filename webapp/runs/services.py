@@ -45,6 +45,7 @@ from webapp.registry.models import Checkpoint
 from webapp.registry.selectors import serving
 from webapp.registry.services import record_checkpoint
 from webapp.runs.models import Run, RunEvent, RunMetrics, RunOutput
+from webapp.runs.selectors import simulated_ratings, simulating
 
 logger = logging.getLogger(__name__)
 
@@ -185,6 +186,22 @@ def cancel(*, actor: User | None, run: Run) -> Run:
         note(row, str(row.state), f"asked by {actor}" if actor else "")
         record_audit(actor=actor, action="run.cancel", target=f"{row.project.slug} run {row.number}")
     return row
+
+
+def ask_for_simulated_ratings(*, actor: User | None, project: Project, count: int) -> bool:
+    """Let simulated raters give ``count`` ratings more; False where they are still at what was asked before.
+
+    What is kept is how many there shall be in all: said twice, or by messages that come twice, it is the same number.
+    """
+    with transaction.atomic():
+        lock_project(project)
+        if simulating(project, count):
+            return False
+        target = simulated_ratings(project) + count
+        Project.objects.filter(pk=project.pk).update(simulated_target=target, simulated_asked_at=Now())
+        record_audit(actor=actor, action="ratings.simulate", target=project.slug, count=count)
+        transaction.on_commit(partial(queue.simulate, project.pk), robust=True)  # a hint: the beat looks too
+    return True
 
 
 # --- For the supervisor ----------------------------------------------------------------------------------------------

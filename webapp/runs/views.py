@@ -1,6 +1,5 @@
 """The admin's pages: the loop board, runs, policies and the ratings behind them."""
 
-import time
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict, fields
@@ -19,8 +18,6 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from rlhf_core.config import RUN_CONFIGS, PolicyConfig, RewardConfig, Settings, settings_from_dict
 from rlhf_core.errors import ConfigError
-from webapp import queue
-from webapp.accounts.services import record_audit
 from webapp.errors import NotEnoughFeedback, OneSidedFeedback, PromotionConflict, StudioError
 from webapp.feedback.models import Rating
 from webapp.projects.access import MemberRequest, admin_required
@@ -39,7 +36,6 @@ from webapp.runs.models import Run
 
 STOP_POLLING = 286  # htmx swaps the answer in and asks no more
 SIMULATED_AT_ONCE = 200
-SIMULATING_SECONDS = 15 * 60  # after that the board no longer waits for simulated raters
 TITLES = {"reward": "Train reward model", "policy": "Improve policy (PPO)"}
 PRESET_WORDS = {
     ("reward", "CPU"): ("On two CPU cores", "A minute or two for some hundred ratings, with the demo policy."),
@@ -103,7 +99,7 @@ def policy_page(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResp
 def board(request: MemberRequest, project: Project) -> HttpResponse:
     """The loop: what serves, what to do next, every version. While something goes on, its fragment is polled."""
     found = pages.look_at_board(project)
-    simulating = read_simulating(request, project)
+    simulating = selectors.simulating(project, SIMULATED_AT_ONCE)
     is_live = found.live is not None or simulating is not None
     if request.htmx and not is_live:
         return HttpResponse(status=STOP_POLLING, headers={"HX-Refresh": "true"})  # the tables below changed too
@@ -160,26 +156,9 @@ def left_of(run: Run | None) -> float | None:
 @require_POST
 @admin_required
 def simulate(request: MemberRequest, project: Project) -> HttpResponse:
-    """Ask simulated raters for a first batch of ratings; they are marked as simulated wherever they are shown."""
-    if read_simulating(request, project) is None:
-        target = pages.simulated_ratings(project) + SIMULATED_AT_ONCE
-        request.session[f"simulating-{project.pk}"] = {"target": target, "since": time.time()}
-        record_audit(actor=request.user, action="ratings.simulate", target=project.slug, count=SIMULATED_AT_ONCE)
-        if not queue.simulate(project.pk, SIMULATED_AT_ONCE):
-            del request.session[f"simulating-{project.pk}"]
-            messages.error(request, "The broker does not answer, so nobody could be asked. Try again in a moment.")
+    """Ask simulated raters for a batch of ratings; they are marked as simulated wherever they are shown."""
+    services.ask_for_simulated_ratings(actor=request.user, project=project, count=SIMULATED_AT_ONCE)
     return redirect("runs:board", project.slug)
-
-
-def read_simulating(request: MemberRequest, project: Project) -> dict[str, int] | None:
-    """How far the simulated raters are that this admin asked for; none where they are through or were not asked."""
-    asked = request.session.get(f"simulating-{project.pk}")
-    if not asked or time.time() - asked["since"] > SIMULATING_SECONDS:
-        return None
-    missing = asked["target"] - pages.simulated_ratings(project)
-    if missing <= 0:
-        return None
-    return {"done": max(0, SIMULATED_AT_ONCE - missing), "of": SIMULATED_AT_ONCE}
 
 
 # --- Starting runs ---------------------------------------------------------------------------------------------------
