@@ -146,6 +146,18 @@ def test_settings_are_changed_and_a_pause_is_seen_by_raters(studio, admin):
     assert "Rating is paused" in rater.get("/p/film-reviews/rate/").content.decode()
 
 
+@pytest.mark.parametrize(
+    ("name", "most"), [("buffer_target", 5000), ("lease_minutes", 1440), ("overlap", 20), ("pair_percent", 100)]
+)
+def test_a_setting_without_measure_is_refused_with_its_bound(studio, admin, name, most):
+    values = {**NEW, "buffer_target": "40", "lease_minutes": "15"}
+    refused = admin.post("/p/film-reviews/settings/", {**values, name: str(most + 1)})
+    assert refused.status_code == 422
+    assert f"less than or equal to {most}" in refused.content.decode()
+    assert admin.post("/p/film-reviews/settings/", {**values, name: str(most)}).status_code == 302
+    assert getattr(Project.objects.get(), name) == most
+
+
 def send(admin: Client, **values) -> str:
     answer = admin.post("/p/film-reviews/import/", {"held_out_percent": "20", **values}, follow=True)
     return answer.content.decode()

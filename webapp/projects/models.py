@@ -22,8 +22,12 @@ class Project(models.Model):
     overlap = models.PositiveSmallIntegerField(
         default=1, validators=[MinValueValidator(1), MaxValueValidator(20)], help_text="ratings wanted of each item"
     )
-    buffer_target = models.PositiveIntegerField(default=40, help_text="open slots that the sampler keeps ready")
-    lease_minutes = models.PositiveSmallIntegerField(default=15, validators=[MinValueValidator(1)])
+    buffer_target = models.PositiveIntegerField(
+        default=40, validators=[MaxValueValidator(5000)], help_text="open slots that the sampler keeps ready"
+    )
+    lease_minutes = models.PositiveSmallIntegerField(
+        default=15, validators=[MinValueValidator(1), MaxValueValidator(1440)]
+    )
     use_simulated_ratings = models.BooleanField(
         default=True, help_text="train on ratings of simulated raters too (they are always shown as such)"
     )
