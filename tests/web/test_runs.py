@@ -409,6 +409,20 @@ def test_however_a_cancelled_run_ends_it_is_cancelled_and_has_no_output(studio, 
     assert claim(run.pk, "two") is None
 
 
+def test_a_cancelled_run_whose_holder_does_not_stop_is_ended_after_two_minutes(studio, run):
+    held = claim(run.pk, "deaf")
+    cancel(actor=studio.admin, run=run)
+    Run.objects.update(cancel_requested_at=later(-110))
+    assert renew(held).cancel_requested
+    reap(now=later(0))
+    assert renew(held).alive
+    Run.objects.update(cancel_requested_at=later(-130))
+    reap(now=later(0))
+    run.refresh_from_db()
+    assert (run.state, run.error) == ("cancelled", "deaf is gone or does not stop")
+    assert not renew(held).alive
+
+
 def test_a_finished_run_cannot_be_cancelled(studio, run):
     succeed(claim(run.pk, "one"), outputs=[], result={})
     assert cancel(actor=studio.admin, run=run).state == "succeeded"

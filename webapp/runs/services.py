@@ -378,12 +378,15 @@ def reap(now: datetime | None = None) -> list[UUID]:
     """Give up the leases of holders that are gone, and say which runs wait for a worker, longest first.
 
     A run whose attempts are spent fails, also one that waits while the limit is lowered, since nobody could claim it;
-    one that was being cancelled is cancelled; the others wait again. ``now`` is
-    the database's clock unless a test gives another. Where the database itself has only just started, holders had no
-    chance to renew: then no lease is given up until one lease time after its start.
+    one that was being cancelled is cancelled, also where its holder lives and has not stopped for RUN_CANCEL_SECONDS;
+    the others wait again. ``now`` is the database's clock unless a test gives another. Where the database itself has
+    only just started, holders had no chance to renew: then no lease is given up until one lease time after its start.
     """
     if now is not None or not database_is_fresh():
-        lapsed = Run.objects.filter(is_expired(Now() if now is None else now), state__in=HELD)
+        moment: Any = Now() if now is None else now
+        limit = timedelta(seconds=settings.RUN_CANCEL_SECONDS)
+        does_not_stop = Q(state=State.CANCELLING, cancel_requested_at__lt=moment - limit)
+        lapsed = Run.objects.filter(is_expired(moment) | does_not_stop, state__in=HELD)
         for run_id in lapsed.order_by("created_at").values_list("pk", flat=True):
             with transaction.atomic():
                 run = lapsed.select_for_update(no_key=True, skip_locked=True).filter(pk=run_id).first()
@@ -402,7 +405,7 @@ def give_up_lease(run: Run) -> None:
     """Let a run whose holder is gone wait again, or end it; within the caller's transaction, which holds the row."""
     message = f"{run.lease_owner or 'its holder'} is gone"
     if run.cancel_requested_at or run.state == State.CANCELLING:
-        end(None, run, State.CANCELLED, message)
+        end(None, run, State.CANCELLED, f"{message} or does not stop")
     elif run.attempt >= settings.RUN_MAX_ATTEMPTS:
         end(None, run, State.FAILED, given_up(run, message))
     else:
