@@ -13,4 +13,6 @@ warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume sy
 
 from django.core.asgi import get_asgi_application  # noqa: E402
 
-application = get_asgi_application()
+from webapp.limits import BodyLimit  # noqa: E402
+
+application = BodyLimit(get_asgi_application())
