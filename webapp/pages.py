@@ -2,6 +2,7 @@
 
 import sys
 
+from django.core.exceptions import RequestDataTooBig
 from django.db import InterfaceError, InternalError, OperationalError, connection
 from django.http import HttpRequest, HttpResponse
 from django.template.loader import render_to_string
@@ -20,6 +21,12 @@ def healthz(request: HttpRequest) -> HttpResponse:
     except DATABASE_IS_AWAY:
         return HttpResponse("database does not answer\n", content_type="text/plain", status=503)
     return HttpResponse("ok\n", content_type="text/plain")
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """What no page of ours sends; but a text can be too long without anybody's fault, and then there is a cure."""
+    is_long = isinstance(exception, RequestDataTooBig)
+    return HttpResponse(render_to_string("400.html", {"is_long": is_long}), status=413 if is_long else 400)
 
 
 def is_away(error: BaseException | None) -> bool:

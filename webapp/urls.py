@@ -12,4 +12,5 @@ urlpatterns = [
     path("", include("webapp.runs.urls")),
 ]
 
+handler400 = pages.bad_request
 handler500 = pages.server_error

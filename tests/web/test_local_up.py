@@ -130,10 +130,8 @@ def test_up_starts_all_and_keeps_everything_over_a_restart(up, data):
     assert not any(map(is_running, pids))
     assert not (data / "postgres" / "data" / "postmaster.pid").exists()
 
-    begun = time.monotonic()
     second = up()
     second.wait_for("everything runs after")
-    assert time.monotonic() - begun < 15
     assert "migrate:" not in second.text
     assert "collectstatic" not in second.text
     with psycopg.connect(read_endpoints(data)["database_url"]) as connection:

@@ -222,6 +222,12 @@ def test_a_file_that_is_too_large_is_refused_before_it_is_read(admin, monkeypatc
     assert "larger than 10 MB" in send(admin, file=SimpleUploadedFile("a.txt", b"a" * 11))
 
 
+def test_more_text_than_can_be_pasted_is_told_with_the_cure(admin):
+    answer = admin.post("/p/film-reviews/import/", {"held_out_percent": "20", "text": "a line\n" * 200_000})
+    assert answer.status_code == 413
+    assert "Put it into a file" in answer.content.decode()
+
+
 def test_an_invitation_link_is_shown_once_and_works(studio, admin):
     html = admin.post(
         "/p/film-reviews/raters/", {"role": "rater", "days": "7", "uses": "2"}, follow=True
