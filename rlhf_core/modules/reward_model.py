@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rlhf_core.errors import CheckpointError
+from rlhf_core.errors import CheckpointError, TrainingDiverged
 from rlhf_core.losses import binned_cross_entropy, comparison_loss, fit_step_biases
 from rlhf_core.masking import Sequences, length_mask, masked_mean
 from rlhf_core.modules.palm import PaLM
@@ -207,13 +207,17 @@ class RewardModel(nn.Module):
 
     @torch.no_grad()
     def normalise(self, sequences: Sequences) -> None:
-        """Choose mean and standard deviation so that the scores of these responses have mean 0 and deviation 1."""
+        """Choose mean and standard deviation so that the scores of these responses have mean 0 and deviation 1.
+
+        Raises:
+            TrainingDiverged: the scores are not finite.
+        """
         self.reward_mean.zero_()
         self.reward_std.fill_(1.0)
         scores = self.score(sequences)
         deviation = float(scores.std(correction=0))
         if not math.isfinite(deviation):
-            raise ValueError(f"the scores of the reference responses are not finite: {scores}")
+            raise TrainingDiverged(f"the scores of the reference responses are not finite: {scores}")
         self.reward_mean.copy_(scores.mean())
         self.reward_std.fill_(max(deviation, 1e-4))
 

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlhf_core.advantages import estimate_advantages, estimate_returns, explained_variance
 from rlhf_core.checkpoint import load_policy, load_reward_model, save_policy
@@ -22,6 +22,7 @@ from rlhf_core.modules.actor_critic import ActorCritic
 from rlhf_core.modules.reward_model import RewardModel
 from rlhf_core.seeds import derive_generator, derive_seed
 from rlhf_core.text.template import cut_response, encode_prompt
+from rlhf_core.training.descent import descend
 from rlhf_core.training.run_directory import RunDirectory, settings_digest
 from rlhf_core.training.state import optimizer_tensors, restore_optimizer, take_prefix, with_prefix
 
@@ -186,14 +187,17 @@ class PolicyTrainer:
         remaining = 1 - index / self.config.updates
         self.actor_optimizer.param_groups[0]["lr"] = self.config.learning_rate * remaining
         self.critic_optimizer.param_groups[0]["lr"] = self.config.critic_learning_rate * remaining
-        if on_phase is not None:
-            on_phase("rollout")
-        rollout = self.roll_out(index)
-        lessons = self.derive_lessons(rollout)
         coefficient = self.controller.coefficient
-        if on_phase is not None:
-            on_phase("learn")
-        learned = self.learn(index, rollout, lessons)
+        try:
+            if on_phase is not None:
+                on_phase("rollout")
+            rollout = self.roll_out(index)
+            lessons = self.derive_lessons(rollout)
+            if on_phase is not None:
+                on_phase("learn")
+            learned = self.learn(index, rollout, lessons)
+        except TrainingDiverged as error:
+            raise TrainingDiverged(f"round {index + 1}: {error}") from error
         self.controller.update(lessons.kl, len(rollout.responses))
 
         lengths = rollout.mask.sum(dim=1).float()
@@ -256,7 +260,7 @@ class PolicyTrainer:
             values.append(widen(self.model.values(self.join(prompts[part], responses[part])), longest))
         scores = self.score(prompts, responses).to(device).float()
         if not bool(torch.isfinite(scores).all()):
-            raise TrainingDiverged(f"round {index + 1}: a score is not finite: {scores.tolist()}")
+            raise TrainingDiverged(f"a score is not finite: {scores.tolist()}")
         return Rollout(
             prompts=prompts,
             responses=responses,
@@ -343,8 +347,12 @@ class PolicyTrainer:
         )
         policy_loss = aggregate_loss(surrogate.per_token, mask)
         entropy = masked_mean(cast(Tensor, now.entropies), mask)
-        norm = self.descend(
-            self.actor_optimizer, policy_loss - config.entropy_coefficient * entropy, self.model.actor_parameters()
+        norm = descend(
+            self.actor_optimizer,
+            policy_loss - config.entropy_coefficient * entropy,
+            self.model.actor_parameters(),
+            config.max_grad_norm,
+            "a step of the policy",
         )
         ratios = surrogate.ratios[mask] if bool(mask.any()) else torch.ones(1)
         return {
@@ -375,27 +383,13 @@ class PolicyTrainer:
             per_token = -(targets * F.log_softmax(outputs, dim=-1)).sum(dim=-1)
             clipped = torch.zeros_like(mask)
         loss = aggregate_loss(per_token, mask)
-        norm = self.descend(self.critic_optimizer, loss, self.model.critic_parameters())
+        parameters = self.model.critic_parameters()
+        norm = descend(self.critic_optimizer, loss, parameters, self.config.max_grad_norm, "a step of the critic")
         return {
             "value_loss": float(loss.detach()),
             "value_clip_fraction": float(masked_mean(clipped.float(), mask)),
             "critic_grad_norm": norm,
         }
-
-    def descend(self, optimizer: torch.optim.Optimizer, loss: Tensor, parameters: list[nn.Parameter]) -> float:
-        """One optimiser step with the gradient clipped; returns the gradient's norm before.
-
-        Raises:
-            TrainingDiverged: loss or gradient is not finite; the step is not taken.
-        """
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = float(nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm))
-        if not math.isfinite(float(loss.detach())) or not math.isfinite(norm):
-            optimizer.zero_grad(set_to_none=True)
-            raise TrainingDiverged(f"loss {float(loss.detach())}, gradient norm {norm}: the step was not taken")
-        optimizer.step()
-        return norm
 
     @torch.no_grad()
     def mean_entropy(self, rollout: Rollout) -> float:

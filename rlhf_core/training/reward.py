@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlhf_core.checkpoint import load_policy, save_reward_model
 from rlhf_core.config import RewardConfig, SamplingConfig, settings_to_dict
-from rlhf_core.errors import DatasetError, TrainingDiverged
+from rlhf_core.errors import DatasetError
 from rlhf_core.generation.sampler import generate_batch
 from rlhf_core.losses import binned_cross_entropy
 from rlhf_core.masking import join_sequences
@@ -20,6 +20,7 @@ from rlhf_core.modules.palm import PaLM
 from rlhf_core.modules.reward_model import RewardModel
 from rlhf_core.records import Comparison, Feedback, ScoredResponse
 from rlhf_core.seeds import derive_generator, derive_seed
+from rlhf_core.training.descent import descend
 from rlhf_core.training.run_directory import RunDirectory, settings_digest
 from rlhf_core.training.state import optimizer_tensors, restore_optimizer, take_prefix, with_prefix
 
@@ -34,7 +35,7 @@ def train_reward(run: RunDirectory) -> None:
 
     Raises:
         DatasetError: the feedback cannot train a model; says what was found and what is needed.
-        TrainingDiverged: a loss became non-finite.
+        TrainingDiverged: a loss, gradient or score is not finite; the last saved state stands.
         RunStopped: a stop was asked for and the state is saved.
     """
     config = cast(RewardConfig, run.config)
@@ -75,17 +76,10 @@ def train_reward(run: RunDirectory) -> None:
         model.train()
         batch = [training[index] for index in order[step]]
         found = feedback_loss(model, batch)
-        if not bool(torch.isfinite(found.loss)):
-            raise TrainingDiverged(
-                f"the loss of step {step + 1} is {float(found.loss.detach())}; try a lower learning rate"
-            )
-        optimizer.zero_grad(set_to_none=True)
-        found.loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.finetune_parameters(), config.max_grad_norm)
-        optimizer.step()
+        norm = descend(optimizer, found.loss, model.finetune_parameters(), config.max_grad_norm, f"step {step + 1}")
         seconds = time.perf_counter() - started
 
-        now = {**found.metrics, "grad_norm": float(norm), "learning_rate": learning_rate}
+        now = {**found.metrics, "grad_norm": norm, "learning_rate": learning_rate}
         now["tokens_per_second"] = found.tokens / seconds
         if holdout and ((step + 1) % steps_per_epoch(len(training), config) == 0 or step + 1 == len(order)):
             now |= measure_holdout(model, holdout)

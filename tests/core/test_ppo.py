@@ -15,6 +15,7 @@ from rlhf_core.modules.actor_critic import ActorCritic
 from rlhf_core.modules.reward_model import RewardModel
 from rlhf_core.records import Prompt, write_prompts
 from rlhf_core.training import ppo
+from rlhf_core.training.descent import descend
 from rlhf_core.training.ppo import Lessons, PolicyTrainer, Rollout, distinct_pairs, reward_of, train_policy
 from rlhf_core.training.run_directory import RunDirectory, RunStopped, read_events
 
@@ -246,11 +247,11 @@ def test_a_huge_reward_makes_a_step_no_longer_than_the_permitted_norm_rule_31(ma
     assert float(moved.norm()) == pytest.approx(0.5, rel=1e-4)
 
 
-def test_descending_clips_the_gradient_and_reports_its_norm_rule_31(make_palm):
-    trainer = make_trainer(make_palm(), max_grad_norm=0.5)
+def test_descending_clips_the_gradient_and_reports_its_norm_rule_31():
     weight = torch.nn.Parameter(torch.tensor([0.0, 0.0]))
     plain = torch.optim.SGD([weight], lr=1.0)
-    assert trainer.descend(plain, (weight * torch.tensor([30.0, 40.0])).sum(), [weight]) == pytest.approx(50.0)
+    loss = (weight * torch.tensor([30.0, 40.0])).sum()
+    assert descend(plain, loss, [weight], 0.5, "step 1") == pytest.approx(50.0)
     assert_close(weight.detach(), torch.tensor([-0.3, -0.4]))
 
 
@@ -272,12 +273,36 @@ def test_a_score_that_is_not_finite_stops_and_leaves_good_weights_rule_42(make_p
     assert all(bool(torch.isfinite(parameter).all()) for parameter in trainer.model.parameters())
 
 
-def test_a_step_whose_loss_is_not_finite_is_not_taken_rule_42(make_palm):
-    trainer = make_trainer(make_palm())
+def infinite_gradient(loss):
+    """The same loss; its gradient overflows on the way back."""
+    loss.register_hook(lambda gradient: gradient * float("inf"))
+    return loss
+
+
+@pytest.mark.parametrize("spoil", [lambda loss: loss * float("nan"), infinite_gradient])
+def test_a_step_whose_loss_or_gradient_is_not_finite_is_not_taken_rule_42(spoil):
     weight = torch.nn.Parameter(torch.tensor([1.0]))
-    with pytest.raises(TrainingDiverged, match="not taken"):
-        trainer.descend(torch.optim.SGD([weight], lr=1.0), (weight * float("nan")).sum(), [weight])
+    optimizer = torch.optim.AdamW([weight], lr=1.0)
+    with pytest.raises(TrainingDiverged, match="step 7: .* not taken"):
+        descend(optimizer, spoil((weight * 2).sum()), [weight], 1.0, "step 7")
     assert weight.item() == 1.0
+    assert not optimizer.state
+
+
+@pytest.mark.parametrize("part", ["actor", "critic"])
+def test_a_gradient_that_is_not_finite_ends_a_round_and_leaves_good_weights_rule_42(make_palm, monkeypatch, part):
+    trainer = make_trainer(make_palm())
+    trainer.update(0)
+    whole = ppo.descend
+
+    def spoiled(optimizer, loss, *others):
+        is_the_part = optimizer is getattr(trainer, f"{part}_optimizer")
+        return whole(optimizer, infinite_gradient(loss) if is_the_part else loss, *others)
+
+    monkeypatch.setattr(ppo, "descend", spoiled)
+    with pytest.raises(TrainingDiverged, match="round 2: a step of the"):
+        trainer.update(1)
+    assert all(bool(torch.isfinite(parameter).all()) for parameter in trainer.model.parameters())
 
 
 def test_a_kl_beyond_the_hard_cap_stops_the_run_and_keeps_the_last_state_rule_42(make_run):

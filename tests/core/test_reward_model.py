@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from rlhf_core.errors import CheckpointError
+from rlhf_core.errors import CheckpointError, TrainingDiverged
 from rlhf_core.masking import Sequences, join_sequences
 from rlhf_core.modules.reward_model import RewardModel
 
@@ -117,6 +117,13 @@ def test_the_policy_it_was_made_from_is_not_changed_and_its_scopes_are_left_out(
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all(parameter.requires_grad for parameter in palm.parameters())
+
+
+def test_scores_that_are_not_finite_are_no_normalisation_rule_42(model):
+    with torch.no_grad():
+        model.head.weight[0, 0] = float("nan")
+    with pytest.raises(TrainingDiverged, match="not finite"):
+        model.normalise(ragged())
 
 
 def test_normalised_scores_have_mean_0_and_deviation_1_and_survive_a_new_process_rules_35_and_37(

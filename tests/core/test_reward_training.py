@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -153,16 +154,27 @@ def test_tokens_that_the_policy_does_not_know_are_refused(make_run, rated_respon
         train_reward(make_run(records))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state_rule_42(
-    make_run, rated_responses, monkeypatch
+def not_a_number(loss):
+    return loss * float("nan")
+
+
+def infinite_gradient(loss):
+    """The same loss; its gradient overflows on the way back."""
+    loss.register_hook(lambda gradient: gradient * float("inf"))
+    return loss
+
+
+@pytest.mark.parametrize("spoil", [not_a_number, infinite_gradient])
+def test_a_loss_or_gradient_that_is_not_finite_stops_the_run_and_keeps_the_last_state_rule_42(
+    make_run, rated_responses, monkeypatch, spoil
 ):
     run = make_run(rated_responses(comparisons=40), save_interval=1)
     calls = []
 
     def poisoned(model, batch):
-        calls.append(1)
+        calls.append(model)
         found = feedback_loss(model, batch)
-        return found if len(calls) < 3 else reward.FeedbackLoss(found.loss * float("nan"), found.metrics, found.tokens)
+        return found if len(calls) < 3 else replace(found, loss=spoil(found.loss))
 
     monkeypatch.setattr(reward, "feedback_loss", poisoned)
     with pytest.raises(TrainingDiverged, match="step 3"):
@@ -170,6 +182,32 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state_rule_4
     state = run.load_state()
     assert state.step == 2
     assert all(bool(torch.isfinite(tensor).all()) for tensor in state.tensors.values())
+    assert all(bool(torch.isfinite(parameter).all()) for parameter in calls[0].parameters())
+
+
+def test_the_gradient_is_clipped_to_the_setting_rule_31(make_run, rated_responses, monkeypatch):
+    found = {}
+
+    def plain_descent(model, config):  # moves by the very gradient it is given; Adam's steps would hide its length
+        found["weights"] = model.finetune_parameters()
+        found["before"] = [weight.detach().clone() for weight in found["weights"]]
+        return torch.optim.SGD([{"params": found["weights"], "factor": 1.0}], lr=1.0)
+
+    monkeypatch.setattr(reward, "make_optimizer", plain_descent)
+    settings = dict(epochs=1, batch_size=40, holdout_fraction=0.0, learning_rate=1.0, max_grad_norm=0.01)
+    run = make_run(rated_responses(comparisons=40), **settings)
+    train_reward(run)
+    moved = [(new.detach() - old).flatten() for old, new in zip(found["before"], found["weights"], strict=True)]
+    assert run.result["metrics"]["grad_norm"] > 0.02  # measured before clipping
+    assert float(torch.cat(moved).norm()) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_the_first_step_already_knows_the_raters_habits(make_run, rated_responses):
+    ties = [replace(item, strength=0) for item in rated_responses(comparisons=60)]
+    run = make_run([*ties[2:], *rated_responses(comparisons=2)], epochs=1, batch_size=60, holdout_fraction=0.0)
+    train_reward(run)
+    # 58 of 60 are ties: hardly a surprise to one who knows it. Seven verdicts equally common would cost log 7 = 1.95.
+    assert run.result["metrics"]["comparison_loss"] < 0.6
 
 
 def test_equal_seeds_give_equal_metrics_and_other_seeds_others_rule_44(make_run, rated_responses):
