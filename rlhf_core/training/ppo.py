@@ -177,21 +177,34 @@ class PolicyTrainer:
             model.critic_parameters(), lr=config.critic_learning_rate, weight_decay=critic_weight_decay, **shared
         )
 
-    def update(self, index: int, on_phase: Callable[[str], None] | None = None) -> dict[str, float]:
-        """One round; ``index`` counts from 0. Returns its metrics.
+    def update(
+        self,
+        index: int,
+        on_phase: Callable[[str], None] | None = None,
+        *,
+        drawn: int | None = None,
+        remaining: float | None = None,
+    ) -> dict[str, float]:
+        """One round. Returns its metrics.
+
+        Args:
+            index: counts from 0 and names the random numbers of the round.
+            on_phase: called with "rollout" and "learn" as they begin.
+            drawn: responses drawn in earlier rounds, where not all rounds were of the size that the settings say.
+            remaining: share of the learning rates; None lets them fall linearly over the settings' ``updates``.
 
         Raises:
             TrainingDiverged: a number is not finite, or the KL passed its hard cap.
         """
         started = time.perf_counter()
-        remaining = 1 - index / self.config.updates
+        remaining = 1 - index / self.config.updates if remaining is None else remaining
         self.actor_optimizer.param_groups[0]["lr"] = self.config.learning_rate * remaining
         self.critic_optimizer.param_groups[0]["lr"] = self.config.critic_learning_rate * remaining
         coefficient = self.controller.coefficient
         try:
             if on_phase is not None:
                 on_phase("rollout")
-            rollout = self.roll_out(index)
+            rollout = self.roll_out(index, drawn)
             lessons = self.derive_lessons(rollout)
             if on_phase is not None:
                 on_phase("learn")
@@ -217,11 +230,11 @@ class PolicyTrainer:
             "tokens_per_second": float(lengths.sum()) / (time.perf_counter() - started),
         }
 
-    def choose_prompts(self, index: int) -> list[list[int]]:
+    def choose_prompts(self, index: int, drawn: int | None = None) -> list[list[int]]:
         """The prompts of a round: the next ones of an endless row of shuffled passes over all prompts."""
         size, count = self.config.rollout_batch_size, len(self.prompts)
         chosen: list[list[int]] = []
-        position = index * size
+        position = index * size if drawn is None else drawn
         while len(chosen) < size:
             order = torch.randperm(count, generator=derive_generator(self.config.seed, "prompts", position // count))
             taken = order[position % count :][: size - len(chosen)].tolist()
@@ -230,9 +243,9 @@ class PolicyTrainer:
         return chosen
 
     @torch.no_grad()
-    def roll_out(self, index: int) -> Rollout:
+    def roll_out(self, index: int, drawn: int | None = None) -> Rollout:
         """Draw responses and score them; log-probabilities are kept from the drawing, at the same temperature."""
-        prompts = self.choose_prompts(index)
+        prompts = self.choose_prompts(index, drawn)
         seeds = [derive_seed(self.config.seed, "rollout", index, row) for row in range(len(prompts))]
         generations = []
         for at in range(0, len(prompts), self.rollout_rows or len(prompts)):
