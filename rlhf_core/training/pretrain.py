@@ -42,7 +42,7 @@ def train_pretrain(run: RunDirectory) -> None:
 
     Raises:
         DatasetError: the text is missing, malformed, or shorter than one batch.
-        ConfigError: the tokenizer has more tokens than the model.
+        ConfigError: the tokenizer has more tokens than the model, is none of ours, or finds no room for its bytes.
         TrainingDiverged: loss or gradient is no longer finite; the last saved state stands.
         RunStopped: a stop was asked for; the state is saved.
     """
@@ -119,6 +119,8 @@ def prepare(run: RunDirectory, shape: ModelConfig) -> tuple[Tokenizer, np.ndarra
         train, validation = split_documents(read_documents(run.inputs.get("text") or []))
         random.Random(0).shuffle(train)  # corpora are often sorted, by label or by source
         if given := run.inputs.get("tokenizer"):
+            if not Path(given).is_file():
+                raise ConfigError("tokenizer", given, "an existing file")
             tokenizer = Tokenizer.load(given)
         else:
             tokenizer = Tokenizer.train(train, shape.num_tokens)

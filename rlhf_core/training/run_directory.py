@@ -93,7 +93,7 @@ class RunDirectory:
         model = request.get("model")
         self.model: ModelConfig | None = settings_from_dict(ModelConfig, model) if model is not None else None
         self.inputs: dict[str, Any] = request.get("inputs") or {}
-        self.store = Path(request["store"])
+        self.store = store_folder(request["store"])
         self.meta: dict[str, Any] = request.get("meta") or {}
         self.feedback_name: str | None = plain_name("feedback", request.get("feedback"))
         self.prompts_name: str | None = plain_name("prompts", request.get("prompts"))
@@ -376,7 +376,7 @@ def read_request(path: Path) -> dict[str, Any]:
     """The content of ``run.json``.
 
     Raises:
-        ConfigError: it is missing, no JSON object, or lacks "kind" or "store".
+        ConfigError: it is missing, no JSON object, lacks "kind" or "store", or an entry is of the wrong type.
     """
     try:
         request = json.loads(path.read_bytes())
@@ -386,7 +386,39 @@ def read_request(path: Path) -> dict[str, Any]:
         raise ConfigError("run.json", str(path), f"JSON ({error})") from error
     if not isinstance(request, dict) or not isinstance(request.get("kind"), str) or not request.get("store"):
         raise ConfigError("run.json", str(path), 'an object with "kind" and "store"')
+    check_type("store", request["store"], str)
+    for name in ("config", "model", "inputs", "meta"):
+        check_type(name, request.get(name), dict, type(None))
+    for name in ("feedback", "prompts"):
+        check_type(name, request.get(name), str, type(None))
+    inputs = request.get("inputs") or {}
+    for name in ("policy", "reward_model", "tokenizer"):
+        check_type(name, inputs.get(name), str, type(None))
+    check_type("text", inputs.get("text"), list, type(None))
+    for file in inputs.get("text") or []:
+        check_type("text", file, str)
     return request
+
+
+JSON_WORDS = {str: "text", dict: "an object", list: "a list", type(None): "null"}
+
+
+def check_type(name: str, value: Any, *permitted: type) -> None:
+    """Raise ConfigError where an entry of ``run.json`` is of another type than ``permitted``."""
+    if not isinstance(value, permitted):
+        raise ConfigError(name, value, " or ".join(JSON_WORDS[kind] for kind in permitted))
+
+
+def store_folder(path: Path | str) -> Path:
+    """``path``, where a folder is or can be made.
+
+    Raises:
+        ConfigError: it, or a folder above it, is a file.
+    """
+    for place in (Path(path), *Path(path).parents):
+        if place.exists() and not place.is_dir():
+            raise ConfigError("store", str(path), f"a folder, and {place} is a file")
+    return Path(path)
 
 
 def plain_name(label: str, name: str | None) -> str | None:
