@@ -358,19 +358,21 @@ class PaLM(nn.Module):
         """Read what ``save`` wrote by a PaLM of the same shape, LoRA scopes included.
 
         Raises:
-            CheckpointError: the file is missing, torn, or of another shape.
+            CheckpointError: the file is missing, torn, of another shape, or lacks a LoRA scope that this model has.
         """
         config, state = read_weights(path)
         if config != self.config:
             raise CheckpointError(f"{path} holds a PaLM of another shape: {config}, not {self.config}")
-        self.load_state_dict(state)
+        try:
+            self.load_state_dict(state)
+        except RuntimeError as error:
+            raise CheckpointError(f"{path} does not fit: {error}") from error
 
     @classmethod
     def from_file(cls, path: str | Path) -> "PaLM":
         """A PaLM of the shape and weights that ``save`` wrote."""
-        config, state = read_weights(path)
-        palm = cls.from_config(config)
-        palm.load_state_dict(state)
+        palm = cls.from_config(read_weights(path)[0])
+        palm.load(path)
         return palm
 
     def _load_from_state_dict(

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from rlhf_core.config import settings_to_dict
 from rlhf_core.errors import CheckpointError, TrainingDiverged
 from rlhf_core.losses import binned_cross_entropy, comparison_loss, fit_step_biases
 from rlhf_core.masking import Sequences, length_mask, masked_mean
@@ -226,7 +227,8 @@ class RewardModel(nn.Module):
         path = Path(path)
         partial = path.with_name(path.name + ".partial")
         state = {name: tensor.detach().contiguous().cpu() for name, tensor in self.state_dict().items()}
-        save_file(state, partial, metadata={"head": json.dumps(self.head_config, sort_keys=True)})
+        shape = {"head": self.head_config, "config": settings_to_dict(self.palm.config)}
+        save_file(state, partial, metadata={name: json.dumps(one, sort_keys=True) for name, one in shape.items()})
         os.replace(partial, path)
 
     def load(self, path: str | Path) -> None:
@@ -237,6 +239,13 @@ class RewardModel(nn.Module):
         """
         try:
             with safe_open(str(path), framework="pt") as file:
+                head, shape = (json.loads(file.metadata()[name]) for name in ("head", "config"))
+                if shape != settings_to_dict(self.palm.config):
+                    raise ValueError(f"its trunk has another shape: {shape}")
+                # A PaLM takes in scopes that it lacks: adapters that this model never uses would load unnoticed.
+                for name in ("num_binned_output", "use_lora", "lora_r", "reward_lora_scope"):
+                    if head[name] != self.head_config[name]:
+                        raise ValueError(f"its {name} is {head[name]!r}, not {self.head_config[name]!r}")
                 self.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         except Exception as error:  # safetensors raises its own kinds, and a torn file may fail anywhere
             raise CheckpointError(f"{path} is no reward model that fits this one: {error}") from error

@@ -240,6 +240,10 @@ def test_a_torn_or_foreign_file_is_refused(tmp_path):
     palm.save(path)
     with pytest.raises(CheckpointError, match="another shape"):
         make_palm(heads=2).load(path)
+    adapted = make_palm()
+    adapted.add_finetune_params("other", lora_r=2)
+    with pytest.raises(CheckpointError, match="(?s)does not fit: .*lora.other"):
+        adapted.load(path)
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(CheckpointError, match="no readable PaLM file"):
         palm.load(path)

@@ -152,6 +152,21 @@ print(model(x, prompt_lengths=torch.full((4,), 3)).tolist())
     assert_close(torch.tensor(eval(found)), scores[:4])
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [dict(use_lora=False), dict(lora_r=4), dict(reward_lora_scope="other"), dict(num_binned_output=0), dict(base=64)],
+)
+def test_a_file_of_another_head_or_adapters_is_refused_and_not_half_used(model, make_palm, tmp_path, changes):
+    model.save(tmp_path / "reward.safetensors")
+    base = changes.pop("base", 512)
+    other = RewardModel(make_palm(rotary_xpos_scale_base=base), **{"num_binned_output": 5, **changes})
+    before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    with pytest.raises(CheckpointError, match="no reward model that fits"):
+        other.load(tmp_path / "reward.safetensors")
+    assert other.state_dict().keys() == before.keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items())
+
+
 def test_a_file_that_does_not_fit_is_refused(model, make_palm, tmp_path):
     model.save(tmp_path / "reward.safetensors")
     with pytest.raises(CheckpointError, match="no reward model that fits"):
