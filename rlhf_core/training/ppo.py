@@ -63,8 +63,8 @@ def train_policy(run: RunDirectory) -> None:
 
     digest = settings_digest(run)
     start, last = 0, dict[str, float]()
-    state = run.load_state()
-    if state is not None and state.values["digest"] == digest:
+    state = run.load_state(digest)
+    if state is not None:
         start, last = state.step, state.values["metrics"]
         trainer.restore(state.tensors, state.values)
     for update in range(start, config.updates):

@@ -323,8 +323,12 @@ class RunDirectory:
                 shutil.rmtree(path, ignore_errors=True)
         return True
 
-    def load_state(self) -> RunState | None:
-        """The newest whole state, or None at the first start; a torn or altered one is passed over and logged."""
+    def load_state(self, digest: str | None = None) -> RunState | None:
+        """The newest whole state, or None at the first start; a torn or altered one is passed over and logged.
+
+        With a ``digest``, as ``settings_digest`` gives it, also None where the state's own, kept in its values, is
+        another: the run then begins anew, and its log says so.
+        """
         from rlhf_core.training.state import unpack_tensors
 
         for path in self.saved_states():
@@ -332,6 +336,9 @@ class RunDirectory:
                 manifest = json.loads((path / "manifest.json").read_bytes())
                 files = read_verified(path, manifest["files"])
                 tensors, values = unpack_tensors(files["tensors.safetensors"]), json.loads(files["values.json"])
+                if digest is not None and values["digest"] != digest:
+                    self.log(f"settings or data have changed since step {manifest['step']}: starting anew")
+                    return None
                 return RunState(manifest["step"], tensors, values)
             except (OSError, ValueError, KeyError, TypeError) as error:
                 self.damaged.add(path.name)
@@ -483,8 +490,24 @@ def die_with_parent() -> None:
 
 
 def settings_digest(run: RunDirectory) -> str:
-    """SHA-256 of everything in ``run.json`` that decides what is learned; goes into the state and the checkpoint."""
+    """SHA-256 of everything that decides what a run learns; goes into the state and the checkpoint.
+
+    Feedback, prompts and checkpoints count by their content, wherever they are. How many threads work and how often
+    the state is saved may change between two starts.
+    """
     request = read_request(run.path / "run.json")
-    request.pop("meta", None)
-    request.pop("store", None)
-    return sha256(canonical_json(request))
+    for name in ("meta", "store"):
+        request.pop(name, None)
+    config = dict(request.get("config") or {})
+    for name in ("threads", "save_interval"):
+        config.pop(name, None)
+    inputs = dict(request.get("inputs") or {})
+    for name in ("policy", "reward_model"):
+        inputs[name] = file_digest(Path(inputs[name]) / "manifest.json") if inputs.get(name) else None
+    records = {name: file_digest(run.path / request[name]) for name in ("feedback", "prompts") if request.get(name)}
+    return sha256(canonical_json({**request, "config": config, "inputs": inputs, **records}))
+
+
+def file_digest(path: Path) -> str | None:
+    """SHA-256 of a file, or None where there is none."""
+    return sha256(path.read_bytes()) if path.is_file() else None
