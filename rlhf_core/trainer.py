@@ -3,17 +3,17 @@
 import copy
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as pack
 from torch import Tensor, nn
 
 from rlhf_core.config import PolicyConfig, SamplingConfig
+from rlhf_core.durable import write_atomically
 from rlhf_core.errors import CheckpointError, ConfigError
 from rlhf_core.generation.sampler import generate_batch
 from rlhf_core.modules.actor_critic import ActorCritic
@@ -270,12 +270,9 @@ class RLHFTrainer(nn.Module):
         return torch.tensor([*tokens, *responses[int(scores.argmax())]], device=prompt.device)
 
     def save(self, filepath: str | Path = "./checkpoint.safetensors") -> None:
-        """Write what policy and critic learned to one safetensors file."""
-        path = Path(filepath)
-        partial = path.with_name(path.name + ".partial")
+        """Write what policy and critic learned to one safetensors file, which is whole or absent after a crash."""
         state = {name: one.contiguous().cpu() for name, one in self.actor_critic.trainable_state().items()}
-        save_file(state, partial, metadata={"format": json.dumps("actor-critic 1")})
-        os.replace(partial, path)
+        write_atomically(Path(filepath), pack(state, {"format": json.dumps("actor-critic 1")}))
 
     def load(self, filepath: str | Path = "./checkpoint.safetensors") -> None:
         """Read what ``save`` wrote, into a trainer made from the same parents and settings.

@@ -3,16 +3,16 @@
 import copy
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as pack
 from torch import Tensor, nn
 
 from rlhf_core.config import settings_to_dict
+from rlhf_core.durable import write_atomically
 from rlhf_core.errors import CheckpointError, TrainingDiverged
 from rlhf_core.losses import binned_cross_entropy, comparison_loss, fit_step_biases
 from rlhf_core.masking import Sequences, length_mask, masked_mean
@@ -223,13 +223,11 @@ class RewardModel(nn.Module):
         self.reward_std.fill_(max(deviation, 1e-4))
 
     def save(self, path: str | Path) -> None:
-        """Write everything to one safetensors file, by way of a temporary file beside it."""
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
+        """Write everything to one safetensors file, which is whole or absent after a crash."""
         state = {name: tensor.detach().contiguous().cpu() for name, tensor in self.state_dict().items()}
         shape = {"head": self.head_config, "config": settings_to_dict(self.palm.config)}
-        save_file(state, partial, metadata={name: json.dumps(one, sort_keys=True) for name, one in shape.items()})
-        os.replace(partial, path)
+        metadata = {name: json.dumps(one, sort_keys=True) for name, one in shape.items()}
+        write_atomically(Path(path), pack(state, metadata))
 
     def load(self, path: str | Path) -> None:
         """Read what ``save`` wrote by a reward model of the same shape.

@@ -100,7 +100,7 @@ def train_pretrain(run: RunDirectory) -> None:
     meta = {
         **run.meta,
         "pretraining": settings_to_dict(config),
-        "tokens_seen": config.steps * config.batch_size * config.sequence_length,
+        "tokens_seen": max(done, config.steps) * config.batch_size * config.sequence_length,
         "train_tokens": len(train_tokens),
         "curve": curve,
         **final,

@@ -285,12 +285,12 @@ class RunDirectory:
         """Save the state when ``step`` is a multiple of ``interval`` or a stop was asked for.
 
         Raises:
-            RunStopped: a stop was asked for; the state is saved.
+            RunStopped: a stop was asked for. The state is saved, unless the disk refused: the error says which.
         """
-        if self.stop_requested or step % interval == 0:
-            self.save_state(step, *capture())
+        is_saved = self.save_state(step, *capture()) if self.stop_requested or step % interval == 0 else True
         if self.stop_requested:
-            raise RunStopped(f"stopped after step {step}")
+            lost = "" if is_saved else "; its state could not be saved, so the run goes on from the one before"
+            raise RunStopped(f"stopped after step {step}{lost}")
 
     def save_state(self, step: int, tensors: "Mapping[str, Tensor]", values: Mapping[str, Any]) -> bool:
         """Save what resuming after ``step`` needs; the last two states are kept. Returns whether it was saved.

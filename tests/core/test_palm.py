@@ -232,6 +232,13 @@ def test_a_saved_palm_comes_back_with_shape_and_scopes(tmp_path):
         assert torch.equal(again(tokens, finetune_scope=scope), palm(tokens, finetune_scope=scope))
 
 
+def test_generating_that_fails_leaves_the_mode_as_it_was():
+    palm = make_palm().train()
+    with pytest.raises(ValueError, match="scope"):
+        palm.generate(8, torch.tensor([[5, 6]]), finetune_scope="unknown")
+    assert palm.training
+
+
 def test_a_torn_or_foreign_file_is_refused(tmp_path):
     palm = make_palm()
     path = tmp_path / "palm.safetensors"

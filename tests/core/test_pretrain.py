@@ -135,6 +135,20 @@ def test_steps_may_be_changed_before_the_rate_falls(whole, tmp_path):
     assert learning_log(run)[12] == learning_log(whole)[12]  # 12 steps decay from step 8 on
 
 
+def test_fewer_steps_than_were_done_count_the_tokens_that_were_seen(tmp_path):
+    run = make_run(tmp_path)
+    stop_after(run, 10)
+    with pytest.raises(RunStopped):
+        pretrain.train_pretrain(run)
+    request = json.loads((run.path / "run.json").read_text())
+    request["config"]["steps"] = 6
+    (run.path / "run.json").write_text(json.dumps(request))
+    run = RunDirectory(run.path)
+    pretrain.train_pretrain(run)
+    assert run.result is not None
+    assert load_policy(run.result["outputs"][0]["path"])[2]["meta"]["tokens_seen"] == 10 * 4 * 16
+
+
 def not_a_number(loss):
     return loss * math.nan
 

@@ -261,6 +261,16 @@ def test_save_or_stop_saves_when_due_and_leaves_when_asked(run):
     assert state.step == 3
 
 
+def test_a_stop_whose_state_finds_no_room_does_not_claim_to_be_saved(run, monkeypatch):
+    def full(path, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("rlhf_core.durable.write_synced", full)
+    run.stop_event.set()
+    with pytest.raises(RunStopped, match="step 3; its state could not be saved"):
+        run.save_or_stop(3, 2, lambda: ({"weight": torch.zeros(2)}, {}))
+
+
 def test_two_processes_never_train_in_one_run_directory(run):
     run.acquire()
     with pytest.raises(RunDirectoryBusy):
