@@ -9,7 +9,7 @@ from typing import Any
 from django.db.models import Count, Max, QuerySet
 from django.db.models.functions import Now
 
-from rlhf_core.config import PRESETS, PolicyConfig, Settings
+from rlhf_core.config import PRESETS, Settings
 from webapp.feedback.models import Rating, Sample
 from webapp.feedback.selectors import QueueCounts, queue_counts, with_samples
 from webapp.projects.models import Project
@@ -23,23 +23,25 @@ from webapp.runs.models import Run, RunEvent, RunMetrics, RunOutput
 
 SHOWN_RUNS = 30
 SHOWN_EVENTS = 200
+SERVED_SETTINGS = ("max_new_tokens", "max_prompt_tokens", "temperature")
 
 
 # --- Settings to begin with ------------------------------------------------------------------------------------------
 
 
 def presets_for(project: Project, kind: str) -> dict[str, Settings]:
-    """The presets of a kind of run; a policy is trained at the lengths and temperature at which the project serves.
+    """The presets of a kind of run, at the lengths and temperature at which the project serves.
 
-    Else it would learn from other responses than those that raters see.
+    Else a policy would learn from other responses than those that raters see, or a reward model be normalised by them.
     """
     presets = PRESETS[kind]
-    pointer = serving(project) if kind == Run.Kind.POLICY else None
+    pointer = serving(project)
     if pointer is None:
         return presets
-    served = {name: pointer.sampling.values[name] for name in ("max_new_tokens", "max_prompt_tokens", "temperature")}
+    served = pointer.sampling.values
+    names = [name for name in SERVED_SETTINGS if hasattr(next(iter(presets.values())), name)]
     return {
-        name: replace(preset, **served) if isinstance(preset, PolicyConfig) else preset
+        name: replace(preset, **{setting: served[setting] for setting in names})  # type: ignore[type-var]
         for name, preset in presets.items()
     }
 
