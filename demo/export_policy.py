@@ -50,7 +50,8 @@ def main() -> None:
     palm.half().float()  # what is measured below is what is stored
     tokens, described = read_token_file(run.path / "data" / "validation.tokens")
     assert isinstance(run.config, PretrainConfig)
-    meta["command"] = f"python -m demo.train_policy --out DIR --steps {run.config.steps} --seed {run.config.seed}"
+    options = f"--steps {run.config.steps} --seed {run.config.seed} --threads {run.config.threads}"
+    meta["command"] = f"python -m demo.train_policy --out DIR {options}"
     meta |= evaluate(palm, tokens, described.characters, run.config.sequence_length)
     meta["simpler_models"] = ngram_figures(run)
     save_into(policy_folder, palm, tokenizer, meta)
@@ -153,8 +154,8 @@ feed-forward {shape.ff_mult}x, vocabulary {shape.num_tokens:,}, QK-norm, xPos |
 | command | `{meta["command"]}` |
 | seed | {settings.get("seed", 0)} |
 | settings | {", ".join(f"{name} {value}" for name, value in settings.items())} |
-| hardware | two CPU cores, shared with other work |
-
+| CPU threads | {settings.get("threads") or "all of the machine's cores"} |
+{history_of(meta.get("steps_changed", []))}
 ## How well it predicts
 
 Bits per character on {meta["validation_characters"]:,.0f} characters of validation reviews, with windows of
@@ -180,6 +181,17 @@ The weights are ours, under the project's licence (MIT). The reviews are the wel
 
 Made by `make demo-policy`, that is `python -m demo.train_policy` and `python -m demo.export_policy`.
 """
+
+
+def history_of(changes: list[dict[str, int]]) -> str:
+    """A paragraph about the numbers of steps that a run was given on the way, or nothing."""
+    if not changes:
+        return ""
+    told = ", then ".join(f"{change['steps']:,} (after step {change['after']:,})" for change in changes)
+    return (
+        f"\nThe number of steps was changed on the way: to {told}. Each change moved the start of the decay, so the "
+        "command gives\na policy alike, not these very weights.\n"
+    )
 
 
 def thinned(curve: list[list[float]], most: int = 12) -> list[list[float]]:

@@ -90,8 +90,13 @@ def steps_for(minutes: float, config: PretrainConfig) -> int:
 
 
 def change_steps(path: Path, steps: int) -> None:
-    """Give a run begun before another number of steps."""
+    """Give a run begun before another number of steps; its ``meta`` keeps after which saved step that was."""
     request = json.loads(path.read_bytes())
+    if request["config"]["steps"] == steps:
+        return
+    state = RunDirectory(path.parent).load_state()
+    change = {"steps": steps, "after": 0 if state is None else state.step}
+    request["meta"]["steps_changed"] = [*request["meta"].get("steps_changed", []), change]
     request["config"]["steps"] = steps
     write_atomically(path, canonical_json(request))
 

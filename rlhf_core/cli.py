@@ -30,6 +30,7 @@ from rlhf_core.training.run_directory import (
     RunDirectory,
     RunDirectoryBusy,
     RunStopped,
+    store_folder,
     write_error,
 )
 
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "sample":
             return sample(options)
         path = prepare_run(options)
-    except (SteersmanError, FileExistsError) as error:
+    except (SteersmanError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_REFUSED
     return train(path, options.command, options.control_fd)
@@ -192,6 +193,7 @@ def require_inputs(kind: str, inputs: dict[str, Any]) -> None:
             raise ConfigError(name, None, f"given: {'an' if kind == 'evaluate' else 'a'} {kind} run needs it")
     for name, value in inputs.items():
         if name == "store":
+            store_folder(value)
             continue
         for path in value if isinstance(value, list) else [value]:
             wanted = path / "manifest.json" if name in CHECKPOINTS else path

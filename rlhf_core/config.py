@@ -143,6 +143,9 @@ class RewardConfig(Settings):
     lora_rank: int = setting(8, "rank of the adapters; 0 trains all weights", minimum=0, maximum=1024)
     bins: int = setting(5, "steps of the single-answer scale", minimum=2, maximum=100, advanced=True)
     holdout_fraction: float = setting(0.1, "share of the prompts kept for measuring accuracy", minimum=0, maximum=0.5)
+    temperature: float = setting(
+        1.0, "of the parent's responses that scores are normalised by; as it is served", above=0, maximum=10
+    )
     minimum_ratings: int = setting(20, "fewer usable ratings are refused", minimum=2, maximum=1_000_000)
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm", above=0, maximum=1e6)
     save_interval: int = setting(20, "steps between saved states", minimum=1, maximum=100_000, advanced=True)

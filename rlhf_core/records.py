@@ -29,9 +29,9 @@ class ScoredResponse:
     rating_id: str = ""
 
     def __post_init__(self) -> None:
-        if self.score not in (1, 2, 3, 4, 5):
+        if type(self.score) is not int or not 1 <= self.score <= 5:
             raise DatasetError(f"rating {self.rating_id!r}: score {self.score!r} is not one of 1 to 5")
-        check_common(self.rating_id, self.weight, self.prompt_tokens, self.response_tokens)
+        check_common(self, self.prompt_tokens, self.response_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,24 +51,28 @@ class Comparison:
     rating_id: str = ""
 
     def __post_init__(self) -> None:
-        if self.strength not in (0, 1, 2, 3):
+        if type(self.strength) is not int or not 0 <= self.strength <= 3:
             raise DatasetError(f"rating {self.rating_id!r}: strength {self.strength!r} is not one of 0 to 3")
-        check_common(self.rating_id, self.weight, self.prompt_tokens, self.chosen_tokens, self.rejected_tokens)
+        check_common(self, self.prompt_tokens, self.chosen_tokens, self.rejected_tokens)
 
 
 Feedback = ScoredResponse | Comparison
 KINDS: dict[str, type[ScoredResponse] | type[Comparison]] = {"score": ScoredResponse, "comparison": Comparison}
 
 
-def check_common(rating_id: str, weight: float, *token_lists: tuple[int, ...]) -> None:
-    """Refuse an empty response, a negative token or a weight that is not positive and finite."""
-    if not 0.0 < weight < float("inf"):
-        raise DatasetError(f"rating {rating_id!r}: weight {weight!r} is not a positive number")
+def check_common(record: Feedback, *token_lists: tuple[int, ...]) -> None:
+    """Refuse ids that are no text, a weight that is not positive and finite, and tokens that are no whole numbers."""
+    name = f"rating {record.rating_id!r}"
+    if not isinstance(record.rating_id, str) or not isinstance(record.prompt_id, str):
+        raise DatasetError(f"{name}: rating_id and prompt_id must be text; the prompt's is {record.prompt_id!r}")
+    if type(record.weight) not in (int, float) or not 0.0 < record.weight < float("inf"):
+        raise DatasetError(f"{name}: weight {record.weight!r} is not a positive number")
     for tokens in token_lists:
         if not tokens:
-            raise DatasetError(f"rating {rating_id!r}: a prompt or response has no tokens")
-        if min(tokens) < 0:
-            raise DatasetError(f"rating {rating_id!r}: token {min(tokens)} is negative")
+            raise DatasetError(f"{name}: a prompt or response has no tokens")
+        for token in tokens:
+            if type(token) is not int or token < 0:
+                raise DatasetError(f"{name}: token {token!r} is not a whole number from 0")
 
 
 def feedback_to_line(record: Feedback) -> str:
@@ -109,7 +113,7 @@ def read_prompts(path: Path) -> list[Prompt]:
     """Read what ``write_prompts`` wrote.
 
     Raises:
-        DatasetError: a line is no JSON object with ``prompt_id`` and a non-empty ``text``.
+        DatasetError: a line is no JSON object with a ``prompt_id`` and a non-empty ``text``.
     """
     prompts = []
     for number, line in numbered_lines(path):
@@ -117,6 +121,8 @@ def read_prompts(path: Path) -> list[Prompt]:
             prompt = Prompt(**json.loads(line))
         except (TypeError, ValueError) as error:
             raise DatasetError(f"{path.name}, line {number}: {error}") from error
+        if not isinstance(prompt.prompt_id, str):
+            raise DatasetError(f"{path.name}, line {number}: prompt_id {prompt.prompt_id!r} is no text")
         if not isinstance(prompt.text, str) or not prompt.text.strip():
             raise DatasetError(f"{path.name}, line {number}: the prompt is empty")
         prompts.append(prompt)
@@ -124,8 +130,15 @@ def read_prompts(path: Path) -> list[Prompt]:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The non-blank lines of a file with their numbers, counted from 1."""
-    with path.open(encoding="utf-8") as lines:
+    """The non-blank lines of a file with their numbers, counted from 1.
+
+    Raises:
+        DatasetError: a line is not UTF-8.
+    """
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
-                yield number, line
+                try:
+                    yield number, line.decode()
+                except UnicodeDecodeError as error:
+                    raise DatasetError(f"{path.name}, line {number}: no UTF-8 ({error})") from error

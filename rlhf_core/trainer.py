@@ -2,17 +2,18 @@
 
 import copy
 import json
-import os
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as pack
 from torch import Tensor, nn
 
 from rlhf_core.config import PolicyConfig, SamplingConfig
+from rlhf_core.durable import write_atomically
 from rlhf_core.errors import CheckpointError, ConfigError
 from rlhf_core.generation.sampler import generate_batch
 from rlhf_core.modules.actor_critic import ActorCritic
@@ -23,6 +24,9 @@ from rlhf_core.seeds import derive_seed
 from rlhf_core.text.template import encode_prompt
 from rlhf_core.text.tokenizer import Tokenizer
 from rlhf_core.training.ppo import PolicyTrainer, reward_of
+
+KL_HARD_CAP = 10_000.0  # nats a response: the seed library has no cap, and its responses may have thousands of tokens
+LONGEST_RESPONSE = 4096
 
 
 class RLHFTrainer(nn.Module):
@@ -142,11 +146,14 @@ class RLHFTrainer(nn.Module):
             entropy_coefficient=beta_s,
             critic_warmup_updates=0,
             max_grad_norm=1e6 if max_norm is None else max_norm,
+            kl_hard_cap=KL_HARD_CAP,
             adam_epsilon=actor_adam_eps,
             seed=seed,
         )
         PolicyConfig(**self.settings)  # refuses what is out of range now and not after the first hour
         self.history: list[dict[str, float]] = []
+        self.policy_trainer: PolicyTrainer | None = None
+        self.rounds = self.drawn = 0  # over all calls of train, so that none repeats the numbers of an earlier one
 
     def train(  # the seed library's name and meaning; train(False) still sets the mode
         self,
@@ -160,6 +167,9 @@ class RLHFTrainer(nn.Module):
     ) -> "RLHFTrainer":
         """Roll out ``num_episodes * max_timesteps`` responses and learn after every ``update_timesteps`` of them.
 
+        A second call goes on: with the next prompts, new random numbers and the optimisers as they are. The learning
+        rates fall from their peak to 0 in each call.
+
         Args:
             num_episodes, max_timesteps, update_timesteps: as above; what is left at the end is learned from too.
             max_batch_size: responses that are drawn together at most.
@@ -172,39 +182,41 @@ class RLHFTrainer(nn.Module):
             itself. ``history`` holds the metrics of each round (``rlhf_core.config.METRICS["policy"]``).
 
         Raises:
-            TrainingDiverged: a number is not finite, or the KL passed its cap.
+            ConfigError: ``max_seq_len`` leaves no room for a response, or more than 4,096 tokens.
+            TrainingDiverged: a number is not finite, or the KL passed 10,000 nats a response.
         """
         if isinstance(num_episodes, bool):
             return super().train(num_episodes)
         total = num_episodes * max_timesteps
         sizes = [min(update_timesteps, total - at) for at in range(0, total, update_timesteps)]
         longest_prompt = max(map(len, self.prompts))
-        if longest_prompt >= max_seq_len:
-            raise ConfigError("max_seq_len", max_seq_len, f"above the longest prompt, {longest_prompt}")
-        trainer: PolicyTrainer | None = None
-        for index, size in enumerate(sizes):
+        room = room_for_response(max_seq_len, longest_prompt)
+        score = reward_of(self.reward_model, eos_token)
+        for number, size in enumerate(sizes):
             config = PolicyConfig(
                 **self.settings,
                 updates=len(sizes),
                 rollout_batch_size=size,
-                max_new_tokens=min(4096, max_seq_len - longest_prompt),
-                max_prompt_tokens=longest_prompt,
+                max_new_tokens=room,
                 temperature=temperature,
             )
-            if trainer is None:
-                trainer = PolicyTrainer(
+            if self.policy_trainer is None:
+                self.policy_trainer = PolicyTrainer(
                     self.actor_critic,
                     self.prompts,
-                    reward_of(self.reward_model, eos_token),
+                    score,
                     config,
                     eos_token,
                     betas=self.betas,
                     actor_weight_decay=self.weight_decays[0],
                     critic_weight_decay=self.weight_decays[1],
-                    rollout_rows=max_batch_size,
                 )
-            trainer.config = config
-            self.history.append(trainer.update(index))
+            trainer = self.policy_trainer
+            trainer.config, trainer.score, trainer.end_id = config, score, eos_token
+            trainer.rollout_rows = max_batch_size
+            self.history.append(trainer.update(self.rounds, drawn=self.drawn, remaining=1 - number / len(sizes)))
+            self.rounds += 1
+            self.drawn += size
         return self
 
     @torch.no_grad()
@@ -216,6 +228,9 @@ class RLHFTrainer(nn.Module):
         num_samples: int = 4,
         eos_token: int | None = None,
         temperature: float = 1.0,
+        filter_thres: float = 0.0,
+        pad_value: float = 0.0,
+        use_tqdm: bool = False,
     ) -> Tensor:
         """The best of ``num_samples`` responses by the reward model's score, with its prompt in front.
 
@@ -225,9 +240,14 @@ class RLHFTrainer(nn.Module):
             num_samples: how many to choose from.
             eos_token: ends a response.
             temperature: of the drawing.
+            filter_thres: share of the vocabulary that is never drawn, the least likely of it; 0 draws from all.
+            pad_value, use_tqdm: accepted for the seed library's sake; one response is not padded, and no bar is shown.
 
         Returns:
             (at most max_seq_len,) token ids.
+
+        Raises:
+            ValueError: ``prompt`` is not one row, or leaves no room for a response.
         """
         if prompt.ndim != 1 or not 0 < len(prompt) < max_seq_len:
             raise ValueError(f"prompt must be one row of 1 to {max_seq_len - 1} tokens, not {tuple(prompt.shape)}")
@@ -235,7 +255,11 @@ class RLHFTrainer(nn.Module):
         generations = generate_batch(
             self.actor_critic.palm,
             [tokens],
-            sampling=SamplingConfig(max_new_tokens=min(4096, max_seq_len - len(tokens)), temperature=temperature),
+            sampling=SamplingConfig(
+                max_new_tokens=room_for_response(max_seq_len, len(tokens)),
+                temperature=temperature,
+                top_k=math.ceil((1 - filter_thres) * self.actor_critic.palm.num_tokens) if filter_thres else 0,
+            ),
             end_id=eos_token,
             seeds=[derive_seed(self.seed, "generate", row) for row in range(num_samples)],
             finetune_scope=self.actor_critic.actor_scope,
@@ -246,12 +270,9 @@ class RLHFTrainer(nn.Module):
         return torch.tensor([*tokens, *responses[int(scores.argmax())]], device=prompt.device)
 
     def save(self, filepath: str | Path = "./checkpoint.safetensors") -> None:
-        """Write what policy and critic learned to one safetensors file."""
-        path = Path(filepath)
-        partial = path.with_name(path.name + ".partial")
+        """Write what policy and critic learned to one safetensors file, which is whole or absent after a crash."""
         state = {name: one.contiguous().cpu() for name, one in self.actor_critic.trainable_state().items()}
-        save_file(state, partial, metadata={"format": json.dumps("actor-critic 1")})
-        os.replace(partial, path)
+        write_atomically(Path(filepath), pack(state, {"format": json.dumps("actor-critic 1")}))
 
     def load(self, filepath: str | Path = "./checkpoint.safetensors") -> None:
         """Read what ``save`` wrote, into a trainer made from the same parents and settings.
@@ -265,6 +286,7 @@ class RLHFTrainer(nn.Module):
             if state.keys() != self.actor_critic.trainable_state().keys():
                 raise ValueError("it holds other tensors than this trainer learns")
             self.actor_critic.load_state_dict(state, strict=False)
+            self.policy_trainer = None  # its optimisers' moments are those of other weights
         except Exception as error:  # safetensors raises its own kinds, and a torn file may fail anywhere
             raise CheckpointError(f"{filepath} is no state of such a trainer: {error}") from error
 
@@ -273,6 +295,14 @@ def refuse(name: str, value: Any, is_refused: bool, permitted: str) -> None:
     """Raise ConfigError for an argument of the seed library that asks for what is not served."""
     if is_refused:
         raise ConfigError(name, value, permitted)
+
+
+def room_for_response(max_seq_len: int, prompt_length: int) -> int:
+    """Tokens that a response may have behind the longest prompt."""
+    if not 0 < max_seq_len - prompt_length <= LONGEST_RESPONSE:
+        permitted = f"1 to {LONGEST_RESPONSE} tokens more than the longest prompt, which has {prompt_length}"
+        raise ConfigError("max_seq_len", max_seq_len, permitted)
+    return max_seq_len - prompt_length
 
 
 def plain_copy(palm: PaLM) -> PaLM:

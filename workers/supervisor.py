@@ -12,9 +12,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -99,7 +100,8 @@ class Supervision:
             DatabaseAway: the database stayed away; our process is gone.
         """
         try:
-            directory = write_run_directory(self.run)
+            with self.lease_kept():
+                directory = self.insist(lambda: write_run_directory(self.run))
         except (SteersmanError, OSError) as error:
             message = f"The run could not begin: {error}"
             self.insist(lambda: services.fail(self.claim, error=message))
@@ -107,7 +109,7 @@ class Supervision:
         self.end_predecessor()
         crashes = 0
         while True:
-            self.renew()
+            self.insist(self.renew)
             if self.is_cancelled:
                 self.insist(lambda: services.finish_cancelled(self.claim))
                 return
@@ -151,11 +153,12 @@ class Supervision:
     def succeed(self, result: dict) -> None:
         """Record the checkpoints and what an evaluation found, once every byte of them is checked."""
         try:
-            for output in result["outputs"]:
-                stored = verify(output["path"])
-                if stored["id"] != output["id"] or stored["kind"] != output["kind"]:
-                    raise SteersmanError(f"{output['path']} is not the {output['kind']} that the run reported")
-            found = read_evaluation(self.run, result)
+            with self.lease_kept():
+                for output in result["outputs"]:
+                    stored = verify(output["path"])
+                    if stored["id"] != output["id"] or stored["kind"] != output["kind"]:
+                        raise SteersmanError(f"{output['path']} is not the {output['kind']} that the run reported")
+                found = read_evaluation(self.run, result)
         except SteersmanError as error:
             what = "samples are" if self.run.kind == Run.Kind.EVALUATE else "checkpoint is"
             message = f"The run ended well, but its {what} damaged: {error}"
@@ -264,6 +267,31 @@ class Supervision:
             raise FenceLost(run=self.run, fence=self.claim.fence)
         self.renewed_at = time.monotonic()
         self.is_cancelled = self.is_cancelled or found.cancel_requested
+
+    @contextmanager
+    def lease_kept(self) -> Iterator[None]:
+        """Renew the lease from a thread while files are written or read, which may take longer than it lasts.
+
+        Whether the claim still holds, the next write tells.
+        """
+        is_over = threading.Event()
+
+        def keep() -> None:
+            while not is_over.wait(settings.RUN_RENEW_SECONDS):
+                try:
+                    services.renew(self.claim)
+                except DATABASE_ERRORS as error:
+                    log.warning("%s: the lease could not be renewed: %s", self.run, error)
+                finally:
+                    connection.close()  # this thread's own
+
+        keeper = threading.Thread(target=keep, name="keep-lease", daemon=True)
+        keeper.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            keeper.join()
 
     def record(self, events: list[dict], offset: int) -> None:
         """Write events and how far the file is recorded in one transaction: none is lost and none comes twice."""

@@ -1,7 +1,6 @@
 """PaLM: the one network under policy, reference, critic and reward model."""
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -9,10 +8,11 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as pack
 from torch import Tensor, nn
 
 from rlhf_core.config import ModelConfig, settings_from_dict, settings_to_dict
+from rlhf_core.durable import write_atomically
 from rlhf_core.errors import CheckpointError
 from rlhf_core.generation.cache import KeyValueCache
 from rlhf_core.generation.filters import top_k
@@ -324,53 +324,55 @@ class PaLM(nn.Module):
         prompt_len = tokens.shape[1]
         was_training = self.training
         self.eval()
-        cache = self.new_cache(len(tokens), max(seq_len, prompt_len + 1)) if self.causal else None
-        fresh = tokens
-        ended = torch.zeros(len(tokens), dtype=torch.bool, device=self.device)
-        for _ in range(max(1, seq_len - prompt_len)):
-            logits = self(fresh, cache=cache, **forward_kwargs)[:, -1]
-            drawn = draw(filter_logits_fn(logits, filter_thres), temperature)
-            if eos_token is not None:
-                drawn = drawn.masked_fill(ended, int(pad_value))
-                ended = ended | (drawn == eos_token)
-            tokens = torch.cat((tokens, drawn[:, None]), dim=1)
-            if ended.all():
-                break
-            if cache is None:
-                fresh = tokens
-            else:
-                cache.lengths += fresh.shape[1]
-                fresh = drawn[:, None]
-        self.train(was_training)
+        try:
+            cache = self.new_cache(len(tokens), max(seq_len, prompt_len + 1)) if self.causal else None
+            fresh = tokens
+            ended = torch.zeros(len(tokens), dtype=torch.bool, device=self.device)
+            for _ in range(max(1, seq_len - prompt_len)):
+                logits = self(fresh, cache=cache, **forward_kwargs)[:, -1]
+                drawn = draw(filter_logits_fn(logits, filter_thres), temperature)
+                if eos_token is not None:
+                    drawn = drawn.masked_fill(ended, int(pad_value))
+                    ended = ended | (drawn == eos_token)
+                tokens = torch.cat((tokens, drawn[:, None]), dim=1)
+                if ended.all():
+                    break
+                if cache is None:
+                    fresh = tokens
+                else:
+                    cache.lengths += fresh.shape[1]
+                    fresh = drawn[:, None]
+        finally:
+            self.train(was_training)
         return tokens[:, prompt_len if return_seq_without_prompt else 0 :].reshape(*leading, -1)
 
     # ---- files
 
     def save(self, path: str | Path) -> None:
-        """Write weights and shape to one safetensors file, by way of a temporary file beside it."""
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
+        """Write weights and shape to one safetensors file, which is whole or absent after a crash."""
         state = {name: tensor.detach().contiguous().cpu() for name, tensor in self.state_dict().items()}
-        save_file(state, partial, metadata={"config": json.dumps(settings_to_dict(self.config), sort_keys=True)})
-        os.replace(partial, path)
+        metadata = {"config": json.dumps(settings_to_dict(self.config), sort_keys=True)}
+        write_atomically(Path(path), pack(state, metadata))
 
     def load(self, path: str | Path) -> None:
         """Read what ``save`` wrote by a PaLM of the same shape, LoRA scopes included.
 
         Raises:
-            CheckpointError: the file is missing, torn, or of another shape.
+            CheckpointError: the file is missing, torn, of another shape, or lacks a LoRA scope that this model has.
         """
         config, state = read_weights(path)
         if config != self.config:
             raise CheckpointError(f"{path} holds a PaLM of another shape: {config}, not {self.config}")
-        self.load_state_dict(state)
+        try:
+            self.load_state_dict(state)
+        except RuntimeError as error:
+            raise CheckpointError(f"{path} does not fit: {error}") from error
 
     @classmethod
     def from_file(cls, path: str | Path) -> "PaLM":
         """A PaLM of the shape and weights that ``save`` wrote."""
-        config, state = read_weights(path)
-        palm = cls.from_config(config)
-        palm.load_state_dict(state)
+        palm = cls.from_config(read_weights(path)[0])
+        palm.load(path)
         return palm
 
     def _load_from_state_dict(

@@ -3,16 +3,17 @@
 import copy
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as pack
 from torch import Tensor, nn
 
-from rlhf_core.errors import CheckpointError
+from rlhf_core.config import settings_to_dict
+from rlhf_core.durable import write_atomically
+from rlhf_core.errors import CheckpointError, TrainingDiverged
 from rlhf_core.losses import binned_cross_entropy, comparison_loss, fit_step_biases
 from rlhf_core.masking import Sequences, length_mask, masked_mean
 from rlhf_core.modules.palm import PaLM
@@ -207,23 +208,26 @@ class RewardModel(nn.Module):
 
     @torch.no_grad()
     def normalise(self, sequences: Sequences) -> None:
-        """Choose mean and standard deviation so that the scores of these responses have mean 0 and deviation 1."""
+        """Choose mean and standard deviation so that the scores of these responses have mean 0 and deviation 1.
+
+        Raises:
+            TrainingDiverged: the scores are not finite.
+        """
         self.reward_mean.zero_()
         self.reward_std.fill_(1.0)
         scores = self.score(sequences)
         deviation = float(scores.std(correction=0))
         if not math.isfinite(deviation):
-            raise ValueError(f"the scores of the reference responses are not finite: {scores}")
+            raise TrainingDiverged(f"the scores of the reference responses are not finite: {scores}")
         self.reward_mean.copy_(scores.mean())
         self.reward_std.fill_(max(deviation, 1e-4))
 
     def save(self, path: str | Path) -> None:
-        """Write everything to one safetensors file, by way of a temporary file beside it."""
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
+        """Write everything to one safetensors file, which is whole or absent after a crash."""
         state = {name: tensor.detach().contiguous().cpu() for name, tensor in self.state_dict().items()}
-        save_file(state, partial, metadata={"head": json.dumps(self.head_config, sort_keys=True)})
-        os.replace(partial, path)
+        shape = {"head": self.head_config, "config": settings_to_dict(self.palm.config)}
+        metadata = {name: json.dumps(one, sort_keys=True) for name, one in shape.items()}
+        write_atomically(Path(path), pack(state, metadata))
 
     def load(self, path: str | Path) -> None:
         """Read what ``save`` wrote by a reward model of the same shape.
@@ -233,6 +237,13 @@ class RewardModel(nn.Module):
         """
         try:
             with safe_open(str(path), framework="pt") as file:
+                head, shape = (json.loads(file.metadata()[name]) for name in ("head", "config"))
+                if shape != settings_to_dict(self.palm.config):
+                    raise ValueError(f"its trunk has another shape: {shape}")
+                # A PaLM takes in scopes that it lacks: adapters that this model never uses would load unnoticed.
+                for name in ("num_binned_output", "use_lora", "lora_r", "reward_lora_scope"):
+                    if head[name] != self.head_config[name]:
+                        raise ValueError(f"its {name} is {head[name]!r}, not {self.head_config[name]!r}")
                 self.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         except Exception as error:  # safetensors raises its own kinds, and a torn file may fail anywhere
             raise CheckpointError(f"{path} is no reward model that fits this one: {error}") from error

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from rlhf_core.durable import write_atomically
+from rlhf_core.errors import ConfigError
 
 SPECIAL_TOKENS = ("<|pad|>", "<|begin|>", "<|end|>")
 
@@ -39,11 +40,11 @@ class Tokenizer:
         """Learn merges from ``texts`` until the vocabulary has ``vocab_size`` entries (or no pair comes twice).
 
         Raises:
-            ValueError: there is no room for the special tokens and the 256 bytes.
+            ConfigError: there is no room for the special tokens and the 256 bytes.
         """
         smallest = len(SPECIAL_TOKENS) + 256
         if vocab_size < smallest:
-            raise ValueError(f"a vocabulary of {vocab_size} is too small: {smallest} are needed for bytes and specials")
+            raise ConfigError("vocab_size", vocab_size, f"at least {smallest}: the 256 bytes and the special tokens")
         backend = Backend(models.BPE())
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         backend.decoder = decoders.ByteLevel()
@@ -84,11 +85,11 @@ class Tokenizer:
         """Read what ``save`` wrote.
 
         Raises:
-            ValueError: it is no tokenizer of ours.
+            ConfigError: it is no tokenizer of ours.
         """
         try:
             return cls(Path(path).read_text(encoding="utf-8"))
         except Exception as error:  # the backend raises bare exceptions
             if isinstance(error, OSError):
                 raise
-            raise ValueError(f"{path} is no tokenizer: {error}") from error
+            raise ConfigError("tokenizer", str(path), f"a tokenizer.json of this library ({error})") from error

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlhf_core.advantages import estimate_advantages, estimate_returns, explained_variance
 from rlhf_core.checkpoint import load_policy, load_reward_model, save_policy
@@ -23,6 +23,7 @@ from rlhf_core.modules.actor_critic import ActorCritic
 from rlhf_core.modules.reward_model import RewardModel
 from rlhf_core.seeds import derive_generator, derive_seed
 from rlhf_core.text.template import cut_response, encode_prompt
+from rlhf_core.training.descent import descend
 from rlhf_core.training.run_directory import RunDirectory, settings_digest
 from rlhf_core.training.state import optimizer_tensors, restore_optimizer, take_prefix, with_prefix
 
@@ -63,8 +64,8 @@ def train_policy(run: RunDirectory) -> None:
 
     digest = settings_digest(run)
     start, last = 0, dict[str, float]()
-    state = run.load_state()
-    if state is not None and state.values["digest"] == digest:
+    state = run.load_state(digest)
+    if state is not None:
         start, last = state.step, state.values["metrics"]
         trainer.restore(state.tensors, state.values)
     for update in range(start, config.updates):
@@ -177,24 +178,40 @@ class PolicyTrainer:
             model.critic_parameters(), lr=config.critic_learning_rate, weight_decay=critic_weight_decay, **shared
         )
 
-    def update(self, index: int, on_phase: Callable[[str], None] | None = None) -> dict[str, float]:
-        """One round; ``index`` counts from 0. Returns its metrics.
+    def update(
+        self,
+        index: int,
+        on_phase: Callable[[str], None] | None = None,
+        *,
+        drawn: int | None = None,
+        remaining: float | None = None,
+    ) -> dict[str, float]:
+        """One round. Returns its metrics.
+
+        Args:
+            index: counts from 0 and names the random numbers of the round.
+            on_phase: called with "rollout" and "learn" as they begin.
+            drawn: responses drawn in earlier rounds, where not all rounds were of the size that the settings say.
+            remaining: share of the learning rates; None lets them fall linearly over the settings' ``updates``.
 
         Raises:
             TrainingDiverged: a number is not finite, or the KL passed its hard cap.
         """
         started = time.perf_counter()
-        remaining = 1 - index / self.config.updates
+        remaining = 1 - index / self.config.updates if remaining is None else remaining
         self.actor_optimizer.param_groups[0]["lr"] = self.config.learning_rate * remaining
         self.critic_optimizer.param_groups[0]["lr"] = self.config.critic_learning_rate * remaining
-        if on_phase is not None:
-            on_phase("rollout")
-        rollout = self.roll_out(index)
-        lessons = self.derive_lessons(rollout)
         coefficient = self.controller.coefficient
-        if on_phase is not None:
-            on_phase("learn")
-        learned = self.learn(index, rollout, lessons)
+        try:
+            if on_phase is not None:
+                on_phase("rollout")
+            rollout = self.roll_out(index, drawn)
+            lessons = self.derive_lessons(rollout)
+            if on_phase is not None:
+                on_phase("learn")
+            learned = self.learn(index, rollout, lessons)
+        except TrainingDiverged as error:
+            raise TrainingDiverged(f"round {index + 1}: {error}") from error
         self.controller.update(lessons.kl, len(rollout.responses))
 
         lengths = rollout.mask.sum(dim=1).float()
@@ -214,11 +231,11 @@ class PolicyTrainer:
             "tokens_per_second": float(lengths.sum()) / (time.perf_counter() - started),
         }
 
-    def choose_prompts(self, index: int) -> list[list[int]]:
+    def choose_prompts(self, index: int, drawn: int | None = None) -> list[list[int]]:
         """The prompts of a round: the next ones of an endless row of shuffled passes over all prompts."""
         size, count = self.config.rollout_batch_size, len(self.prompts)
         chosen: list[list[int]] = []
-        position = index * size
+        position = index * size if drawn is None else drawn
         while len(chosen) < size:
             order = torch.randperm(count, generator=derive_generator(self.config.seed, "prompts", position // count))
             taken = order[position % count :][: size - len(chosen)].tolist()
@@ -227,9 +244,9 @@ class PolicyTrainer:
         return chosen
 
     @torch.no_grad()
-    def roll_out(self, index: int) -> Rollout:
+    def roll_out(self, index: int, drawn: int | None = None) -> Rollout:
         """Draw responses and score them; log-probabilities are kept from the drawing, at the same temperature."""
-        prompts = self.choose_prompts(index)
+        prompts = self.choose_prompts(index, drawn)
         seeds = [derive_seed(self.config.seed, "rollout", index, row) for row in range(len(prompts))]
         generations = []
         for at in range(0, len(prompts), self.rollout_rows or len(prompts)):
@@ -257,7 +274,7 @@ class PolicyTrainer:
             values.append(widen(self.model.values(self.join(prompts[part], responses[part])), longest))
         scores = self.score(prompts, responses).to(device).float()
         if not bool(torch.isfinite(scores).all()):
-            raise TrainingDiverged(f"round {index + 1}: a score is not finite: {scores.tolist()}")
+            raise TrainingDiverged(f"a score is not finite: {scores.tolist()}")
         return Rollout(
             prompts=prompts,
             responses=responses,
@@ -344,8 +361,12 @@ class PolicyTrainer:
         )
         policy_loss = aggregate_loss(surrogate.per_token, mask)
         entropy = masked_mean(cast(Tensor, now.entropies), mask)
-        norm = self.descend(
-            self.actor_optimizer, policy_loss - config.entropy_coefficient * entropy, self.model.actor_parameters()
+        norm = descend(
+            self.actor_optimizer,
+            policy_loss - config.entropy_coefficient * entropy,
+            self.model.actor_parameters(),
+            config.max_grad_norm,
+            "a step of the policy",
         )
         ratios = surrogate.ratios[mask] if bool(mask.any()) else torch.ones(1)
         return {
@@ -376,27 +397,13 @@ class PolicyTrainer:
             per_token = -(targets * F.log_softmax(outputs, dim=-1)).sum(dim=-1)
             clipped = torch.zeros_like(mask)
         loss = aggregate_loss(per_token, mask)
-        norm = self.descend(self.critic_optimizer, loss, self.model.critic_parameters())
+        parameters = self.model.critic_parameters()
+        norm = descend(self.critic_optimizer, loss, parameters, self.config.max_grad_norm, "a step of the critic")
         return {
             "value_loss": float(loss.detach()),
             "value_clip_fraction": float(masked_mean(clipped.float(), mask)),
             "critic_grad_norm": norm,
         }
-
-    def descend(self, optimizer: torch.optim.Optimizer, loss: Tensor, parameters: list[nn.Parameter]) -> float:
-        """One optimiser step with the gradient clipped; returns the gradient's norm before.
-
-        Raises:
-            TrainingDiverged: loss or gradient is not finite; the step is not taken.
-        """
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = float(nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm))
-        if not math.isfinite(float(loss.detach())) or not math.isfinite(norm):
-            optimizer.zero_grad(set_to_none=True)
-            raise TrainingDiverged(f"loss {float(loss.detach())}, gradient norm {norm}: the step was not taken")
-        optimizer.step()
-        return norm
 
     @torch.no_grad()
     def mean_entropy(self, rollout: Rollout) -> float:

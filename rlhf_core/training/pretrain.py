@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlhf_core.checkpoint import save_policy
 from rlhf_core.config import ModelConfig, PretrainConfig, settings_to_dict
-from rlhf_core.errors import ConfigError, DatasetError, TrainingDiverged
+from rlhf_core.errors import ConfigError, DatasetError
 from rlhf_core.modules.palm import PaLM
 from rlhf_core.text.corpus import TokenFile, read_documents, split_documents
 from rlhf_core.text.tokenizer import Tokenizer
+from rlhf_core.training.descent import descend
 from rlhf_core.training.run_directory import RunDirectory
 from rlhf_core.training.state import Tensors, optimizer_tensors, restore_optimizer, take_prefix, with_prefix
 
@@ -41,8 +42,8 @@ def train_pretrain(run: RunDirectory) -> None:
 
     Raises:
         DatasetError: the text is missing, malformed, or shorter than one batch.
-        ConfigError: the tokenizer has more tokens than the model.
-        TrainingDiverged: the loss is no longer finite; the last saved state stands.
+        ConfigError: the tokenizer has more tokens than the model, is none of ours, or finds no room for its bytes.
+        TrainingDiverged: loss or gradient is no longer finite; the last saved state stands.
         RunStopped: a stop was asked for; the state is saved.
     """
     config = run.config
@@ -76,12 +77,7 @@ def train_pretrain(run: RunDirectory) -> None:
         for group in optimizer.param_groups:
             group["lr"] = rate
         loss = next_token_loss(palm, batch)
-        if not torch.isfinite(loss):
-            raise TrainingDiverged(f"the loss of step {step} is {loss.item()}")
-        loss.backward()
-        grad_norm = nn.utils.clip_grad_norm_(palm.parameters(), config.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        grad_norm = descend(optimizer, loss, palm.parameters(), config.max_grad_norm, f"step {step}")
 
         is_last = step == config.steps
         metrics = {}
@@ -94,7 +90,7 @@ def train_pretrain(run: RunDirectory) -> None:
             now = time.perf_counter()
             metrics["tokens_per_second"] = (step - counted) * batch[:, 1:].numel() / (now - clock)
             clock, counted = now, step
-            metrics |= {"loss": loss.item(), "learning_rate": rate, "grad_norm": grad_norm.item()}
+            metrics |= {"loss": loss.item(), "learning_rate": rate, "grad_norm": grad_norm}
             run.metrics(step, metrics)
             run.progress(step, config.steps, "train")
         run.save_or_stop(step, config.save_interval, capture)
@@ -104,7 +100,7 @@ def train_pretrain(run: RunDirectory) -> None:
     meta = {
         **run.meta,
         "pretraining": settings_to_dict(config),
-        "tokens_seen": config.steps * config.batch_size * config.sequence_length,
+        "tokens_seen": max(done, config.steps) * config.batch_size * config.sequence_length,
         "train_tokens": len(train_tokens),
         "curve": curve,
         **final,
@@ -123,6 +119,8 @@ def prepare(run: RunDirectory, shape: ModelConfig) -> tuple[Tokenizer, np.ndarra
         train, validation = split_documents(read_documents(run.inputs.get("text") or []))
         random.Random(0).shuffle(train)  # corpora are often sorted, by label or by source
         if given := run.inputs.get("tokenizer"):
+            if not Path(given).is_file():
+                raise ConfigError("tokenizer", given, "an existing file")
             tokenizer = Tokenizer.load(given)
         else:
             tokenizer = Tokenizer.train(train, shape.num_tokens)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlhf_core.checkpoint import load_policy, save_reward_model
 from rlhf_core.config import RewardConfig, SamplingConfig, settings_to_dict
-from rlhf_core.errors import DatasetError, TrainingDiverged
+from rlhf_core.errors import DatasetError
 from rlhf_core.generation.sampler import generate_batch
 from rlhf_core.losses import binned_cross_entropy
 from rlhf_core.masking import join_sequences
@@ -20,6 +20,7 @@ from rlhf_core.modules.palm import PaLM
 from rlhf_core.modules.reward_model import RewardModel
 from rlhf_core.records import Comparison, Feedback, ScoredResponse
 from rlhf_core.seeds import derive_generator, derive_seed
+from rlhf_core.training.descent import descend
 from rlhf_core.training.run_directory import RunDirectory, settings_digest
 from rlhf_core.training.state import optimizer_tensors, restore_optimizer, take_prefix, with_prefix
 
@@ -34,7 +35,7 @@ def train_reward(run: RunDirectory) -> None:
 
     Raises:
         DatasetError: the feedback cannot train a model; says what was found and what is needed.
-        TrainingDiverged: a loss became non-finite.
+        TrainingDiverged: a loss, gradient or score is not finite; the last saved state stands.
         RunStopped: a stop was asked for and the state is saved.
     """
     config = cast(RewardConfig, run.config)
@@ -60,8 +61,8 @@ def train_reward(run: RunDirectory) -> None:
 
     digest = settings_digest(run)
     start, last = 0, dict[str, float]()
-    state = run.load_state()
-    if state is not None and state.values["digest"] == digest:
+    state = run.load_state(digest)
+    if state is not None:
         start, last = state.step, state.values["metrics"]
         model.load_state_dict(take_prefix("model", state.tensors), strict=False)
         restore_optimizer(optimizer, take_prefix("optimizer", state.tensors), state.values["optimizer"])
@@ -75,17 +76,10 @@ def train_reward(run: RunDirectory) -> None:
         model.train()
         batch = [training[index] for index in order[step]]
         found = feedback_loss(model, batch)
-        if not bool(torch.isfinite(found.loss)):
-            raise TrainingDiverged(
-                f"the loss of step {step + 1} is {float(found.loss.detach())}; try a lower learning rate"
-            )
-        optimizer.zero_grad(set_to_none=True)
-        found.loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.finetune_parameters(), config.max_grad_norm)
-        optimizer.step()
+        norm = descend(optimizer, found.loss, model.finetune_parameters(), config.max_grad_norm, f"step {step + 1}")
         seconds = time.perf_counter() - started
 
-        now = {**found.metrics, "grad_norm": float(norm), "learning_rate": learning_rate}
+        now = {**found.metrics, "grad_norm": norm, "learning_rate": learning_rate}
         now["tokens_per_second"] = found.tokens / seconds
         if holdout and ((step + 1) % steps_per_epoch(len(training), config) == 0 or step + 1 == len(order)):
             now |= measure_holdout(model, holdout)
@@ -96,7 +90,7 @@ def train_reward(run: RunDirectory) -> None:
 
     model.eval()
     run.progress(len(order), len(order), "normalise")
-    prompts, responses = reference_responses(palm, training, config.seed, tokenizer.end)
+    prompts, responses = reference_responses(palm, training, config.seed, tokenizer.end, config.temperature)
     model.normalise(join_sequences(prompts, responses))
     meta = {
         **run.meta,
@@ -178,19 +172,21 @@ def check_informative(records: Sequence[Feedback], where: str) -> None:
 def split_by_prompt(records: Sequence[Feedback], fraction: float, seed: int) -> tuple[list[Feedback], list[Feedback]]:
     """Training and holdout records; all records of a prompt stand on the same side.
 
-    Records belong together when they share a prompt's id or its tokens. Which prompts are held out depends on the seed
-    and the prompt alone, so it stays so as feedback grows. The first prompts in that order are held out until they
-    make up ``fraction`` of all, at least one if there are two.
+    Records belong together when they share a prompt's id or its tokens. A hash of seed and prompt decides, so that a
+    prompt that was held out stays so as feedback grows, and ``fraction`` is met on average. Where the hashes choose no
+    prompt, or all, the one next to the border changes sides.
     """
     groups: dict[int, list[Feedback]] = {}
     for number, item in zip(prompt_groups(records), records, strict=True):
         groups.setdefault(number, []).append(item)
 
-    def place(items: list[Feedback]) -> str:
-        return min(hashlib.sha256(f"{seed}/{item.prompt_tokens}".encode()).hexdigest() for item in items)
+    def place(items: list[Feedback]) -> float:
+        digests = (hashlib.sha256(f"{seed}/{item.prompt_tokens}".encode()).digest() for item in items)
+        return min(int.from_bytes(digest[:8]) for digest in digests) / 2**64
 
     ordered = sorted(groups.values(), key=place)
-    held = min(max(1, round(fraction * len(ordered))), len(ordered) - 1) if fraction > 0 else 0
+    below = sum(place(items) < fraction for items in ordered)
+    held = min(max(1, below), len(ordered) - 1) if fraction > 0 else 0
     training = [item for group in ordered[held:] for item in group]
     return training, [item for group in ordered[:held] for item in group]
 
@@ -358,7 +354,7 @@ def batched(items: Sequence[Feedback], size: int) -> Iterator[Sequence[Feedback]
 
 
 def reference_responses(
-    palm: PaLM, records: Sequence[Feedback], seed: int, end_id: int
+    palm: PaLM, records: Sequence[Feedback], seed: int, end_id: int, temperature: float
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Fresh responses of the parent policy to the prompts of the feedback, as long as the longest rated one may be."""
     distinct = sorted({item.prompt_tokens for item in records})
@@ -369,7 +365,7 @@ def reference_responses(
     generations = generate_batch(
         palm,
         prompts,
-        sampling=SamplingConfig(max_new_tokens=longest),
+        sampling=SamplingConfig(max_new_tokens=longest, temperature=temperature),
         end_id=end_id,
         seeds=[derive_seed(seed, "reference", row) for row in range(len(prompts))],
     )

@@ -94,7 +94,7 @@ class RunDirectory:
         model = request.get("model")
         self.model: ModelConfig | None = settings_from_dict(ModelConfig, model) if model is not None else None
         self.inputs: dict[str, Any] = request.get("inputs") or {}
-        self.store = Path(request["store"])
+        self.store = store_folder(request["store"])
         self.meta: dict[str, Any] = request.get("meta") or {}
         self.feedback_name: str | None = plain_name("feedback", request.get("feedback"))
         self.prompts_name: str | None = plain_name("prompts", request.get("prompts"))
@@ -294,12 +294,12 @@ class RunDirectory:
         """Save the state when ``step`` is a multiple of ``interval`` or a stop was asked for.
 
         Raises:
-            RunStopped: a stop was asked for; the state is saved.
+            RunStopped: a stop was asked for. The state is saved, unless the disk refused: the error says which.
         """
-        if self.stop_requested or step % interval == 0:
-            self.save_state(step, *capture())
+        is_saved = self.save_state(step, *capture()) if self.stop_requested or step % interval == 0 else True
         if self.stop_requested:
-            raise RunStopped(f"stopped after step {step}")
+            lost = "" if is_saved else "; its state could not be saved, so the run goes on from the one before"
+            raise RunStopped(f"stopped after step {step}{lost}")
 
     def save_state(self, step: int, tensors: "Mapping[str, Tensor]", values: Mapping[str, Any]) -> bool:
         """Save what resuming after ``step`` needs; the last two states are kept. Returns whether it was saved.
@@ -332,8 +332,12 @@ class RunDirectory:
                 shutil.rmtree(path, ignore_errors=True)
         return True
 
-    def load_state(self) -> RunState | None:
-        """The newest whole state, or None at the first start; a torn or altered one is passed over and logged."""
+    def load_state(self, digest: str | None = None) -> RunState | None:
+        """The newest whole state, or None at the first start; a torn or altered one is passed over and logged.
+
+        With a ``digest``, as ``settings_digest`` gives it, also None where the state's own, kept in its values, is
+        another: the run then begins anew, and its log says so.
+        """
         from rlhf_core.training.state import unpack_tensors
 
         for path in self.saved_states():
@@ -341,6 +345,9 @@ class RunDirectory:
                 manifest = json.loads((path / "manifest.json").read_bytes())
                 files = read_verified(path, manifest["files"])
                 tensors, values = unpack_tensors(files["tensors.safetensors"]), json.loads(files["values.json"])
+                if digest is not None and values["digest"] != digest:
+                    self.log(f"settings or data have changed since step {manifest['step']}: starting anew")
+                    return None
                 return RunState(manifest["step"], tensors, values)
             except (OSError, ValueError, KeyError, TypeError) as error:
                 self.damaged.add(path.name)
@@ -395,7 +402,7 @@ def read_request(path: Path) -> dict[str, Any]:
     """The content of ``run.json``.
 
     Raises:
-        ConfigError: it is missing, no JSON object, or lacks "kind" or "store".
+        ConfigError: it is missing, no JSON object, lacks "kind" or "store", or an entry is of the wrong type.
     """
     try:
         request = json.loads(path.read_bytes())
@@ -405,7 +412,39 @@ def read_request(path: Path) -> dict[str, Any]:
         raise ConfigError("run.json", str(path), f"JSON ({error})") from error
     if not isinstance(request, dict) or not isinstance(request.get("kind"), str) or not request.get("store"):
         raise ConfigError("run.json", str(path), 'an object with "kind" and "store"')
+    check_type("store", request["store"], str)
+    for name in ("config", "model", "inputs", "meta"):
+        check_type(name, request.get(name), dict, type(None))
+    for name in ("feedback", "prompts"):
+        check_type(name, request.get(name), str, type(None))
+    inputs = request.get("inputs") or {}
+    for name in ("policy", "reward_model", "tokenizer"):
+        check_type(name, inputs.get(name), str, type(None))
+    check_type("text", inputs.get("text"), list, type(None))
+    for file in inputs.get("text") or []:
+        check_type("text", file, str)
     return request
+
+
+JSON_WORDS = {str: "text", dict: "an object", list: "a list", type(None): "null"}
+
+
+def check_type(name: str, value: Any, *permitted: type) -> None:
+    """Raise ConfigError where an entry of ``run.json`` is of another type than ``permitted``."""
+    if not isinstance(value, permitted):
+        raise ConfigError(name, value, " or ".join(JSON_WORDS[kind] for kind in permitted))
+
+
+def store_folder(path: Path | str) -> Path:
+    """``path``, where a folder is or can be made.
+
+    Raises:
+        ConfigError: it, or a folder above it, is a file.
+    """
+    for place in (Path(path), *Path(path).parents):
+        if place.exists() and not place.is_dir():
+            raise ConfigError("store", str(path), f"a folder, and {place} is a file")
+    return Path(path)
 
 
 def plain_name(label: str, name: str | None) -> str | None:
@@ -470,8 +509,24 @@ def die_with_parent() -> None:
 
 
 def settings_digest(run: RunDirectory) -> str:
-    """SHA-256 of everything in ``run.json`` that decides what is learned; goes into the state and the checkpoint."""
+    """SHA-256 of everything that decides what a run learns; goes into the state and the checkpoint.
+
+    Feedback, prompts and checkpoints count by their content, wherever they are. How many threads work and how often
+    the state is saved may change between two starts.
+    """
     request = read_request(run.path / "run.json")
-    request.pop("meta", None)
-    request.pop("store", None)
-    return sha256(canonical_json(request))
+    for name in ("meta", "store"):
+        request.pop(name, None)
+    config = dict(request.get("config") or {})
+    for name in ("threads", "save_interval"):
+        config.pop(name, None)
+    inputs = dict(request.get("inputs") or {})
+    for name in ("policy", "reward_model"):
+        inputs[name] = file_digest(Path(inputs[name]) / "manifest.json") if inputs.get(name) else None
+    records = {name: file_digest(run.path / request[name]) for name in ("feedback", "prompts") if request.get(name)}
+    return sha256(canonical_json({**request, "config": config, "inputs": inputs, **records}))
+
+
+def file_digest(path: Path) -> str | None:
+    """SHA-256 of a file, or None where there is none."""
+    return sha256(path.read_bytes()) if path.is_file() else None

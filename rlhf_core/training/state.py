@@ -1,12 +1,9 @@
-"""Resume state as tensors and JSON, never pickle: random generators and optimisers, there and back exactly."""
+"""Resume state as tensors and JSON, never pickle: weights and optimisers, there and back exactly."""
 
-import random
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import safetensors.torch
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -88,30 +85,3 @@ def restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor], value
         for group in values["param_groups"]
     ]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def capture_rng() -> tuple[Tensors, dict[str, Any]]:
-    """The state of the process's global generators: python, numpy, torch and every CUDA device."""
-    version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()
-    tensors = {"torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        for index, state in enumerate(torch.cuda.get_rng_state_all()):
-            tensors[f"cuda{index}"] = state
-    values = {
-        "python": [version, list(words), gauss],
-        "numpy": [str(name), [int(key) for key in np.asarray(keys)], int(position), int(has_gauss), float(cached)],
-    }
-    return tensors, values
-
-
-def restore_rng(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-    """Bring back what ``capture_rng`` took; CUDA devices that are no longer there are passed over."""
-    version, words, gauss = values["python"]
-    random.setstate((version, tuple(words), gauss))
-    name, keys, position, has_gauss, cached = values["numpy"]
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(tensors["torch"])
-    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        if f"cuda{index}" in tensors:
-            torch.cuda.set_rng_state(tensors[f"cuda{index}"], index)

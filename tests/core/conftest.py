@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from rlhf_core.checkpoint import save_policy, save_reward_model
 from rlhf_core.modules.palm import PaLM
@@ -61,6 +62,25 @@ def rated_responses():
         return records
 
     return make
+
+
+@pytest.fixture(scope="session")
+def slow_advantages() -> Callable[..., Tensor]:
+    """Generalised advantage estimates by their definition, slowly."""
+
+    def slow(rewards, values, mask, gamma, lam):
+        """Σ (γλ)^l δ_{t+l}, summed anew for each t."""
+        found = torch.zeros_like(rewards)
+        for row in range(len(rewards)):
+            n = int(mask[row].sum())
+            for t in range(n):
+                for step in range(t, n):
+                    after = float(values[row, step + 1]) if step + 1 < n else 0.0
+                    delta = float(rewards[row, step]) + gamma * after - float(values[row, step])
+                    found[row, t] += (gamma * lam) ** (step - t) * delta
+        return found
+
+    return slow
 
 
 @pytest.fixture

@@ -81,6 +81,7 @@ def files(tmp_path, monkeypatch) -> Path:
         (tmp_path / name / "manifest.json").write_text("{}")
     for name in ("feedback.jsonl", "prompts.jsonl", "text.txt"):
         (tmp_path / name).write_text("")
+    (tmp_path / "latin.jsonl").write_bytes(b'{"prompt_id":"a","text":"It"}\n{"prompt_id":"b","text":"caf\xe9"}\n')
     return tmp_path
 
 
@@ -157,6 +158,10 @@ def test_without_a_folder_the_run_gets_one_of_its_own(files, capsys):
         (["sample", "--policy", "policy", "--prompt", "a", "--top-p", "2"], "top_p = 2.0 is not permitted"),
         (["sample", "--policy", "nowhere", "--prompt", "a"], "nowhere is no checkpoint"),
         (["sample", "--policy", "policy", "--prompts", "gone"], "prompts = 'gone' is not permitted: an existing file"),
+        (["sample", "--policy", "policy", "--prompts", "latin.jsonl"], "latin.jsonl, line 2: no UTF-8"),
+        ([*REWARD, "--store", "text.txt"], "store = 'text.txt' is not permitted: a folder"),
+        ([*REWARD, "--store", "text.txt/store"], "store = 'text.txt/store' is not permitted: a folder"),
+        ([*REWARD[:2], "text.txt/sub", *REWARD[3:]], "Not a directory: "),
     ],
 )
 def test_what_is_not_permitted_is_named_and_nothing_is_made(files, capsys, arguments, message):
@@ -223,6 +228,31 @@ def test_a_malformed_request_is_refused_in_the_run_directory(tmp_path):
     assert code == 2
     assert "Traceback" not in err
     assert "epochs = 0" in json.loads((run.path / "error.json").read_text())["message"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"config": [1]}, "config = [1] is not permitted: an object or null"),
+        ({"feedback": 5}, "feedback = 5 is not permitted: text or null"),
+        ({"prompts": ["a"]}, "prompts = ['a'] is not permitted"),
+        ({"store": 5}, "store = 5 is not permitted: text"),
+        ({"store": "run.json"}, "store = 'run.json' is not permitted: a folder"),
+        ({"model": "large"}, "model = 'large' is not permitted"),
+        ({"inputs": ["a"]}, "inputs = ['a'] is not permitted"),
+        ({"inputs": {"policy": 5}}, "policy = 5 is not permitted"),
+        ({"inputs": {"text": [5]}}, "text = 5 is not permitted"),
+        ({"meta": 1}, "meta = 1 is not permitted"),
+    ],
+)
+def test_an_entry_of_the_wrong_type_is_refused_by_name(tmp_path, monkeypatch, capsys, change, message):
+    run = make_run(tmp_path)
+    monkeypatch.chdir(run.path)
+    request = json.loads((run.path / "run.json").read_text())
+    (run.path / "run.json").write_text(json.dumps({**request, **change}))
+    assert cli.main(["reward", "--run-dir", str(run.path)]) == 2
+    assert message in capsys.readouterr().err
+    assert message in json.loads((run.path / "error.json").read_text())["message"]
 
 
 def test_a_run_of_another_kind_is_refused(tmp_path):
@@ -334,6 +364,45 @@ def trained(kind: str, folder: Path, *arguments: str, failpoint: str = "") -> su
     return subprocess.run(
         [*COMMAND, kind, *options], capture_output=True, text=True, check=False, cwd=ROOT, env=environment
     )
+
+
+RATING = {"kind": "score", "prompt_id": "a", "prompt_tokens": [1, 5], "response_tokens": [7, 2], "score": 3}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (json.dumps({**RATING, "response_tokens": [7.5]}).encode(), "line 1: rating '': token 7.5 is not a whole"),
+        (json.dumps({**RATING, "score": True}).encode(), "line 1: rating '': score True is not one of 1 to 5"),
+        (json.dumps({**RATING, "prompt_id": [1]}).encode(), "line 1: rating '': rating_id and prompt_id must be text"),
+        (json.dumps(RATING).encode() + b"\n\xff\n", "feedback.jsonl, line 2: no UTF-8"),
+    ],
+)
+def test_feedback_that_is_malformed_ends_a_run_with_2_and_an_error_file(policy, tmp_path, content, message):
+    (tmp_path / "feedback.jsonl").write_bytes(content)
+    arguments = ["--policy", str(policy), "--feedback", str(tmp_path / "feedback.jsonl"), "--threads", "1"]
+    refused(trained("reward", tmp_path / "run", *arguments), tmp_path / "run", message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--vocab-size", "100"], "vocab_size = 100 is not permitted: at least 259"),
+        (["--tokenizer", "broken.json"], "broken.json' is not permitted: a tokenizer.json of this library"),
+    ],
+)
+def test_a_vocabulary_that_cannot_be_ends_a_run_with_2_and_an_error_file(tmp_path, arguments, message):
+    (tmp_path / "text.txt").write_text("\n\n".join(f"Review {number} of a film" for number in range(60)))
+    (tmp_path / "broken.json").write_text("{")
+    placed = [str(tmp_path / argument) if argument.endswith(".json") else argument for argument in arguments]
+    ended = trained("pretrain", tmp_path / "run", "--text", str(tmp_path / "text.txt"), "--threads", "1", *placed)
+    refused(ended, tmp_path / "run", message)
+
+
+def refused(ended: subprocess.CompletedProcess, folder: Path, message: str) -> None:
+    assert ended.returncode == 2, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert message in json.loads((folder / "error.json").read_text())["message"]
 
 
 def metric_names(run: Path) -> set[str]:

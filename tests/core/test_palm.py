@@ -232,6 +232,13 @@ def test_a_saved_palm_comes_back_with_shape_and_scopes(tmp_path):
         assert torch.equal(again(tokens, finetune_scope=scope), palm(tokens, finetune_scope=scope))
 
 
+def test_generating_that_fails_leaves_the_mode_as_it_was():
+    palm = make_palm().train()
+    with pytest.raises(ValueError, match="scope"):
+        palm.generate(8, torch.tensor([[5, 6]]), finetune_scope="unknown")
+    assert palm.training
+
+
 def test_a_torn_or_foreign_file_is_refused(tmp_path):
     palm = make_palm()
     path = tmp_path / "palm.safetensors"
@@ -240,6 +247,10 @@ def test_a_torn_or_foreign_file_is_refused(tmp_path):
     palm.save(path)
     with pytest.raises(CheckpointError, match="another shape"):
         make_palm(heads=2).load(path)
+    adapted = make_palm()
+    adapted.add_finetune_params("other", lora_r=2)
+    with pytest.raises(CheckpointError, match="(?s)does not fit: .*lora.other"):
+        adapted.load(path)
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(CheckpointError, match="no readable PaLM file"):
         palm.load(path)

@@ -1,6 +1,8 @@
 import copy
 import hashlib
 import json
+import statistics
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,8 +13,10 @@ from rlhf_core.config import METRICS, PolicyConfig
 from rlhf_core.errors import CheckpointError, DatasetError, TrainingDiverged
 from rlhf_core.modules.actor_critic import ActorCritic
 from rlhf_core.modules.reward_model import RewardModel
-from rlhf_core.records import write_prompts
-from rlhf_core.training.ppo import PolicyTrainer, reward_of, train_policy
+from rlhf_core.records import Prompt, write_prompts
+from rlhf_core.training import ppo
+from rlhf_core.training.descent import descend
+from rlhf_core.training.ppo import Lessons, PolicyTrainer, Rollout, reward_of, train_policy
 from rlhf_core.training.run_directory import RunDirectory, RunStopped, read_events
 
 SMALL = dict(
@@ -163,7 +167,8 @@ def test_the_reference_stays_and_the_kl_rises_from_zero_over_50_steps_rule_12(ma
     assert fingerprint(base) == before
     assert found[0]["kl"] == pytest.approx(0.0, abs=1e-5)
     assert found[-1]["k3"] > 0.01
-    assert found[-1]["kl"] > 0.01
+    trainer.config = replace(trainer.config, rollout_batch_size=512)  # of 8 responses k1 may be negative
+    assert trainer.derive_lessons(trainer.roll_out(100)).kl > 0.01
 
 
 def test_without_lora_the_reference_stays_too_rule_12(make_palm):
@@ -226,25 +231,27 @@ def test_prompts_come_in_shuffled_passes(make_palm):
         assert sorted(drawn[at : at + 3]) == sorted(map(tuple, PROMPTS))
 
 
-def test_a_huge_reward_moves_the_weights_no_further_than_clipping_allows_rule_31(make_palm):
-    def huge(prompts, responses):
-        return 1e6 * even_tokens(prompts, responses)
-
-    trainer = make_trainer(make_palm(), huge, updates=1, max_grad_norm=1.0)
-    before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
-    found = trainer.update(0)
-    assert found["critic_grad_norm"] > 1.0  # measured before clipping
-    steps = 4  # an AdamW step moves a weight by its learning rate at most, but for the first steps' bias correction
-    for old, new in zip(before, trainer.model.parameters(), strict=True):
-        assert float((new.detach() - old).abs().max()) <= steps * 1e-2 * 1.5
-        assert bool(torch.isfinite(new).all())
-
-
-def test_descending_clips_the_gradient_and_reports_its_norm_rule_31(make_palm):
+@pytest.mark.parametrize("part", ["actor", "critic"])
+def test_a_huge_reward_makes_a_step_no_longer_than_the_permitted_norm_rule_31(make_palm, part):
     trainer = make_trainer(make_palm(), max_grad_norm=0.5)
+    parameters = getattr(trainer.model, f"{part}_parameters")()
+    # Plain descent of rate 1 moves by the very gradient it is given; Adam's steps would hide its length.
+    setattr(trainer, f"{part}_optimizer", torch.optim.SGD(parameters, lr=1.0))
+    rollout = trainer.roll_out(0)
+    huge = torch.full_like(rollout.values, 1e6)
+    lessons = replace(trainer.derive_lessons(rollout), advantages=huge, returns=huge)
+    before = [parameter.detach().clone() for parameter in parameters]
+    found = getattr(trainer, f"{part}_step")(list(range(8)), rollout, lessons)
+    assert found[f"{part}_grad_norm"] > 1e3  # measured before clipping
+    moved = torch.cat([(new.detach() - old).flatten() for old, new in zip(before, parameters, strict=True)])
+    assert float(moved.norm()) == pytest.approx(0.5, rel=1e-4)
+
+
+def test_descending_clips_the_gradient_and_reports_its_norm_rule_31():
     weight = torch.nn.Parameter(torch.tensor([0.0, 0.0]))
     plain = torch.optim.SGD([weight], lr=1.0)
-    assert trainer.descend(plain, (weight * torch.tensor([30.0, 40.0])).sum(), [weight]) == pytest.approx(50.0)
+    loss = (weight * torch.tensor([30.0, 40.0])).sum()
+    assert descend(plain, loss, [weight], 0.5, "step 1") == pytest.approx(50.0)
     assert_close(weight.detach(), torch.tensor([-0.3, -0.4]))
 
 
@@ -266,12 +273,36 @@ def test_a_score_that_is_not_finite_stops_and_leaves_good_weights_rule_42(make_p
     assert all(bool(torch.isfinite(parameter).all()) for parameter in trainer.model.parameters())
 
 
-def test_a_step_whose_loss_is_not_finite_is_not_taken_rule_42(make_palm):
-    trainer = make_trainer(make_palm())
+def infinite_gradient(loss):
+    """The same loss; its gradient overflows on the way back."""
+    loss.register_hook(lambda gradient: gradient * float("inf"))
+    return loss
+
+
+@pytest.mark.parametrize("spoil", [lambda loss: loss * float("nan"), infinite_gradient])
+def test_a_step_whose_loss_or_gradient_is_not_finite_is_not_taken_rule_42(spoil):
     weight = torch.nn.Parameter(torch.tensor([1.0]))
-    with pytest.raises(TrainingDiverged, match="not taken"):
-        trainer.descend(torch.optim.SGD([weight], lr=1.0), (weight * float("nan")).sum(), [weight])
+    optimizer = torch.optim.AdamW([weight], lr=1.0)
+    with pytest.raises(TrainingDiverged, match="step 7: .* not taken"):
+        descend(optimizer, spoil((weight * 2).sum()), [weight], 1.0, "step 7")
     assert weight.item() == 1.0
+    assert not optimizer.state
+
+
+@pytest.mark.parametrize("part", ["actor", "critic"])
+def test_a_gradient_that_is_not_finite_ends_a_round_and_leaves_good_weights_rule_42(make_palm, monkeypatch, part):
+    trainer = make_trainer(make_palm())
+    trainer.update(0)
+    whole = ppo.descend
+
+    def spoiled(optimizer, loss, *others):
+        is_the_part = optimizer is getattr(trainer, f"{part}_optimizer")
+        return whole(optimizer, infinite_gradient(loss) if is_the_part else loss, *others)
+
+    monkeypatch.setattr(ppo, "descend", spoiled)
+    with pytest.raises(TrainingDiverged, match="round 2: a step of the"):
+        trainer.update(1)
+    assert all(bool(torch.isfinite(parameter).all()) for parameter in trainer.model.parameters())
 
 
 def test_a_kl_beyond_the_hard_cap_stops_the_run_and_keeps_the_last_state_rule_42(make_run):
@@ -299,13 +330,6 @@ def test_a_response_without_an_end_is_penalised_excluded_and_counted_rules_28_an
     counted = never.update(0)
     assert (counted["end_rate"], counted["truncated_rate"]) == (0.0, 1.0)
     assert counted["response_length"] == 8.0
-
-
-def replace(rollout, **changes):
-    changed = copy.copy(rollout)
-    for name, value in changes.items():
-        object.__setattr__(changed, name, value)
-    return changed
 
 
 def test_padded_places_do_not_touch_the_lessons_rule_17(make_palm):
@@ -352,6 +376,113 @@ def test_adam_starts_with_the_large_epsilon_and_the_rate_falls_linearly_rules_29
     assert trainer.actor_optimizer.defaults["eps"] == trainer.critic_optimizer.defaults["eps"] == 1e-5
     rates = [trainer.update(index)["learning_rate"] for index in range(4)]
     assert rates == pytest.approx([0.01, 0.0075, 0.005, 0.0025])
+
+
+def test_both_optimisers_follow_the_falling_rate_rule_29(make_palm):
+    trainer = make_trainer(make_palm(), updates=4, learning_rate=0.01, critic_learning_rate=0.02)
+    trainer.update(2)
+    assert trainer.actor_optimizer.param_groups[0]["lr"] == pytest.approx(0.005)
+    assert trainer.critic_optimizer.param_groups[0]["lr"] == pytest.approx(0.01)
+
+
+def test_each_round_hands_the_next_an_adapted_coefficient_rule_15(make_palm):
+    trainer = make_trainer(make_palm(), kl_target=1.0, kl_horizon=50, kl_coefficient=0.1, learning_rate=0.03)
+    found = [trainer.update(index) for index in range(3)]
+    expected = 0.1
+    for line in found:
+        assert line["kl_coefficient"] == pytest.approx(expected)
+        expected *= 1 + min(max(line["kl"] / 1.0 - 1, -0.2), 0.2) * 8 / 50
+    assert found[1]["kl_coefficient"] == pytest.approx(0.1 * (1 - 0.2 * 8 / 50))  # no drift yet: it falls
+
+
+@pytest.fixture
+def rollout():
+    """Two responses of 3 and 2 tokens; nothing of them depends on a network."""
+    return Rollout(
+        prompts=[[1, 40], [1]],
+        responses=[[50, 51, 2], [60, 61]],
+        mask=torch.tensor([[True, True, True], [True, True, False]]),
+        log_probs=torch.tensor([[-1.0, -2.0, -1.5], [-0.5, -1.0, 0.0]]),
+        reference_log_probs=torch.tensor([[-1.5, -1.0, -1.5], [-0.25, -2.0, 0.0]]),
+        values=torch.tensor([[0.5, -1.0, 2.0], [0.25, 1.0, 100.0]]),
+        scores=torch.tensor([2.0, -1.0]),
+        ended=torch.tensor([True, False]),
+    )
+
+
+@pytest.mark.parametrize("whiten", [False, True])
+@pytest.mark.parametrize("lam", [0.5, 1.0])
+def test_the_lessons_of_a_rollout_by_hand_rules_18_to_21(make_palm, rollout, slow_advantages, whiten, lam):
+    trainer = make_trainer(make_palm(), kl_coefficient=0.5, gamma=0.9, gae_lambda=lam, whiten_rewards=whiten)
+    lessons = trainer.derive_lessons(rollout)
+    # -0.5 · (log-probability - reference), and the score on the last token of each row
+    rewards = torch.tensor([[-0.25, 0.5, 2.0], [0.125, -1.5, 0.0]])
+    assert_close(lessons.rewards, rewards)
+    mask = rollout.mask
+    if whiten:
+        kept = rewards[mask].tolist()
+        mean, deviation = statistics.mean(kept), statistics.pstdev(kept)
+        rewards = torch.where(mask, (rewards - mean) / deviation + mean, 0.0)
+    advantages = slow_advantages(rewards, rollout.values, mask, 0.9, lam)
+    assert_close(lessons.returns, torch.where(mask, advantages + rollout.values, 0.0))  # of what is not whitened yet
+    kept = advantages[mask].tolist()
+    whitened = (advantages - statistics.mean(kept)) / statistics.pstdev(kept)
+    assert_close(lessons.advantages, torch.where(mask, whitened, 0.0))
+
+
+def hand_made_lessons(advantages, returns):
+    return Lessons(
+        rewards=torch.zeros(2, 3),
+        advantages=torch.tensor(advantages),
+        returns=torch.tensor(returns),
+        kl=0.0,
+        k3=0.0,
+        explained_variance=0.0,
+    )
+
+
+@pytest.mark.parametrize(("clip_ratio", "loss", "clipped"), [(0.2, 1.75 / 5, 2 / 5), (0.4, 1.25 / 5, 1 / 5)])
+def test_a_policy_step_clips_ratios_at_the_setting_rule_23(make_palm, rollout, clip_ratio, loss, clipped):
+    trainer = make_trainer(make_palm(), clip_ratio=clip_ratio)
+    with torch.no_grad():
+        now = trainer.model.log_probs(rollout.prompts, rollout.responses).log_probs
+    ratios = torch.tensor([[0.7, 1.0, 1.3], [1.05, 0.5, 1.0]])
+    drawn = replace(rollout, log_probs=torch.where(rollout.mask, now - ratios.log(), 0.0))
+    lessons = hand_made_lessons([[1.0, -1.0, 1.0], [-1.0, -2.0, 0.0]], [[0.0] * 3] * 2)
+    found = trainer.actor_step([0, 1], drawn, lessons)
+    # The larger of -A·ratio and -A·clipped ratio, by token; ε 0.2: -0.7, 1, -1.2 (clipped), 1.05, 1.6 (clipped);
+    # ε 0.4: -0.7, 1, -1.3, 1.05, 1.2 (clipped)
+    assert found["policy_loss"] == pytest.approx(loss, abs=1e-5)
+    assert found["clip_fraction"] == pytest.approx(clipped)
+    assert (found["ratio_min"], found["ratio_max"]) == pytest.approx((0.5, 1.3), abs=1e-5)
+
+
+@pytest.mark.parametrize(("value_clip", "loss", "clipped"), [(0.2, 10.18 / 10, 2 / 5), (0.6, 8.21 / 10, 1 / 5)])
+def test_a_critic_step_clips_values_at_the_setting_rule_22(make_palm, rollout, value_clip, loss, clipped):
+    trainer = make_trainer(make_palm(), value_clip=value_clip)
+    old = replace(rollout, values=torch.tensor([[0.5, 0.5, 0.1], [-1.0, 0.0, 0.0]]))
+    lessons = hand_made_lessons([[0.0] * 3] * 2, [[1.0, -1.0, 2.0], [1.0, 0.5, 0.0]])
+    found = trainer.critic_step([0, 1], old, lessons)
+    # Values are 0 at the start. Free squares 1, 1, 4, 1, 0.25; at clip 0.2 the values stop at 0.3, 0.3, 0, -0.8, 0:
+    # 0.49, 1.69, 4, 3.24, 0.25; at clip 0.6 at 0, 0, 0, -0.4, 0: 1, 1, 4, 1.96, 0.25. Half the mean of the larger.
+    assert found["value_loss"] == pytest.approx(loss, abs=1e-5)
+    assert found["value_clip_fraction"] == pytest.approx(clipped)
+
+
+@pytest.mark.parametrize("longest", [6, 64])
+def test_prompts_keep_as_much_of_their_end_as_the_settings_permit(make_run, monkeypatch, longest):
+    seen = []
+
+    class Watched(PolicyTrainer):
+        def __init__(self, model, prompts, *others):
+            seen.extend(prompts)
+            super().__init__(model, prompts, *others)
+
+    monkeypatch.setattr(ppo, "PolicyTrainer", Watched)
+    run = make_run(updates=1, max_prompt_tokens=longest)
+    write_prompts(run.path / "prompts.jsonl", [Prompt("a", "x" * 50), Prompt("b", "It")])
+    train_policy(run)
+    assert [len(prompt) for prompt in seen] == [min(longest, 51), 3]  # the begin token counts
 
 
 def test_a_reward_model_of_another_tokenizer_is_refused(make_run, tmp_path, make_palm):

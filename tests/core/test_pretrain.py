@@ -135,12 +135,64 @@ def test_steps_may_be_changed_before_the_rate_falls(whole, tmp_path):
     assert learning_log(run)[12] == learning_log(whole)[12]  # 12 steps decay from step 8 on
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, monkeypatch):
+def test_fewer_steps_than_were_done_count_the_tokens_that_were_seen(tmp_path):
     run = make_run(tmp_path)
-    monkeypatch.setattr(pretrain, "next_token_loss", lambda palm, batch: torch.tensor(math.nan))
-    with pytest.raises(TrainingDiverged, match="step 1"):
+    stop_after(run, 10)
+    with pytest.raises(RunStopped):
+        pretrain.train_pretrain(run)
+    request = json.loads((run.path / "run.json").read_text())
+    request["config"]["steps"] = 6
+    (run.path / "run.json").write_text(json.dumps(request))
+    run = RunDirectory(run.path)
+    pretrain.train_pretrain(run)
+    assert run.result is not None
+    assert load_policy(run.result["outputs"][0]["path"])[2]["meta"]["tokens_seen"] == 10 * 4 * 16
+
+
+def not_a_number(loss):
+    return loss * math.nan
+
+
+def infinite_gradient(loss):
+    """The same loss; its gradient overflows on the way back."""
+    loss.register_hook(lambda gradient: gradient * math.inf)
+    return loss
+
+
+@pytest.mark.parametrize("spoil", [not_a_number, infinite_gradient])
+def test_a_loss_or_gradient_that_is_not_finite_ends_the_run_rule_42(tmp_path, monkeypatch, spoil):
+    run = make_run(tmp_path, save_interval=1)
+    whole, steps = pretrain.next_token_loss, []
+
+    def spoiled(palm, batch):
+        steps.append(palm)
+        loss = whole(palm, batch)
+        return spoil(loss) if len(steps) == 3 else loss
+
+    monkeypatch.setattr(pretrain, "next_token_loss", spoiled)
+    with pytest.raises(TrainingDiverged, match="step 3"):
         pretrain.train_pretrain(run)
     assert run.result is None
+    state = run.load_state()
+    assert state is not None
+    assert state.step == 2
+    assert all(bool(torch.isfinite(parameter).all()) for parameter in steps[0].parameters())
+
+
+def test_the_gradient_is_clipped_to_the_setting_rule_31(tmp_path, monkeypatch):
+    found = {}
+
+    def plain_descent(palm, config):  # moves by the very gradient it is given; Adam's steps would hide its length
+        found["weights"] = list(palm.parameters())
+        found["before"] = [weight.detach().clone() for weight in found["weights"]]
+        return torch.optim.SGD(found["weights"], lr=1.0)
+
+    monkeypatch.setattr(pretrain, "make_optimizer", plain_descent)
+    settings = dict(steps=1, warmup_steps=0, decay_fraction=0.0, learning_rate=1.0, max_grad_norm=0.01)
+    run = make_run(tmp_path, **settings, final_learning_rate_fraction=1.0)
+    pretrain.train_pretrain(run)
+    moved = [(new.detach() - old).flatten() for old, new in zip(found["before"], found["weights"], strict=True)]
+    assert float(torch.cat(moved).norm()) == pytest.approx(0.01, rel=1e-3)
 
 
 def test_too_little_text_is_refused(tmp_path):

@@ -74,6 +74,13 @@ GOOD = json.loads(feedback_to_line(ScoredResponse("p", (1,), (2,), 3)))
     + [json.dumps({**GOOD, "score": None}), json.dumps({**GOOD, "weight": 0}), json.dumps({**GOOD, "weight": -1})]
     + [json.dumps({**GOOD, "weight": float("nan")}), json.dumps({**GOOD, "response_tokens": []})]
     + [json.dumps({**GOOD, "prompt_tokens": [-1]}), json.dumps({**GOOD, "prompt_tokens": None})]
+    + [
+        json.dumps({**GOOD, "score": True}),
+        json.dumps({**GOOD, "prompt_id": [1]}),
+        json.dumps({**GOOD, "rating_id": 7}),
+    ]
+    + [json.dumps({**GOOD, "response_tokens": [7.5]}), json.dumps({**GOOD, "prompt_tokens": [True]})]
+    + [json.dumps({**GOOD, "weight": "1"}), json.dumps({**GOOD, "weight": True})]
     + [json.dumps({**GOOD, "surprise": 1}), json.dumps({**GOOD, "response_tokens": ["a"]})],
 )
 def test_a_malformed_line_is_refused_by_number(line):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from rlhf_core.errors import CheckpointError
+from rlhf_core.errors import CheckpointError, TrainingDiverged
 from rlhf_core.masking import Sequences, join_sequences
 from rlhf_core.modules.reward_model import RewardModel
 
@@ -119,6 +119,13 @@ def test_the_policy_it_was_made_from_is_not_changed_and_its_scopes_are_left_out(
     assert all(parameter.requires_grad for parameter in palm.parameters())
 
 
+def test_scores_that_are_not_finite_are_no_normalisation_rule_42(model):
+    with torch.no_grad():
+        model.head.weight[0, 0] = float("nan")
+    with pytest.raises(TrainingDiverged, match="not finite"):
+        model.normalise(ragged())
+
+
 def test_normalised_scores_have_mean_0_and_deviation_1_and_survive_a_new_process_rules_35_and_37(
     model, make_palm, tmp_path
 ):
@@ -143,6 +150,21 @@ print(model(x, prompt_lengths=torch.full((4,), 3)).tolist())
 """
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert_close(torch.tensor(eval(found)), scores[:4])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [dict(use_lora=False), dict(lora_r=4), dict(reward_lora_scope="other"), dict(num_binned_output=0), dict(base=64)],
+)
+def test_a_file_of_another_head_or_adapters_is_refused_and_not_half_used(model, make_palm, tmp_path, changes):
+    model.save(tmp_path / "reward.safetensors")
+    base = changes.pop("base", 512)
+    other = RewardModel(make_palm(rotary_xpos_scale_base=base), **{"num_binned_output": 5, **changes})
+    before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    with pytest.raises(CheckpointError, match="no reward model that fits"):
+        other.load(tmp_path / "reward.safetensors")
+    assert other.state_dict().keys() == before.keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items())
 
 
 def test_a_file_that_does_not_fit_is_refused(model, make_palm, tmp_path):

@@ -2,14 +2,12 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -26,11 +24,9 @@ from rlhf_core.training.run_directory import (
     settings_digest,
 )
 from rlhf_core.training.state import (
-    capture_rng,
     optimizer_tensors,
     pack_tensors,
     restore_optimizer,
-    restore_rng,
     take_prefix,
     unpack_tensors,
     with_prefix,
@@ -205,19 +201,6 @@ def test_a_full_disk_keeps_the_old_state_and_the_third_failure_stops_the_run(run
     assert [path.name for path in (run.path / "state").iterdir()] == ["00000001"]
 
 
-def test_generators_go_on_with_the_same_numbers_after_a_round_trip_through_json():
-    tensors, values = capture_rng()
-    expected = (random.random(), np.random.rand(), torch.rand(3))
-    restore_rng(unpack_tensors(pack_tensors(tensors)), json.loads(json.dumps(values)))
-    assert (random.random(), np.random.rand()) == expected[:2]
-    random.gauss(0, 1)  # leaves a second number cached
-    np.random.randn()
-    torch.rand(5)
-    restore_rng(tensors, values)
-    assert random.random() == expected[0]
-    assert torch.equal(torch.rand(3), expected[2])
-
-
 def test_an_optimiser_goes_on_exactly_after_a_round_trip_through_bytes():
     def make() -> tuple[torch.nn.Linear, torch.optim.AdamW]:
         torch.manual_seed(0)
@@ -278,19 +261,50 @@ def test_save_or_stop_saves_when_due_and_leaves_when_asked(run):
     assert state.step == 3
 
 
+def test_a_stop_whose_state_finds_no_room_does_not_claim_to_be_saved(run, monkeypatch):
+    def full(path, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("rlhf_core.durable.write_synced", full)
+    run.stop_event.set()
+    with pytest.raises(RunStopped, match="step 3; its state could not be saved"):
+        run.save_or_stop(3, 2, lambda: ({"weight": torch.zeros(2)}, {}))
+
+
 def test_two_processes_never_train_in_one_run_directory(run):
     run.acquire()
     with pytest.raises(RunDirectoryBusy):
         RunDirectory(run.path).acquire(wait_seconds=0.0)
 
 
-def test_the_digest_follows_the_settings_and_not_the_notes(run):
+def test_the_digest_follows_settings_and_data_and_neither_notes_nor_places(run, tmp_path):
+    def digest(**changes):
+        (run.path / "run.json").write_text(json.dumps({**request, **changes}))
+        return settings_digest(RunDirectory(run.path))
+
+    for name in ("here", "there", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text("other" if name == "other" else "same")
     request = json.loads((run.path / "run.json").read_text())
-    before = settings_digest(run)
-    (run.path / "run.json").write_text(json.dumps({**request, "meta": {"note": 1}}))
-    assert settings_digest(RunDirectory(run.path)) == before
-    (run.path / "run.json").write_text(json.dumps({**request, "config": {"epochs": 4}}))
-    assert settings_digest(RunDirectory(run.path)) != before
+    request |= {"feedback": "feedback.jsonl", "inputs": {"policy": str(tmp_path / "here")}, "config": {"epochs": 3}}
+    (run.path / "feedback.jsonl").write_text("one")
+    before = digest()
+    assert digest(meta={"note": 1}, store=str(tmp_path / "elsewhere")) == before
+    assert digest(config={"epochs": 3, "threads": 2, "save_interval": 7}) == before
+    assert digest(inputs={"policy": str(tmp_path / "there")}) == before
+    assert digest(inputs={"policy": str(tmp_path / "other")}) != before
+    assert digest(config={"epochs": 4}) != before
+    (run.path / "feedback.jsonl").write_text("two")
+    assert digest() != before
+
+
+def test_a_state_of_other_settings_is_left_and_the_log_says_so(run):
+    run.save_state(3, {"weight": torch.zeros(2)}, {"digest": "a"})
+    state = run.load_state("a")
+    assert state is not None
+    assert state.step == 3
+    assert run.load_state("b") is None
+    assert events_of(run, "log")[-1]["message"] == "settings or data have changed since step 3: starting anew"
 
 
 WAIT = """

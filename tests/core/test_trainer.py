@@ -2,10 +2,12 @@ import pytest
 import torch
 
 from rlhf_core import PaLM, RewardModel, RLHFTrainer, Tokenizer
+from rlhf_core import trainer as trainer_module
 from rlhf_core.config import METRICS
 from rlhf_core.errors import CheckpointError, ConfigError
 from rlhf_core.modules.actor_critic import ActorCritic
 from rlhf_core.records import Prompt, write_prompts
+from rlhf_core.training.ppo import PolicyTrainer
 
 TINY = dict(num_episodes=2, max_timesteps=6, update_timesteps=8, max_batch_size=4, max_seq_len=16)
 
@@ -64,6 +66,99 @@ def test_training_covers_every_rollout_and_records_each_round(parts, prompt_ids)
     assert len(trainer.history) == 2  # 8 rollouts, and then the 4 that are left
     assert set(trainer.history[0]) == set(METRICS["policy"])
     assert not torch.equal(trainer.actor_critic.palm.state_dict()["lora.actor.0.q.B"], before)
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """Every PolicyTrainer that is made, and the prompts, numbers and rates of its rounds."""
+    made = []
+
+    class Watched(PolicyTrainer):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            self.rounds = []
+            made.append(self)
+
+        def roll_out(self, index, drawn=None):
+            rollout = super().roll_out(index, drawn)
+            self.rounds.append((index, rollout, self.actor_optimizer.param_groups[0]["lr"]))
+            return rollout
+
+    monkeypatch.setattr(trainer_module, "PolicyTrainer", Watched)
+    return made
+
+
+def test_a_round_of_what_is_left_and_a_second_call_go_on_with_the_next_prompts(parts, watched):
+    palm, reward_model = parts
+    prompts = [[5 + number] for number in range(12)]
+    trainer = RLHFTrainer(palm=palm, reward_model=reward_model, prompt_token_ids=prompts, actor_lr=0.01)
+    trainer.train(**TINY)  # 8, then 4
+    trainer.train(**TINY)
+    (one,) = watched  # the optimisers' moments go on too
+    assert [index for index, _, _ in one.rounds] == [0, 1, 2, 3]
+    assert [len(rollout.prompts) for _, rollout, _ in one.rounds] == [8, 4, 8, 4]
+    drawn = [prompt for _, rollout, _ in one.rounds for prompt in rollout.prompts]
+    assert sorted(drawn[:12]) == sorted(drawn[12:]) == prompts  # each prompt once in each pass
+    assert one.rounds[0][1].responses != one.rounds[2][1].responses
+    assert [rate for _, _, rate in one.rounds] == pytest.approx([0.01, 0.005, 0.01, 0.005])
+
+
+def test_every_argument_reaches_the_part_that_it_is_meant_for(parts, prompt_ids, watched):
+    palm, reward_model = parts
+    trainer = RLHFTrainer(
+        palm=palm,
+        reward_model=reward_model,
+        prompt_token_ids=prompt_ids,
+        actor_lr=1e-3,
+        critic_lr=2e-3,
+        actor_wd=0.01,
+        critic_wd=0.02,
+        betas=(0.8, 0.99),
+        max_norm=0.7,
+        eps_clip=0.3,
+        value_clip=0.6,
+        beta_s=0.05,
+        minibatch_size=3,
+        epochs=2,
+        kl_div_loss_weight=0.4,
+        actor_adam_eps=1e-6,
+        seed=11,
+    )
+    trainer.train(**TINY, eos_token=2, temperature=0.6)
+    (one,) = watched
+    expected = dict(
+        learning_rate=1e-3,
+        critic_learning_rate=2e-3,
+        max_grad_norm=0.7,
+        clip_ratio=0.3,
+        value_clip=0.6,
+        entropy_coefficient=0.05,
+        minibatch_size=3,
+        ppo_epochs=2,
+        kl_coefficient=0.4,
+        kl_target=None,
+        kl_hard_cap=10_000.0,  # responses may be long, and the seed library has no cap
+        critic_warmup_updates=0,
+        adam_epsilon=1e-6,
+        seed=11,
+        temperature=0.6,
+        max_new_tokens=11,
+        updates=2,
+        rollout_batch_size=4,
+    )
+    assert {name: getattr(one.config, name) for name in expected} == expected
+    assert (one.end_id, one.rollout_rows) == (2, 4)
+    for optimizer, decay in ((one.actor_optimizer, 0.01), (one.critic_optimizer, 0.02)):
+        options = optimizer.param_groups[0]
+        assert (options["weight_decay"], options["betas"], options["eps"]) == (decay, (0.8, 0.99), 1e-6)
+
+
+def test_more_room_than_can_be_served_is_refused_by_name(parts, prompt_ids):
+    palm, reward_model = parts
+    trainer = RLHFTrainer(palm=palm, reward_model=reward_model, prompt_token_ids=prompt_ids)
+    for length in (5, 5 + 4097):
+        with pytest.raises(ConfigError, match=f"max_seq_len = {length} .* 1 to 4096 tokens more"):
+            trainer.train(**{**TINY, "max_seq_len": length})
 
 
 def test_the_callers_models_stay_as_they_were_and_serve_a_second_trainer(parts, prompt_ids):
@@ -150,6 +245,11 @@ def test_the_best_of_n_is_the_best_by_the_reward_model_and_the_same_each_time(pa
     one, many = (trainer.generate(16, prompt=prompt_ids[0], num_samples=count) for count in (1, 8))
     assert score(many) >= score(one)
     assert torch.equal(trainer.generate(16, prompt=prompt_ids[0], num_samples=8), many)
+    likeliest = [trainer.generate(16, prompt=prompt_ids[0], num_samples=1, filter_thres=0.999) for _ in range(2)]
+    assert torch.equal(*likeliest)  # one token of 259 is left
+    greedy = palm.generate(16, prompt_ids[0], temperature=0, return_seq_without_prompt=False)
+    assert torch.equal(likeliest[0], greedy)
+    assert trainer.generate(16, prompt=prompt_ids[0], pad_value=0.0, use_tqdm=True).ndim == 1
     with pytest.raises(ValueError, match="one row of 1 to 15"):
         trainer.generate(16, prompt=prompt_ids)
 

@@ -1,8 +1,10 @@
 """What a supervisor makes of a training process that refuses, keeps dying, or leaves a damaged checkpoint."""
 
 import json
+import time
 
 import pytest
+from django.conf import settings
 from django.db import OperationalError, connection
 
 from tests.faults.watching import assert_nothing_twice, events, fresh, wait_for_saved, wait_for_state
@@ -63,6 +65,52 @@ def test_a_damaged_checkpoint_is_not_recorded(run, steersman_data):
     assert fresh(run).state == "failed"
     assert "checkpoint is damaged" in fresh(run).error
     assert not run.outputs.exists()
+
+
+def test_the_lease_is_kept_while_files_are_written_and_read(run, steersman_data, monkeypatch):
+    output = {"kind": "reward_model", "id": "ab" * 32, "path": "of no matter"}
+    ends = []
+
+    def slowly(work):
+        def wait(*args):
+            before = fresh(run).lease_until
+            time.sleep(3 * settings.RUN_RENEW_SECONDS)
+            ends.append(fresh(run).lease_until - before)
+            return work(*args)
+
+        return wait
+
+    def write(row):
+        directory = write_run_directory(row)
+        (run_folder(row) / "result.json").write_text(json.dumps({"outputs": [output], "metrics": {}}))
+        return directory
+
+    monkeypatch.setattr("workers.supervisor.write_run_directory", slowly(write))
+    monkeypatch.setattr("workers.supervisor.verify", slowly(lambda path: output))
+    assert supervise(run.pk)
+    assert fresh(run).state == "succeeded"
+    assert len(ends) == 2
+    assert all(end.total_seconds() > settings.RUN_RENEW_SECONDS for end in ends), ends
+
+
+def test_a_database_that_is_away_for_a_moment_at_the_beginning_ends_nothing(run, monkeypatch):
+    away = [OperationalError("away"), OperationalError("away")]
+    renew, write = Supervision.renew, write_run_directory
+
+    def write_if_there(row):
+        if len(away) == 2:
+            raise away.pop()
+        return write(row)
+
+    def renew_if_there(self):
+        if away:
+            raise away.pop()
+        renew(self)
+
+    monkeypatch.setattr("workers.supervisor.write_run_directory", write_if_there)
+    monkeypatch.setattr(Supervision, "renew", renew_if_there)
+    assert supervise(run.pk)
+    assert (fresh(run).state, away) == ("succeeded", [])
 
 
 def test_a_supervisor_whose_connection_is_cut_goes_on_and_loses_nothing(run, start):

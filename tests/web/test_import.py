@@ -128,6 +128,8 @@ def test_csv_is_read_by_its_header(studio, content):
         ("text,id\none,1\n,2\n", 3, "empty"),
         ('text\none\n"open\nquote\n', 4, "no CSV"),
         ("text\none\na\0b\n", 3, "NUL"),
+        ("text\rone\rtwo\r", 1, "old Mac"),
+        ("text\none\rtwo\n", 2, "old Mac"),
         ("text\n" + "a" * 40_000 + "\n", 2, "32,768"),
         ("text\n" + "a" * 200_000 + "\n", 2, "no CSV"),
     ],

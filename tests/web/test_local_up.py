@@ -14,10 +14,12 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from django.core.management import CommandError, call_command
 
 from webapp.local.children import Child, Console, LogFollower, how_it_ended, says
 from webapp.local.endpoints import read_endpoints, wait_until
 from webapp.local.process import birth_of, end_process, is_running
+from webapp.local.supervisor import StopRequested, Supervisor
 
 ROOT = Path(__file__).parents[2]
 # The supervisor as it is, but for the workers and the demo, whose place a process takes that says when it is ready.
@@ -216,6 +218,19 @@ def test_a_child_that_can_not_start_ends_the_attempt_with_its_last_words(up):
         r"(?s)CommandError: helper ended with exit code 3\. .*helper\.log ends:.*no such planet", studio.text
     )
     assert "stopped; your data are kept" in studio.text
+
+
+@pytest.mark.parametrize("port", ["-5", "0", "65536", "99999999", "x"])
+def test_what_is_no_port_is_refused_as_such(port):
+    with pytest.raises(CommandError, match="is no port: it is a number from 1 to 65535"):
+        call_command("up", f"--port={port}")
+
+
+def test_a_wish_to_stop_is_heard_between_two_starts_of_a_server(tmp_path):
+    supervisor = Supervisor(tmp_path, stream=io.StringIO())
+    supervisor.stop_signals = 1
+    with pytest.raises(StopRequested):
+        supervisor.pause(60)
 
 
 def test_pauses_between_starts_grow_to_a_minute_and_a_long_life_resets_them(tmp_path):

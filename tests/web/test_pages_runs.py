@@ -2,6 +2,7 @@
 
 import re
 import uuid
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -537,4 +538,5 @@ def test_a_policy_is_trained_at_the_lengths_and_temperature_that_serve(studio):
     change_sampling(project=project, config=config, actor=None, expected_epoch=pointer.epoch)
     for preset in presets_for(project, "policy").values():
         assert (preset.temperature, preset.max_new_tokens, preset.max_prompt_tokens) == (0.7, 48, 32)
-    assert presets_for(project, "reward") == PRESETS["reward"]
+    for name, preset in presets_for(project, "reward").items():
+        assert preset == replace(PRESETS["reward"][name], temperature=0.7)

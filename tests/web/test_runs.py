@@ -486,8 +486,9 @@ def test_a_message_reaches_its_queue(broker_url):
     import redis
 
     run_id = uuid4()
+    client = redis.Redis.from_url(broker_url)
+    client.flushdb()  # what tests that commit have rung for before
     assert queue.ring(run_id)
     assert queue.simulate(run_id)
-    client = redis.Redis.from_url(broker_url)
     assert (client.llen("train"), client.llen("sample")) == (1, 1)
     client.flushdb()

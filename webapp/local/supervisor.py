@@ -265,12 +265,20 @@ class Supervisor:
                     if attempt == 5:
                         raise
                     self.say(str(error))
-                    time.sleep(2.0**attempt)
+                    self.pause(2.0**attempt)
             if server.url != before:
                 self.say("its address has changed; the processes that use it start again")
                 self.stop_children()
                 for child in self.children:
                     self.spawn(child)
+
+    def pause(self, seconds: float) -> None:
+        """Wait, and hear a wish to stop."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if self.stop_signals:
+                raise StopRequested
+            time.sleep(TICK_SECONDS)
 
     def show_logs(self) -> None:
         for name, follower in self.followers.items():

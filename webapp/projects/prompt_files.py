@@ -17,6 +17,7 @@ MAX_PROMPTS = 50_000  # of one file: a page must answer within seconds
 MAX_PROMPT_BYTES = 32 * 2**10
 MAX_DIGITS = 100  # of a whole number in JSON: Python refuses very long ones with a message that helps nobody
 LOST = "\ufffd"  # what programs write in place of a letter that they could not read
+OLD_MAC = "a line ends with a carriage return alone, as on an old Mac; save the file with the line ends of today"
 MAX_ERRORS = 200  # enough to mend by; a file of another format is wrong in every line
 
 
@@ -120,7 +121,8 @@ def read_csv(lines: Iterator[tuple[int, str]], errors: list[LineError]) -> Itera
         except StopIteration:
             return
         except csv.Error as error:
-            errors.append(LineError(number, f"this is no CSV: {error}"))
+            is_old_mac = "new-line character" in str(error)
+            errors.append(LineError(number, OLD_MAC if is_old_mac else f"this is no CSV: {error}"))
             return  # where a quote is open, no later row can be told apart
         except LineRefused as refused:
             errors.append(LineError(number, str(refused)))
@@ -137,7 +139,9 @@ def find_column(number: int, header: str, errors: list[LineError]) -> tuple[str,
         columns = [index for index, name in enumerate(names) if name in COLUMNS]
         if columns:
             found.append((delimiter, columns, len(names)))
-    if len(found) == 0:
+    if len(found) == 0 and "\r" in header.rstrip("\r\n"):
+        errors.append(LineError(number, OLD_MAC))
+    elif len(found) == 0:
         errors.append(LineError(number, "the header has no column named text or prompt"))
     elif len(found[0][1]) > 1:
         errors.append(LineError(number, "the header has more than one column named text or prompt; keep one of them"))

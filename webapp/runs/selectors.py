@@ -2,14 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.db.models import Count, Max, QuerySet
 from django.db.models.functions import Now
 
-from rlhf_core.config import PRESETS, Settings, settings_from_dict, settings_to_dict
+from rlhf_core.config import PRESETS, Settings
 from webapp.feedback.models import Rating, Sample
 from webapp.feedback.selectors import QueueCounts, queue_counts, with_samples
 from webapp.projects.models import Project, Prompt
@@ -23,27 +23,25 @@ from webapp.runs.models import Evaluation, EvaluationSample, Run, RunEvent, RunM
 
 SHOWN_RUNS = 30
 SHOWN_EVENTS = 200
+SERVED_SETTINGS = ("max_new_tokens", "max_prompt_tokens", "temperature", "top_k", "top_p")
 
 
 # --- Settings to begin with ------------------------------------------------------------------------------------------
 
 
-LENGTHS = ("max_new_tokens", "max_prompt_tokens", "temperature")
-AS_SERVED = {Run.Kind.POLICY: LENGTHS, Run.Kind.EVALUATE: (*LENGTHS, "top_k", "top_p")}
-
-
 def presets_for(project: Project, kind: str) -> dict[str, Settings]:
-    """The presets of a kind of run; a policy is trained and evaluated by the settings that the project serves with.
+    """The presets of a kind of run, at the lengths and temperature at which the project serves.
 
-    Else it would learn from, or be judged by, other responses than those that raters see.
+    Else a policy would learn from other responses than those that raters see, or a reward model be normalised by them.
     """
     presets = PRESETS[kind]
-    pointer = serving(project) if kind in AS_SERVED else None
+    pointer = serving(project)
     if pointer is None:
         return presets
-    served = {name: pointer.sampling.values[name] for name in AS_SERVED[Run.Kind(kind)]}
+    served = pointer.sampling.values
+    names = [name for name in SERVED_SETTINGS if hasattr(next(iter(presets.values())), name)]
     return {
-        name: settings_from_dict(type(preset), {**settings_to_dict(preset), **served})
+        name: replace(preset, **{setting: served[setting] for setting in names})  # type: ignore[type-var]
         for name, preset in presets.items()
     }
 

@@ -1,7 +1,7 @@
 """``./manage.py up``: start everything on this machine and stay in the foreground; Ctrl-C stops it all."""
 
 import json
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from typing import Any
 
 from django.conf import settings
@@ -11,6 +11,13 @@ from webapp.local.process import LocalServiceError
 from webapp.local.supervisor import AlreadyRuns, Supervisor, stream_for
 
 
+def port_number(text: str) -> int:
+    """A port, for the command line."""
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= 65_535):
+        raise ArgumentTypeError(f"{text[:20]} is no port: it is a number from 1 to 65535")
+    return int(text)
+
+
 class Command(BaseCommand):
     help = (
         "Starts database, broker, web and workers, watches them and shows one log. Ctrl-C stops all and keeps the data."
@@ -18,7 +25,7 @@ class Command(BaseCommand):
     requires_system_checks = ()  # the checks of the project want a database; they run in the web process
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--port", type=int, help="port of the pages; without it 8000 or the next free one")
+        parser.add_argument("--port", type=port_number, help="port of the pages; without it 8000 or the next free one")
         parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
         parser.add_argument(
             "--check",
