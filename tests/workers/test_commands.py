@@ -77,12 +77,15 @@ def test_without_a_policy_the_rest_is_made_and_the_lack_is_named(db, steersman_d
     assert serving(Project.objects.get()) is None
 
 
-def test_a_login_link_works_once_and_names_the_address(db, steersman_data):
+def test_a_login_link_works_once_and_names_the_address(db, steersman_data, settings):
     out, _ = call("login_link", base_url="https://studio.example/")
     (steersman_data / "endpoints.json").write_text(json.dumps({"web_url": "http://127.0.0.1:8123"}))
     local, _ = call("login_link")
+    settings.PUBLIC_URL = "https://public.example/"
+    public, _ = call("login_link")
     with pytest.raises(CommandError, match="nobody"):
         call("login_link", username="eve")
     assert out.startswith("https://studio.example/link/")
     assert local.startswith("http://127.0.0.1:8123/link/")
+    assert public.startswith("https://public.example/link/")
     assert use_login_link(token=out.strip().rstrip("/").rpartition("/")[2]).username == "admin"
