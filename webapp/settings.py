@@ -1,5 +1,6 @@
 """Settings of every process. What may be set from outside is read from the environment here and nowhere else;
 docs/configuration.md has the table. Nothing set: everything runs on this machine, with data under ``.steersman/``.
+``NAME_FILE`` names a file that holds the value of ``NAME``, as containers are handed their secrets.
 """
 
 from datetime import timedelta
@@ -13,7 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from webapp.local.endpoints import read_endpoints, secret_in
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-env = environ.Env()
+env = environ.FileAwareEnv()
 env.read_env(BASE_DIR / ".env")  # the environment wins over the file; no file, no harm
 
 STEERSMAN_DATA = Path(env.str("STEERSMAN_DATA", default=str(BASE_DIR / ".steersman"))).expanduser().resolve()
@@ -32,7 +33,7 @@ def find_secret_key() -> str:
 
     Raises ImproperlyConfigured where others can reach the server and the key is missing or weak.
     """
-    key = env.str("SECRET_KEY", default="")
+    key = env.str("SECRET_KEY", default="").strip()
     if IS_LOCAL or DEBUG:
         return key or secret_in(STEERSMAN_DATA / "secret_key")
     if not key:
@@ -100,8 +101,9 @@ TEMPLATES = [
 # --- Database and broker ---------------------------------------------------------------------------------------------
 
 ENDPOINTS = read_endpoints(STEERSMAN_DATA)
-DATABASE_IS_EMBEDDED = not env.str("DATABASE_URL", default="")
-BROKER_IS_EMBEDDED = not env.str("BROKER_URL", default="")
+DATABASE_URL = env.str("DATABASE_URL", default="").strip()
+BROKER_URL = env.str("BROKER_URL", default="").strip()
+DATABASE_IS_EMBEDDED, BROKER_IS_EMBEDDED = not DATABASE_URL, not BROKER_URL
 NOT_STARTED = "postgresql://steersman@127.0.0.1:1/steersman"  # refuses at once; manage.py then says what to do
 
 TIMEOUTS = {  # statement, lock, idle in transaction; a page must not wait where a worker may
@@ -123,12 +125,8 @@ def connect_to_database(url: str) -> dict[str, Any]:
     return {**database, "OPTIONS": options, "CONN_MAX_AGE": 0, "CONN_HEALTH_CHECKS": True, "ATOMIC_REQUESTS": False}
 
 
-DATABASES = {
-    "default": connect_to_database(
-        env.str("DATABASE_URL", default="") or ENDPOINTS.get("database_url", "") or NOT_STARTED
-    )
-}
-BROKER_URL = env.str("BROKER_URL", default="") or ENDPOINTS.get("broker_url", "") or "redis://127.0.0.1:1/0"
+DATABASES = {"default": connect_to_database(DATABASE_URL or ENDPOINTS.get("database_url", "") or NOT_STARTED)}
+BROKER_URL = BROKER_URL or ENDPOINTS.get("broker_url", "") or "redis://127.0.0.1:1/0"
 
 # --- Runs ------------------------------------------------------------------------------------------------------------
 
@@ -146,6 +144,7 @@ REFILL_SECONDS = env.int("REFILL_SECONDS", default=10)  # between two looks at e
 SAMPLER_ADDRESS = env.str("SAMPLER_ADDRESS", default="")  # http://host:port; empty: a socket in the data folder
 SAMPLER_DEVICE = env.str("SAMPLER_DEVICE", default="")  # empty: a graphics card where there is one, else the CPU
 SAMPLER_THREADS = env.int("SAMPLER_THREADS", default=1)
+HEARTBEAT_FILE = env.str("HEARTBEAT_FILE", default="")  # touched by a worker while it lives; empty: none
 
 # --- People ----------------------------------------------------------------------------------------------------------
 
@@ -197,8 +196,10 @@ SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 USE_HTTPS = env.bool("USE_HTTPS", default=not IS_LOCAL)
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = USE_HTTPS
+SECURE_REDIRECT_EXEMPT = [r"^healthz$"]  # asked by the machine itself, without a proxy in between
 SECURE_HSTS_SECONDS = 31_536_000 if USE_HTTPS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = USE_HTTPS
+PUBLIC_URL = env.str("PUBLIC_URL", default="")  # how people reach the pages; for links that commands print
 CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 if env.bool("BEHIND_PROXY", default=False):  # only then may a header claim that the request came by HTTPS
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")

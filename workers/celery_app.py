@@ -15,9 +15,11 @@ import os
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
 os.environ.setdefault("STEERSMAN_ROLE", "worker")
 
-from celery import Celery  # noqa: E402
+from celery import Celery, signals  # noqa: E402
 from django.conf import settings  # noqa: E402
 from kombu import Exchange, Queue  # noqa: E402
+
+from workers import heartbeat  # noqa: E402
 
 QUEUES = ("train", "sample", "default")
 VISIBILITY_SECONDS = 900  # three times the hard limit of a short task; a training run is acknowledged before it starts
@@ -80,3 +82,5 @@ app.conf.update(
     },
     timezone="UTC",
 )
+signals.worker_ready.connect(heartbeat.begin)
+signals.beat_init.connect(heartbeat.begin)

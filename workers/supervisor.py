@@ -42,7 +42,11 @@ from workers.run_files import read_child, read_evaluation, run_folder, write_chi
 
 log = logging.getLogger(__name__)
 
-SECRETS = ("DATABASE_URL", "BROKER_URL", "SECRET_KEY", "STEERSMAN_ROLE")  # a training process has no use for them
+# A training process has no use for these.
+SECRETS = (
+    *("DATABASE_URL", "BROKER_URL", "SECRET_KEY", "STEERSMAN_ROLE"),
+    *("DATABASE_URL_FILE", "BROKER_URL_FILE", "SECRET_KEY_FILE"),
+)
 LAST_LINES = 15
 DATABASE_ERRORS = (OperationalError, InterfaceError)
 Reason = Literal["cancel", "drain", "stall", "database"]

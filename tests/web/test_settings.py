@@ -92,6 +92,17 @@ def test_servers_of_ones_own_win_over_the_embedded_ones(tmp_path):
     assert own["BROKER_URL"] == "redis://other:3/1"
 
 
+def test_secrets_may_come_from_files_with_an_end_of_line(tmp_path):
+    values = {"DATABASE_URL": "postgresql://me:word@db:5433/name", "BROKER_URL": "redis://h:3/1", "SECRET_KEY": STRONG}
+    environment = {"ALLOWED_HOSTS": "steersman.example.org"}
+    for name, value in values.items():
+        (tmp_path / name).write_text(value + "\n")
+        environment[f"{name}_FILE"] = str(tmp_path / name)
+    found = settings_with(tmp_path, **environment)
+    assert found["DATABASES"]["default"]["NAME"] == "name"
+    assert (found["BROKER_URL"], found["SECRET_KEY"]) == ("redis://h:3/1", STRONG)
+
+
 @pytest.mark.parametrize(
     ("role", "statement", "pooled"), [("web", "5s", True), ("worker", "60s", False), ("command", "0", False)]
 )

@@ -137,12 +137,15 @@ def test_a_trainer_takes_the_next_run_where_the_oldest_is_not_to_be_had(db, stee
     assert asked == [rows[0].pk, rows[1].pk]
 
 
-def test_a_login_link_works_once_and_names_the_address(db, steersman_data):
+def test_a_login_link_works_once_and_names_the_address(db, steersman_data, settings):
     out, _ = call("login_link", base_url="https://studio.example/")
     (steersman_data / "endpoints.json").write_text(json.dumps({"web_url": "http://127.0.0.1:8123"}))
     local, _ = call("login_link")
+    settings.PUBLIC_URL = "https://public.example/"
+    public, _ = call("login_link")
     with pytest.raises(CommandError, match="nobody"):
         call("login_link", username="eve")
     assert out.startswith("https://studio.example/link/")
     assert local.startswith("http://127.0.0.1:8123/link/")
+    assert public.startswith("https://public.example/link/")
     assert use_login_link(token=out.strip().rstrip("/").rpartition("/")[2]).username == "admin"

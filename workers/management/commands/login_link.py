@@ -33,5 +33,5 @@ class Command(BaseCommand):
             user = found
         token = create_login_link(user=user, valid_for=timedelta(hours=options["hours"]))
         here = read_endpoints(settings.STEERSMAN_DATA).get("web_url") or "http://127.0.0.1:8000"
-        base = (options["base_url"] or str(here)).rstrip("/")
+        base = (options["base_url"] or settings.PUBLIC_URL or str(here)).rstrip("/")
         self.stdout.write(base + reverse("accounts:link", args=[token]))
