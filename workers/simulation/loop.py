@@ -1,0 +1,261 @@
+"""The story of a simulation: raters rate, a reward model learns, PPO improves the policy, the evaluation is read, the
+candidate is promoted; then all of it again on the new policy's samples.
+
+What a person would do is done through the pages, by an admin and by raters who are logged in. What is only looked at
+(whether a run is through, how full the queue is, what an evaluation found) is read from the database.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.db.models import QuerySet
+
+from webapp import queue
+from webapp.accounts.services import ensure_admin
+from webapp.feedback.models import Sample, Slot
+from webapp.projects.models import Project, Prompt
+from webapp.registry.models import Checkpoint
+from webapp.registry.selectors import serving
+from webapp.runs.models import Run
+from workers.simulation.browser import Browser, BrowserError
+from workers.simulation.choices import Rater
+from workers.simulation.figures import Judged, accuracy, rounded, taste_change
+from workers.simulation.raters import Shift, come_in, enrol
+from workers.simulation.tastes import Scale, Taste, as_shown, judge, measure_scale
+
+LOOK_SECONDS = 0.25
+TELL_SECONDS = 10.0  # between two words about the same wait
+QUEUE_SECONDS = 300.0  # a queue that grows no longer for so long is as full as it gets
+RUN_SECONDS = 1200.0  # a run without a sign of life for so long is given up
+FEWEST_PROMPTS = 300  # held out; with fewer the figures are given all the same, and a line says so
+
+Tell = Callable[[str], None]
+
+
+class SimulationError(Exception):
+    """The loop could not be closed; the message names the step and the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a simulation does; see ``manage.py simulate --help``."""
+
+    project_slug: str
+    raters: int
+    labels: int
+    ability: float
+    taste: Taste
+
+
+@dataclass
+class Round:
+    """One turn of the loop, while it goes on and when it is over."""
+
+    number: int
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        begun = time.monotonic()
+        yield
+        self.seconds[step] = round(time.monotonic() - begun, 1)
+
+
+class Simulation:
+    """One closed loop with two rounds in a studio.
+
+    Args:
+        url: where the studio answers; this process reaches its database and broker by its own settings.
+        plan: what is simulated.
+        seed: of the raters' doubts and of every run. Samples for raters are drawn anew each time.
+        tell: says how far it is.
+    """
+
+    def __init__(self, url: str, plan: Plan, seed: int, tell: Tell) -> None:
+        self.plan, self.seed, self.tell = plan, seed, tell
+        self.project = find_project(plan.project_slug)
+        self.home = f"/p/{plan.project_slug}/"
+        self.admin = Browser(url)
+        come_in(self.admin, ensure_admin())
+        self.browsers = enrol(url, self.admin, plan.project_slug, plan.raters)
+        self.base = base_policy(self.project)
+
+    def run(self) -> dict[str, Any]:
+        """Both rounds; what they reached as plain JSON.
+
+        Raises:
+            SimulationError, BrowserError, TasteError: a step was refused or failed; the message says which and why.
+        """
+        first = self.play(Round(1))
+        second = self.play(Round(2))
+        return {"seed": self.seed, "labels": self.plan.labels, **first, "round2": second}
+
+    def play(self, turn: Round) -> dict[str, Any]:
+        """One turn: its figures."""
+        kept_ready = self.project.buffer_target
+        with turn.timed("sample"):
+            self.keep_ready(max(self.plan.labels, kept_ready))
+            try:
+                self.wait_for_samples(self.plan.labels)
+            finally:
+                self.keep_ready(kept_ready)  # while a run trains, nothing is drawn that nobody asked for
+        scale = self.scale()
+        with turn.timed("rate"):
+            self.rate(turn, scale)
+        with turn.timed("reward"):
+            reward_model = self.train(turn, "reward", "epochs")
+        with turn.timed("policy"):
+            candidate = self.train(turn, "policy", "updates", reward_model=str(reward_model.pk))
+        with turn.timed("evaluate"):
+            found = self.evaluate(turn, candidate, reward_model)
+        with turn.timed("promote"):
+            self.promote(candidate)
+        return {"seconds": turn.seconds, **found}
+
+    # --- Samples and ratings ---------------------------------------------------------------------------------------
+
+    def keep_ready(self, items: int) -> None:
+        """Change how many items the sampler keeps ready, on the page of settings."""
+        page = self.admin.get(f"{self.home}settings/")
+        self.admin.get(self.admin.send(page.form("buffer_target"), page, buffer_target=str(items)))
+        queue.refill(self.project.pk)  # the clock would ask within seconds
+
+    def wait_for_samples(self, wanted: int) -> None:
+        """Until so many items of the serving policy wait, or no more come."""
+        most, since, told = 0, time.monotonic(), 0.0
+        while most < wanted:
+            waiting = self.open_slots().count()
+            now = time.monotonic()
+            if waiting > most:
+                most, since = waiting, now
+            elif now - since > QUEUE_SECONDS:
+                if not most:
+                    raise SimulationError(
+                        f"no sample came for {QUEUE_SECONDS:.0f} s: do the sampler and the worker of its queue run?"
+                    )
+                self.tell(f"{most} of {wanted} items wait, and no more come; the raters begin")
+                return
+            if now - told > TELL_SECONDS:
+                told = now
+                self.tell(f"{waiting} of {wanted} items wait for raters")
+            time.sleep(LOOK_SECONDS)
+
+    def open_slots(self) -> QuerySet[Slot]:
+        """What raters could judge of the serving policy."""
+        pointer = serving(self.project)
+        policy = pointer.checkpoint if pointer else None
+        return Slot.objects.filter(project=self.project, state=Slot.State.OPEN, comparison__first__checkpoint=policy)
+
+    def scale(self) -> Scale:
+        """The taste's unit, from all that the base policy has answered to the prompts that one trains on."""
+        answers = Sample.objects.filter(checkpoint=self.base, prompt__split=Prompt.Split.TRAIN)
+        found = measure_scale(self.plan.taste, answers.values_list("prompt__text", "text").iterator())
+        self.tell(f"of {found.count} base samples the taste's mean is {found.mean:.4g}, its sd {found.sd:.4g}")
+        return found
+
+    def rate(self, turn: Round, scale: Scale) -> None:
+        """Let the raters give their ratings."""
+        told = time.monotonic()
+
+        def tell(given: int) -> None:
+            nonlocal told
+            if given == self.plan.labels or time.monotonic() - told > TELL_SECONDS:
+                told = time.monotonic()
+                self.tell(f"{given} of {self.plan.labels} ratings given")
+
+        people = [
+            Rater(self.plan.taste, scale, self.plan.ability, f"{self.seed}/{turn.number}/{ordinal}")
+            for ordinal in range(len(self.browsers))
+        ]
+        Shift(self.browsers, people, f"{self.home}rate/", self.plan.labels, tell).work()
+
+    # --- Runs ------------------------------------------------------------------------------------------------------
+
+    def train(self, turn: Round, kind: str, *names: str, **values: str) -> Checkpoint:
+        """Start a run on its page with the first preset's settings, and wait for what it makes."""
+        run = self.start(turn, kind, *names, **values)
+        self.wait_for(run)
+        return run.outputs.get()
+
+    def start(self, turn: Round, kind: str, *names: str, **values: str) -> Run:
+        """Fill in the seed, press the button, and find the run that the answer leads to."""
+        page = self.admin.get(f"{self.home}runs/{kind}/")
+        form = page.form("seed", *names)
+        address = self.admin.send(form, page, seed=str(run_seed(self.seed, turn.number, kind)), **values)
+        number = address.rstrip("/").rpartition("/")[2]
+        if not number.isdigit():
+            raise BrowserError(f"the page {page.url} led to {address} and not to a run")
+        return Run.objects.get(project=self.project, number=int(number))
+
+    def wait_for(self, run: Run) -> None:
+        """Until the run is through; says how far it is.
+
+        Raises:
+            SimulationError: it did not succeed, or gave no sign of life for RUN_SECONDS.
+        """
+        seen, since, told = "", time.monotonic(), time.monotonic()
+        while not run.is_finished:
+            time.sleep(LOOK_SECONDS)
+            run.refresh_from_db()
+            now = time.monotonic()
+            state = f"{run.state} {run.step} {run.phase}"
+            if state != seen:
+                seen, since = state, now
+            elif now - since > RUN_SECONDS:
+                raise SimulationError(
+                    f"run {run.number} ({run.get_kind_display()}) stands at {run.state}, step {run.step}, for "
+                    f"{RUN_SECONDS:.0f} s: does a worker for the queue train run?"
+                )
+            if now - told > TELL_SECONDS:
+                told = now
+                self.tell(f"run {run.number}, {run.get_kind_display()}: {run.state}, {run.step} of {run.total_steps}")
+        if run.state != Run.State.SUCCEEDED:
+            raise SimulationError(f"run {run.number} ({run.get_kind_display()}) {run.state}: {run.error or 'by hand'}")
+
+    # --- Promotion -------------------------------------------------------------------------------------------------
+
+    def promote(self, candidate: Checkpoint) -> None:
+        """Promote on the candidate's page, and wait for its first item in the queue."""
+        page = self.admin.get(f"{self.home}policies/{candidate.version}/")
+        form = page.form("expected_epoch", "reason")
+        self.admin.get(self.admin.send(form, page, reason="simulated raters like it"))
+        pointer = serving(self.project)
+        if pointer is None or pointer.checkpoint_id != candidate.pk:
+            raise SimulationError(f"{candidate} does not serve after it was promoted: somebody else promoted another")
+        self.wait_for_samples(1)
+
+
+def find_project(slug: str) -> Project:
+    """The project.
+
+    Raises:
+        SimulationError: there is none of this name, or it has no policy.
+    """
+    project = Project.objects.filter(slug=slug).first()
+    if project is None:
+        known = ", ".join(Project.objects.order_by("slug").values_list("slug", flat=True)) or "none"
+        raise SimulationError(f"there is no project {slug!r}; there are: {known}")
+    if serving(project) is None:
+        raise SimulationError(f"no policy serves in {slug!r}, so nothing can be rated: promote one first")
+    if project.is_paused:
+        raise SimulationError(f"{slug!r} is paused: end the pause on its page of settings")
+    return project
+
+
+def base_policy(project: Project) -> Checkpoint:
+    """The first policy in the line of the one that serves."""
+    pointer = serving(project)
+    assert pointer is not None
+    found: Checkpoint = pointer.checkpoint
+    while found.parent is not None:
+        found = found.parent
+    return found
+
+
+def run_seed(seed: int, turn: int, use: str) -> int:
+    """A seed for one run; equal for equal arguments, 32 bits."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{turn}/{use}".encode()).digest()[:4])
