@@ -7,10 +7,11 @@ What a person would do is done through the pages, by an admin and by raters who 
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 from django.db.models import QuerySet
 
@@ -20,7 +21,7 @@ from webapp.feedback.models import Sample, Slot
 from webapp.projects.models import Project, Prompt
 from webapp.registry.models import Checkpoint
 from webapp.registry.selectors import serving
-from webapp.runs.models import Run
+from webapp.runs.models import Evaluation, Run
 from workers.simulation.browser import Browser, BrowserError
 from workers.simulation.choices import Rater
 from workers.simulation.figures import Judged, accuracy, rounded, taste_change
@@ -111,7 +112,7 @@ class Simulation:
         with turn.timed("policy"):
             candidate = self.train(turn, "policy", "updates", reward_model=str(reward_model.pk))
         with turn.timed("evaluate"):
-            found = self.evaluate(turn, candidate, reward_model)
+            found = self.evaluate(turn, candidate, str(reward_model.pk))
         with turn.timed("promote"):
             self.promote(candidate)
         return {"seconds": turn.seconds, **found}
@@ -175,24 +176,71 @@ class Simulation:
 
     # --- Runs ------------------------------------------------------------------------------------------------------
 
-    def train(self, turn: Round, kind: str, *names: str, **values: str) -> Checkpoint:
+    def train(self, turn: Round, kind: str, **values: str) -> Checkpoint:
         """Start a run on its page with the first preset's settings, and wait for what it makes."""
-        run = self.start(turn, kind, *names, **values)
-        self.wait_for(run)
+        run = self.start(f"{self.home}runs/{kind}/", run_seed(self.seed, turn.number, kind), **values)
+        self.wait_for([run])
         return run.outputs.get()
 
-    def start(self, turn: Round, kind: str, *names: str, **values: str) -> Run:
-        """Fill in the seed, press the button, and find the run that the answer leads to."""
-        page = self.admin.get(f"{self.home}runs/{kind}/")
-        form = page.form("seed", *names)
-        address = self.admin.send(form, page, seed=str(run_seed(self.seed, turn.number, kind)), **values)
-        number = address.rstrip("/").rpartition("/")[2]
+    def evaluate(self, turn: Round, candidate: Checkpoint, reward_model: str) -> dict[str, Any]:
+        """Evaluate the candidate, and the policy before it once more, on every held-out prompt; what the taste says.
+
+        The second draw gives pairs of answers of one policy that neither raters nor PPO have seen: on those the reward
+        model is held against the taste.
+        """
+        parent = candidate.parent
+        assert parent is not None
+        runs = [
+            self.start(
+                f"{self.home}policies/{policy.version}/evaluate/",
+                run_seed(self.seed, turn.number, f"evaluate {use}"),
+                reward_model=reward_model,
+                prompts="0",
+            )
+            for use, policy in (("candidate", candidate), ("parent", parent))
+        ]
+        self.wait_for(runs)
+        main, again = (Evaluation.objects.get(run=run) for run in runs)
+        if main.prompts < FEWEST_PROMPTS:
+            self.tell(f"only {main.prompts} prompts are held out; figures are steadier with {FEWEST_PROMPTS}")
+        before, after = self.judged(main, self.base), self.judged(main, candidate)
+        first, second = self.judged(main, parent), self.judged(again, parent)
+        ours, base = main.metrics["policies"]["candidate"], main.metrics["policies"]["base"]
+        kl = main.metrics["kl"]["base"]
+        prompts = sorted(before)
+        return {
+            "rm_accuracy": accuracy((first[prompt], second[prompt]) for prompt in prompts),
+            "kl": {"value": rounded(kl["value"]), "se": rounded(kl["error"])},
+            "taste": taste_change([before[one].taste for one in prompts], [after[one].taste for one in prompts]),
+            "distinct2_ratio": ratio(ours["distinct_2"], base["distinct_2"]),
+            "length_ratio": ratio(ours["response_length"], base["response_length"]),
+        }
+
+    def judged(self, evaluation: Evaluation, policy: Checkpoint) -> dict[UUID, Judged]:
+        """What ``policy`` answered in an evaluation, by prompt, with the reward and what the taste says of it."""
+        found = {}
+        for answer in evaluation.items.filter(sample__checkpoint=policy).select_related("sample__prompt"):
+            prompt, text = answer.sample.prompt, as_shown(answer.sample.text)
+            assert answer.reward is not None  # the evaluation was started with a reward model
+            found[prompt.pk] = Judged(answer.reward, judge(self.plan.taste, prompt.text, text))
+        return found
+
+    def start(self, address: str, seed: int, **values: str) -> Run:
+        """Open a run's form, fill in the seed, press the button, and find the run that the answer leads to."""
+        page = self.admin.get(address)
+        led_to = self.admin.send(page.form("seed", *values), page, seed=str(seed), **values)
+        number = led_to.rstrip("/").rpartition("/")[2]
         if not number.isdigit():
-            raise BrowserError(f"the page {page.url} led to {address} and not to a run")
+            raise BrowserError(f"the page {page.url} led to {led_to} and not to a run")
         return Run.objects.get(project=self.project, number=int(number))
 
-    def wait_for(self, run: Run) -> None:
-        """Until the run is through; says how far it is.
+    def wait_for(self, runs: Sequence[Run]) -> None:
+        """Until the runs are through, one after the other; says how far they are."""
+        for run in runs:
+            self.wait_for_one(run)
+
+    def wait_for_one(self, run: Run) -> None:
+        """Until the run is through.
 
         Raises:
             SimulationError: it did not succeed, or gave no sign of life for RUN_SECONDS.
@@ -254,6 +302,11 @@ def base_policy(project: Project) -> Checkpoint:
     while found.parent is not None:
         found = found.parent
     return found
+
+
+def ratio(ours: float, theirs: float) -> float | None:
+    """The share; None where there is nothing to compare with."""
+    return rounded(ours / theirs) if theirs else None
 
 
 def run_seed(seed: int, turn: int, use: str) -> int:
