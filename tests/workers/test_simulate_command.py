@@ -19,7 +19,7 @@ from webapp.registry.selectors import serving
 from webapp.runs.models import Run
 
 LABELS = 24
-TASTE = "def letters(prompt, response):\n    return sum(letter in 'aeiou' for letter in response)\n"
+TASTE = "def odd(prompt, response):\n    return sum(map(ord, response)) % 97\n"
 
 
 @pytest.fixture
@@ -74,12 +74,12 @@ def simulate(*words: str) -> tuple[list[dict], str]:
 @pytest.mark.slow
 def test_the_loop_is_closed_twice_through_the_pages(studio, tmp_path, monkeypatch):
     url, project = studio
-    (tmp_path / "letter_taste.py").write_text(TASTE)
+    (tmp_path / "odd_taste.py").write_text(TASTE)
     monkeypatch.syspath_prepend(str(tmp_path))
     base = serving(project).checkpoint
     (found,), said = simulate(
         *("--project", "tiny", "--raters", "3", "--labels", str(LABELS), "--url", url),
-        *("--taste", "letter_taste:letters", "--seed", "5"),
+        *("--taste", "odd_taste:odd", "--seed", "5"),
     )
 
     assert (found["seed"], found["labels"]) == (5, LABELS)

@@ -19,7 +19,7 @@ PATIENCE_SECONDS = 180.0  # with an empty queue, after which they give up
 def come_in(browser: Browser, user: User) -> None:
     """Log in with a one-time link, as a person does: open it, press the button."""
     page = browser.get(f"/link/{create_login_link(user=user)}/")
-    browser.get(browser.send(page.form(), page))
+    browser.send(page.form(), page)
 
 
 def enrol(url: str, admin: Browser, project_slug: str, number: int) -> list[Browser]:
@@ -39,7 +39,7 @@ def enrol(url: str, admin: Browser, project_slug: str, number: int) -> list[Brow
         browser = Browser(url)
         come_in(browser, user)
         page = browser.get(invitation)
-        browser.get(browser.send(page.form(), page))
+        browser.send(page.form(), page)  # the page that it leads to would take an item already
         browsers.append(browser)
     return browsers
 
@@ -78,8 +78,13 @@ class Shift:
             BrowserError: no item came for PATIENCE_SECONDS, or the studio refused something.
         """
         with ThreadPoolExecutor(len(self.people), thread_name_prefix="rater") as pool:
-            for future in [pool.submit(self.rate, browser, rater) for browser, rater in self.people]:
-                future.result()
+            futures = [pool.submit(self.rate, browser, rater) for browser, rater in self.people]
+            try:
+                for future in futures:
+                    future.result()
+            except BaseException:  # Ctrl-C comes here
+                self.failed.set()
+                raise
 
     def rate(self, browser: Browser, rater: Rater) -> None:
         """One rater's part."""
