@@ -6,6 +6,7 @@ What a person would do is done through the pages, by an admin and by raters who 
 """
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -115,7 +116,9 @@ class Simulation:
             found = self.evaluate(turn, candidate, str(reward_model.pk))
         with turn.timed("promote"):
             self.promote(candidate)
-        return {"seconds": turn.seconds, **found}
+        result = {"seconds": turn.seconds, **found}
+        self.tell(f"round {turn.number}: {json.dumps(result)}")
+        return result
 
     # --- Samples and ratings ---------------------------------------------------------------------------------------
 
