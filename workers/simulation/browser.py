@@ -67,7 +67,7 @@ class Page:
         for form in reversed(self.forms):
             if {name for name, _ in form.values} >= set(names) and (names or not form.action):
                 return form
-        raise BrowserError(f"{self.url} has no form {' with ' * bool(names)}{', '.join(names)}; it says: {self.says}")
+        raise BrowserError(f"{self.url} has no form with {', '.join(names) or 'a button'}; it says: {self.says}")
 
     @property
     def says(self) -> str:

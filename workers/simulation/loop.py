@@ -109,9 +109,9 @@ class Simulation:
         with turn.timed("rate"):
             self.rate(turn, scale)
         with turn.timed("reward"):
-            reward_model = self.train(turn, "reward", "epochs")
+            reward_model = self.train(turn, "reward")
         with turn.timed("policy"):
-            candidate = self.train(turn, "policy", "updates", reward_model=str(reward_model.pk))
+            candidate = self.train(turn, "policy", reward_model=str(reward_model.pk))
         with turn.timed("evaluate"):
             found = self.evaluate(turn, candidate, str(reward_model.pk))
         with turn.timed("promote"):
