@@ -9,7 +9,7 @@ HEAD = ("seed", "round", "taste before", "after", "difference (95 %)", "KL to ba
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
     """One row a round and seed, columns aligned."""
-    rows = [HEAD]
+    rows: list[tuple[str, ...]] = [HEAD]
     for result in results:
         rows += [row(result["seed"], 1, result), row(result["seed"], 2, result["round2"])]
     widths = [max(len(cells[column]) for cells in rows) for column in range(len(HEAD))]
