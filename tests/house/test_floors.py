@@ -278,6 +278,12 @@ def test_a_web_process_with_all_its_pages_loads_no_torch():
     assert loaded & (HEAVY | {"rich"}) == set()
 
 
+def test_the_simulation_loads_no_torch():
+    loaded = loaded_by("import django\ndjango.setup()\nimport workers.management.commands.simulate")
+    assert "workers" in loaded
+    assert loaded & HEAVY == set()
+
+
 def test_the_library_is_cheap_to_import():
     assert loaded_by("import rlhf_core, rlhf_core.config, rlhf_core.records, rlhf_core.errors") & HEAVY == set()
 

@@ -1,0 +1,127 @@
+"""``manage.py simulate`` against a studio of real processes: web, workers, sampler, database and broker."""
+
+import json
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from tests.workers.conftest import make_project
+from webapp.accounts.models import User
+from webapp.feedback.models import Rating
+from webapp.local.children import Child, python, says
+from webapp.local.endpoints import free_port, wait_until
+from webapp.local.supervisor import page_answers
+from webapp.projects.models import Project
+from webapp.registry.selectors import serving
+from webapp.runs.models import Run
+
+LABELS = 24
+TASTE = "def odd(prompt, response):\n    return sum(map(ord, response)) % 97\n"
+
+
+@pytest.fixture
+def studio(
+    process_environment: dict[str, str], steersman_data: Path, make_policy, tmp_path: Path
+) -> Iterator[tuple[str, Project]]:
+    """The address of a studio with a policy of a few thousand weights; all its processes are this test's own."""
+    project = make_project(make_policy(steersman_data / "checkpoints").id, buffer_target=12)
+    port = free_port()
+    environment = {**process_environment, "DEBUG": "1", "RUN_POLL_SECONDS": "0.1", "REFILL_SECONDS": "2"}
+    celery = python("-m", "celery", "--quiet", "-A", "workers.celery_app", "worker", "--loglevel", "INFO")
+    celery += ["--without-gossip", "--without-mingle"]
+    schedule = str(tmp_path / "beat")
+    wanted = {
+        "web": (
+            python("-m", "uvicorn", "webapp.asgi:application", "--port", str(port), "--log-level", "warning"),
+            lambda child: page_answers("127.0.0.1", port),
+        ),
+        "train": ([*celery, "-Q", "train", "-c", "1", "-n", "train@%h"], says(r"\bready\b")),
+        "sample": (
+            [*celery, "-Q", "sample,default", "-c", "1", "-n", "sample@%h", "--beat", "--schedule", schedule],
+            says(r"\bready\b"),
+        ),
+        "sampler": (python("manage.py", "run_sampler"), says(r"\bready\b|asked for at")),
+    }
+    children = [
+        Child(name, command, tmp_path / f"{name}.log", environment, answers=answers)
+        for name, (command, answers) in wanted.items()
+    ]
+    try:
+        for child in children:
+            child.start()
+        for child in children:
+            answered = wait_until(lambda child=child: child.has_ended() or child.answers(child), seconds=60)
+            assert answered, child.log.read_text()
+            assert not child.has_ended(), child.log.read_text()
+        yield f"http://127.0.0.1:{port}", project
+    finally:
+        for child in children:
+            child.ask_to_stop()
+        for child in children:
+            if not wait_until(child.has_ended, seconds=15):
+                child.kill()
+
+
+def simulate(*words: str) -> tuple[list[dict], str]:
+    out, err = StringIO(), StringIO()
+    call_command("simulate", *words, stdout=out, stderr=err)
+    return [json.loads(line) for line in out.getvalue().splitlines()], err.getvalue()
+
+
+@pytest.mark.slow
+def test_the_loop_is_closed_twice_through_the_pages(studio, tmp_path, monkeypatch):
+    url, project = studio
+    (tmp_path / "odd_taste.py").write_text(TASTE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    base = serving(project).checkpoint
+    (found,), said = simulate(
+        *("--project", "tiny", "--raters", "3", "--labels", str(LABELS), "--url", url),
+        *("--taste", "odd_taste:odd", "--seed", "5"),
+    )
+
+    assert (found["seed"], found["labels"]) == (5, LABELS)
+    for turn in (found, found["round2"]):
+        assert set(turn["seconds"]) == {"sample", "rate", "reward", "policy", "evaluate", "promote"}
+        assert turn["taste"]["n"] == project.prompts.filter(split="held_out").count()
+        assert turn["taste"]["difference"] == pytest.approx(turn["taste"]["after"] - turn["taste"]["before"], abs=1e-4)
+        assert turn["taste"]["low"] <= turn["taste"]["difference"] <= turn["taste"]["high"]
+        assert turn["rm_accuracy"]["n"] > 0
+        assert turn["kl"]["se"] > 0
+        assert turn["distinct2_ratio"] > 0 < turn["length_ratio"]
+    assert "held out; figures are steadier with 300" in said
+
+    # the raters came in as people do, and are never taken for people
+    ratings = Rating.objects.filter(project=project)
+    assert ratings.count() == 2 * LABELS
+    assert set(ratings.values_list("source", flat=True)) == {"simulated"}
+    raters = User.objects.filter(pk__in=ratings.values("rater"))
+    assert raters.count() == 3
+    assert all(user.is_simulated and user.last_login for user in raters)
+
+    # round two rated what round one promoted, and nothing is left changed
+    second = ratings.order_by("id")[LABELS:]
+    assert {rating.comparison.first.checkpoint.version for rating in second} == {2}
+    assert serving(project).checkpoint.version == 3
+    assert serving(project).checkpoint.parent.parent == base
+    project.refresh_from_db()
+    assert project.buffer_target == 12
+    trained = Run.objects.filter(project=project, kind__in=["reward", "policy"])
+    assert len({run.config["seed"] for run in trained}) == 4
+
+
+def test_what_cannot_be_simulated_is_refused_with_the_reason(transactional_db, steersman_data, make_policy):
+    make_project(make_policy(steersman_data / "checkpoints").id)
+    closed = f"http://127.0.0.1:{free_port()}"
+    for words, said in [
+        (["--labels", "0"], "--labels is 0"),
+        (["--ability", "nan"], "--ability is nan"),
+        (["--seeds", "2", "--url", closed], "cannot share one --url"),
+        (["--taste", "nowhere_to_be_found:like"], "no module 'nowhere_to_be_found'"),
+        (["--project", "other", "--url", closed], "no project 'other'; there are: tiny"),
+        (["--project", "tiny", "--url", closed], "does not answer.*is the studio up"),
+    ]:
+        with pytest.raises(CommandError, match=said):
+            simulate(*words)

@@ -1,0 +1,86 @@
+"""A whole studio in a temporary folder, started by ``manage.py up``; for simulations and benchmarks."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from webapp.local.endpoints import read_endpoints
+from webapp.local.process import LocalServiceError
+
+MANAGE = Path(__file__).parents[2] / "manage.py"
+START_SECONDS = 300.0
+STOP_SECONDS = 150.0
+OF_ITS_OWN = {  # whatever the caller's environment or .env says of another studio
+    "DATABASE_URL": "",
+    "BROKER_URL": "",
+    "SAMPLER_ADDRESS": "",
+    "ALLOWED_HOSTS": "localhost,127.0.0.1",
+    "USE_HTTPS": "false",
+}
+OF_ANOTHER = {"DATABASE_URL_FILE", "BROKER_URL_FILE", "SECRET_KEY_FILE", "PUBLIC_URL", "HEARTBEAT_FILE"}  # left out
+
+
+@dataclass(frozen=True, slots=True)
+class TemporaryStudio:
+    """Where a temporary studio answers and keeps its data."""
+
+    url: str
+    data: Path
+    database_url: str
+    broker_url: str
+
+
+@contextmanager
+def temporary_studio() -> Iterator[TemporaryStudio]:
+    """Start a studio with the demo project; at the end, however it comes, stop it and remove its folder.
+
+    Raises:
+        LocalServiceError: it did not start; the message has the end of its log.
+    """
+    with tempfile.TemporaryDirectory(prefix="steersman-studio-") as folder:
+        data, log = Path(folder) / "data", Path(folder) / "up.log"
+        inherited = {name: value for name, value in os.environ.items() if name not in OF_ANOTHER}
+        with log.open("wb") as file:
+            up = subprocess.Popen(
+                [sys.executable, MANAGE, "up"],
+                env={**inherited, **OF_ITS_OWN, "STEERSMAN_DATA": str(data)},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,  # Ctrl-C reaches it once, by us
+            )
+        try:
+            wait_until_it_runs(up, log)
+            found = read_endpoints(data)
+            yield TemporaryStudio(found["web_url"], data, found["database_url"], found["broker_url"])
+        finally:
+            stop(up)
+
+
+def wait_until_it_runs(up: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + START_SECONDS
+    while "everything runs" not in log.read_text(errors="replace"):
+        if up.poll() is not None or time.monotonic() > end:
+            raise LocalServiceError(f"the temporary studio did not start. Its log ends:\n{log.read_text()[-2000:]}")
+        time.sleep(0.2)
+
+
+def stop(up: subprocess.Popen[bytes]) -> None:
+    """Ask it to stop and wait; another Ctrl-C meanwhile is passed on, and means: at once."""
+    up.send_signal(signal.SIGTERM)
+    end = time.monotonic() + STOP_SECONDS
+    while True:
+        try:
+            up.wait(timeout=max(0.1, end - time.monotonic()))
+            return
+        except KeyboardInterrupt:
+            up.send_signal(signal.SIGTERM)
+        except subprocess.TimeoutExpired:
+            up.kill()

@@ -1,0 +1,55 @@
+"""How a taste becomes a key: the difference in worth plus logistic noise, as Bradley and Terry have it."""
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+from workers.simulation.tastes import Scale, Taste, judge
+
+STRENGTHS = (1.0, 2.5)
+"""Beyond the first a preference is clear, beyond the second strong; in units of the logistic noise."""
+SCORE_STEPS = (-0.8416, -0.2533, 0.2533, 0.8416)
+"""Fifths of the normal distribution: of the base policy's responses about as many get each of the scores 1 to 5."""
+LOGISTIC_VARIANCE = math.pi**2 / 3
+
+
+@dataclass(frozen=True, slots=True)
+class Rater:
+    """A taste, on its scale, with doubts.
+
+    Attributes:
+        ability: factor before a difference of one standard deviation; 0 chooses blindly.
+        seed: makes the doubts; the same texts get the same verdict, whichever stands left and whenever they come.
+    """
+
+    taste: Taste
+    scale: Scale
+    ability: float
+    seed: str
+
+    def choose(self, prompt: str, left: str, right: str) -> str:
+        """The key for a pair: left is preferred with probability sigma(ability * (taste(left) - taste(right)) / sd).
+
+        The noisy difference gives the strength too. Where the taste makes no difference at all, the two are equal.
+        """
+        difference = (judge(self.taste, prompt, left) - judge(self.taste, prompt, right)) / self.scale.sd
+        if difference == 0:
+            return "4"
+        first, second = sorted((left, right))
+        noise = self.noise(prompt, first, second)
+        felt = self.ability * difference + (noise if left == first else -noise)
+        strength = 1 + sum(abs(felt) > border for border in STRENGTHS)
+        return str(4 - strength if felt > 0 else 4 + strength)
+
+    def score(self, prompt: str, response: str) -> str:
+        """The key for a single response, 1 to 5: where its noisy worth lies among the base policy's."""
+        place = (judge(self.taste, prompt, response) - self.scale.mean) / self.scale.sd
+        felt = self.ability * place + self.noise(prompt, response)
+        spread = math.sqrt(self.ability**2 + LOGISTIC_VARIANCE)
+        return str(1 + sum(felt > border * spread for border in SCORE_STEPS))
+
+    def noise(self, *texts: str) -> float:
+        """A draw of the standard logistic distribution that belongs to these texts and this rater."""
+        digest = hashlib.sha256("\0".join((self.seed, *texts)).encode("utf-8", "surrogatepass")).digest()
+        uniform = (int.from_bytes(digest[:7]) + 0.5) / 2**56
+        return math.log(uniform / (1 - uniform))
