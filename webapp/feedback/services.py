@@ -242,9 +242,12 @@ def claim_once(*, rater: User, project: Project, beside: Sequence[UUID]) -> Pres
 def lease_next(*, rater: User, project: Project, lease: timedelta, is_ahead: bool) -> Presentation | None:
     """Lease the first slot that is free for ``rater``, within the caller's transaction."""
     token = uuid.uuid4()
-    values = {"project": project.pk, "rater": rater.pk, "token": token, "ahead": is_ahead}
+    seconds = lease.total_seconds()
     with connection.cursor() as cursor:
-        cursor.execute(NEXT_SLOT, values | {"seconds": lease.total_seconds()})
+        cursor.execute(
+            NEXT_SLOT,
+            {"project": project.pk, "rater": rater.pk, "token": token, "seconds": seconds, "ahead": is_ahead},
+        )
         found = cursor.fetchone()
     if found is None:
         return None
