@@ -105,14 +105,14 @@ def judged(ratings: Sequence[Rating]) -> list[JudgedItem]:
 
 
 def last_runs(ratings: Sequence[Rating]) -> dict[tuple[UUID, bool], int]:
-    """The number of the last run that trained on a comparison's rating, by whether that revision is current.
+    """The number of the last run that made a model of a comparison's rating, by whether that revision is current.
 
     Runs are found by the names of the reverse relations; nothing of those apps is imported here.
     """
     of_raters = Rating.objects.filter(
         comparison__in={rating.comparison_id for rating in ratings}, rater__in={rating.rater_id for rating in ratings}
     )
-    trained = of_raters.filter(datasets__runs__isnull=False).order_by().values_list("comparison", "is_current")
+    trained = of_raters.filter(datasets__runs__state="succeeded").order_by().values_list("comparison", "is_current")
     return {
         (comparison, is_current): number
         for comparison, is_current, number in trained.annotate(number=Max("datasets__runs__number"))
