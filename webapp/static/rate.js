@@ -22,7 +22,8 @@ let aside = null; // {item, activeMs}: what was being judged, while an earlier o
 let isWaiting = false; // the item on the page is judged, and there is none to show in its place yet
 let isSending = false;
 let isFetching = false;
-let wantsUndo = false; // pressed while a verdict was on its way
+let undoing = Promise.resolve(); // one step back after the other
+let stepsBack = 0; // wanted while a verdict was on its way
 let tries = 0;
 let retryTimer = 0;
 let hintTimer = 0;
@@ -225,7 +226,9 @@ function received(entry, status, text) {
   take(text);
   if (unsent().length) send();
   else if (isPaused()) handBackAll();
-  else if (wantsUndo) undo();
+  else if (stepsBack) {
+    for (; stepsBack; stepsBack -= 1) undo();
+  }
   else if (isWaiting) location.reload();
   else fetchAhead();
 }
@@ -355,15 +358,19 @@ document.addEventListener("htmx:afterSwap", (event) => {
 
 // --- Undo and pause --------------------------------------------------------------------------------------------------
 
-async function undo() {
+function undo() {
+  undoing = undoing.then(stepBack);
+}
+
+async function stepBack() {
   const link = byId("undo");
   if (!link || isPaused()) return;
   if (isLookingBack() && !aside) {
     location.assign(link.href); // a page of its own, opened from the list of ratings
     return;
   }
-  wantsUndo = unsent().length > 0;
-  if (wantsUndo) {
+  if (unsent().length) {
+    stepsBack += 1;
     send(); // what is on its way first
     return;
   }
@@ -532,10 +539,10 @@ setInterval(async () => {
 
 // --- To begin with ---------------------------------------------------------------------------------------------------
 
-const here = unsent().find((entry) => entry.values.token && entry.values.token === tokenOf(byId("item")));
-if (here) {
+const judgedBefore = unsent().find((entry) => entry.values.token && entry.values.token === tokenOf(byId("item")));
+if (judgedBefore) {
   isWaiting = true; // judged before the page was loaded again; what comes after it is shown once that has been sent
-  document.querySelector(`[data-key="${here.values.choice}"]`)?.classList.add("chosen");
+  document.querySelector(`[data-key="${judgedBefore.values.choice}"]`)?.classList.add("chosen");
 }
 beginItem();
 if (unsent().length) {
