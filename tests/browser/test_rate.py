@@ -464,6 +464,23 @@ def test_undo_goes_ten_deep_and_enter_keeps_what_was_said(page, address, studio)
     assert texts(page) == current
 
 
+def test_the_last_verdict_can_be_undone_when_nothing_is_left(page, address, studio):
+    studio.add_items(singles=1)
+    log_in(page, address)
+    page.wait_for_selector(READY)
+    page.keyboard.press("5")
+    expect(page.locator("h1")).to_have_text("That is all for now")
+    page.keyboard.press("u")
+    expect(page.locator(".said")).to_contain_text("You said: 5 of 5: excellent.")
+    page.wait_for_selector(READY)
+    studio.add_items(pairs=2)
+    page.keyboard.press("4")
+    expect(page.locator("h1")).to_have_text("Which continuation is the better review?")
+    assert list(Rating.objects.order_by("revision").values_list("verdict", flat=True)) == [5, 4]
+    press(page, "1")
+    expect(page.locator("#progress")).to_have_text("2 rated today")
+
+
 def test_a_rating_is_changed_from_the_list_by_keyboard(page, address, studio):
     studio.add_items(pairs=3)
     log_in(page, address)

@@ -287,7 +287,7 @@ function take(text) {
 function arrive(item) {
   const token = tokenOf(item);
   if (isPaused() || judgedTokens().has(token) || (token && token === yetToJudge().showing)) return;
-  if (isWaiting && !isLookingBack()) show(item);
+  if ((isWaiting && !isLookingBack()) || (token && byId("empty"))) show(item);
   else if (token && !ahead) ahead = item;
   if (document.hidden) handBack();
 }
@@ -398,6 +398,7 @@ function showAside() {
   const { item, activeMs: seenMs } = aside;
   aside = null;
   show(item, seenMs);
+  byId("look-again")?.click(); // on an empty page
 }
 
 document.addEventListener("click", (event) => {
