@@ -395,6 +395,16 @@ def test_on_a_phone_nothing_is_wider_than_the_screen_and_the_thumb_reaches_each_
         page.tap("#step-2")
         expect(page.locator("#progress")).to_have_text(re.compile(f"{n + 1} .*today"))
     assert Rating.objects.count() == 2
+    page.tap("#undo")
+    expect(page.locator(".said")).to_be_visible()
+    pictures.take(page, "rate-undo-phone")
+    assert page.evaluate("document.documentElement.scrollWidth") == pictures.PHONE["width"]
+    page.wait_for_selector(READY)
+    context.set_offline(True)
+    page.tap("#step-3")
+    expect(page.locator("#saved")).to_have_text("offline, will resend")
+    pictures.take(page, "rate-offline-phone")
+    assert page.evaluate("document.documentElement.scrollWidth") == pictures.PHONE["width"]
 
 
 def test_each_control_has_a_name_and_shows_its_focus(page, address, studio):
