@@ -5,6 +5,7 @@ from uuid import uuid4
 
 import pytest
 from django.db import IntegrityError, transaction
+from django.db.models import F
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -225,7 +226,7 @@ def test_the_database_refuses_to_change_what_is_append_only(studio):
     skip(rater=rater, token=studio.shown(rater, project).token)
     changes = [
         lambda: Sample.objects.update(text="another"),
-        lambda: Presentation.objects.update(first_is_left=True),
+        lambda: Presentation.objects.update(first_is_left=~F("first_is_left")),
         lambda: Skip.objects.update(reason="unclear"),
         lambda: Skip.objects.all().delete(),
         lambda: Rating.objects.update(verdict=1),
@@ -235,6 +236,7 @@ def test_the_database_refuses_to_change_what_is_append_only(studio):
         with pytest.raises(IntegrityError, match="append-only"), transaction.atomic():
             change()
     assert Rating.objects.update(is_current=False) == 1  # the one thing that may change
+    assert Presentation.objects.update(shown_at=None) == 2  # and here
 
 
 @pytest.mark.django_db(transaction=True)

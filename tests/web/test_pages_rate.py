@@ -9,7 +9,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from tests.studio import Studio, open_studio, queries_of
+from tests.studio import Studio, let_a_day_pass, open_studio, queries_of
 from webapp.feedback.models import Presentation, Rating, Skip, Slot
 from webapp.projects.models import Guideline, Membership
 
@@ -550,10 +550,7 @@ def test_a_verdict_that_is_too_old_is_shown_and_stands(studio, rater):
         _, fields = look(rater, studio)
         tokens.append(fields["token"])
         rater.post(url(studio), {**fields, "choice": "2"}, headers=HTMX)
-    with connection.cursor() as cursor:
-        cursor.execute("ALTER TABLE feedback_rating DISABLE TRIGGER append_only")
-        cursor.execute("UPDATE feedback_rating SET created_at = created_at - interval '25 hours'")
-        cursor.execute("ALTER TABLE feedback_rating ENABLE TRIGGER append_only")
+    let_a_day_pass()
     here = url(studio, f"history/{tokens[0]}/")
     html = rater.get(here).content.decode()
     assert "It stands" in html

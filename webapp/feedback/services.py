@@ -180,8 +180,9 @@ WITH next AS MATERIALIZED (
       AND NOT (SELECT is_paused FROM projects_project WHERE id = %(project)s)
       AND slot.state IN ('open', 'leased')
       AND (slot.state = 'open' OR slot.lease_until IS NULL OR slot.lease_until < now())
-      AND (NOT %(ahead)s OR EXISTS (SELECT FROM feedback_slot AS other WHERE other.project_id = %(project)s
-           AND other.state = 'open' AND other.id <> slot.id))
+      AND (NOT %(ahead)s OR (SELECT count(*) FROM (SELECT 1 FROM feedback_slot AS free
+               WHERE free.project_id = %(project)s AND free.state = 'open'
+               ORDER BY free.priority DESC, free.id LIMIT 2) AS two) = 2)
       AND NOT EXISTS (SELECT FROM feedback_slot AS other WHERE other.comparison_id = slot.comparison_id
                       AND other.rater_id = %(rater)s AND other.id <> slot.id)
       AND NOT EXISTS (SELECT FROM feedback_rating AS rating WHERE rating.comparison_id = slot.comparison_id
