@@ -63,7 +63,7 @@ def press(page: Page, key: str) -> None:
 
 def wait_until_sent(page: Page) -> None:
     """Until the server has all that was pressed."""
-    page.wait_for_function("localStorage.length === 0")
+    page.wait_for_function("() => localStorage.length === 0")
 
 
 def texts(page: Page) -> list[str]:
