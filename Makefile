@@ -37,7 +37,7 @@ lint: $(DONE)/dev ## ruff and mypy
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy .
 
-bench: $(DONE)/run ## speed and load: JSON and a table of goals
+bench: $(DONE)/dev ## speed and load: JSON and a table of goals
 	$(RUN) -m benchmarks $(ARGS)
 
 demo-policy: $(DONE)/run ## train the demo policy again (hours; interrupt and repeat at will)

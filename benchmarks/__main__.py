@@ -12,6 +12,7 @@ from typing import Any
 COMMANDS = {
     "feedback-exact": ["benchmarks.feedback", "exact"],
     "feedback-think": ["benchmarks.feedback", "think"],
+    "rating": ["benchmarks.rating"],
     "loop": ["benchmarks.loop"],
 }
 GOALS = [
@@ -19,6 +20,9 @@ GOALS = [
     ("feedback-exact", "duplicates", "ratings given twice", 0),
     ("feedback-exact", "lost", "acknowledged ratings not in the database", 0),
     ("feedback-think", "submit_and_next.p95_ms", "submit and next, 20 raters, p95 (ms)", 50),
+    ("rating", "key_to_next.p95_ms", "key to next pair painted, 200 items, p95 (ms)", 100),
+    ("rating", "pointer_events", "pointer events in a run by keyboard", 0),
+    ("rating", "layout_shift", "layout shift in that run", 0),
     ("loop", "seconds.reward", "reward model on 400 comparisons (s)", 90),
     ("loop", "seconds.policy", 'PPO with preset "CPU" (s)', 240),
     ("loop", "seconds.promote_to_first_sample", "promotion to first new sample (s)", 15),

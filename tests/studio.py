@@ -25,6 +25,14 @@ def queries_of(client: Client, address: str) -> int:
     return len(queries)
 
 
+def let_a_day_pass() -> None:
+    """Make all ratings a day and an hour older, past the trigger that keeps them as they are."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL session_replication_role = replica")  # no trigger fires
+        cursor.execute("UPDATE feedback_rating SET created_at = created_at - interval '25 hours'")
+        cursor.execute("SET LOCAL session_replication_role = origin")
+
+
 def sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 

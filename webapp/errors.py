@@ -117,6 +117,16 @@ class TokenUnknown(StudioError):
         super().__init__("This item is not known, or it was shown to somebody else. Load the page again for your own.")
 
 
+class RevisionClosed(StudioError):
+    """A verdict is too old to be changed by its rater."""
+
+    def __init__(self, *, acts: int, hours: int) -> None:
+        super().__init__(
+            f"This verdict stands: only your last {acts} and those of the last {hours} hours can be changed. "
+            "If it matters, tell an admin of the project."
+        )
+
+
 class ChoiceInvalid(StudioError):
     """A choice that this kind of item does not have."""
 

@@ -218,7 +218,8 @@ def test_the_loop_turns_once_from_ratings_to_a_better_policy_in_the_raters_queue
     until(lambda: waiting.count() >= RATINGS, "the sampler has filled the queue")
     rater.goto(f"{board_url}rate/")
     shown = rate_by_keyboard(rater, RATINGS)
-    assert Rating.objects.filter(rater__username="rita", source="human").count() == RATINGS
+    given = Rating.objects.filter(rater__username="rita", source="human")
+    until(lambda: given.count() == RATINGS, "the last verdict has reached the server")
 
     # The admin trains a reward model, with settings of their own, and sees its curves move.
     admin.goto(f"{board_url}runs/reward/")
@@ -267,7 +268,8 @@ def test_the_loop_turns_once_from_ratings_to_a_better_policy_in_the_raters_queue
         waiting.filter(comparison__first__checkpoint__version=2).exists, "samples of the new policy wait in the queue"
     )
     print(f"promotion to the first new sample in the queue: {time.monotonic() - promoted_at:.1f} s")
-    rate_by_keyboard(rater, 2)  # the first may be one that was on the page already
+    rate_by_keyboard(rater, 3)  # the first two may be what the page had already, on it and behind it
+    until(lambda: given.count() == RATINGS + 3, "the last verdict has reached the server")
     newest = Rating.objects.filter(rater__username="rita").latest("created_at")
     assert newest.comparison.first.checkpoint.version == 2
     assert "v2" not in rater.content()

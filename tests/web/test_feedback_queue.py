@@ -5,11 +5,12 @@ from uuid import uuid4
 
 import pytest
 from django.db import IntegrityError, transaction
+from django.db.models import F
 from hypothesis import given
 from hypothesis import strategies as st
 
 from webapp.feedback.models import Comparison, Presentation, Rating, Sample, Skip, Slot
-from webapp.feedback.selectors import history, progress, queue_counts, raters_of, ratings_of, shown
+from webapp.feedback.selectors import judged, progress, queue_counts, raters_of, ratings_by, ratings_of, shown
 from webapp.feedback.services import (
     NewSample,
     claim,
@@ -177,11 +178,11 @@ def test_history_and_progress_show_what_was_pressed(studio):
     studio.items(project, pairs=2, singles=1)
     rater = studio.rater(project)
     studio.rate_all(rater, project, "250")
-    found = history(rater, project)
+    found = judged(list(ratings_by(rater, project)))
     assert [entry.choice for entry in found] == ["1", "5", "2"]  # newest first; the single's 0 was pressed as 1
     assert (progress(rater, project).rated, progress(rater, project).rated_today) == (3, 3)
     assert progress(studio.rater(project), project).rated == 0
-    assert history(studio.rater(project), project) == []
+    assert judged(list(ratings_by(studio.rater(project), project))) == []
 
 
 def test_lists_cost_as_many_queries_for_many_rows_as_for_few(studio, django_assert_num_queries):
@@ -200,8 +201,8 @@ def test_lists_cost_as_many_queries_for_many_rows_as_for_few(studio, django_asse
             assert raters_of(project)[0].ratings > 0
         with django_assert_num_queries(1):
             assert queue_counts(project).done > 0
-        with django_assert_num_queries(1):
-            history(raters[0], project)
+        with django_assert_num_queries(2):
+            judged(list(ratings_by(raters[0], project)))
         with django_assert_num_queries(2):
             progress(raters[0], project)
 
@@ -225,7 +226,7 @@ def test_the_database_refuses_to_change_what_is_append_only(studio):
     skip(rater=rater, token=studio.shown(rater, project).token)
     changes = [
         lambda: Sample.objects.update(text="another"),
-        lambda: Presentation.objects.update(first_is_left=True),
+        lambda: Presentation.objects.update(first_is_left=~F("first_is_left")),
         lambda: Skip.objects.update(reason="unclear"),
         lambda: Skip.objects.all().delete(),
         lambda: Rating.objects.update(verdict=1),
@@ -235,6 +236,7 @@ def test_the_database_refuses_to_change_what_is_append_only(studio):
         with pytest.raises(IntegrityError, match="append-only"), transaction.atomic():
             change()
     assert Rating.objects.update(is_current=False) == 1  # the one thing that may change
+    assert Presentation.objects.update(shown_at=None) == 2  # and here
 
 
 @pytest.mark.django_db(transaction=True)

@@ -8,6 +8,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from webapp.errors import ImportRefused, SettingsRefused
+from webapp.feedback.services import make_items
 from webapp.projects.models import Prompt
 from webapp.projects.selectors import prompt_counts, prompts_to_sample
 from webapp.projects.services import import_prompts
@@ -40,6 +41,10 @@ BAD_LINES = {
     "empty prompt": (b'{"text": "  \\n "}', "empty"),
     "half a line": (b'{"text": "a', "no JSON"),
     "plain text": (b"a prompt", "no JSON"),
+    "priority in words": (b'{"text": "a", "priority": "high"}', "not a whole number from -1000 to 1000"),
+    "priority out of range": (b'{"text": "a", "priority": 1001}', "not a whole number"),
+    "half a priority": (b'{"text": "a", "priority": 1.5}', "not a whole number"),
+    "priority true": (b'{"text": "a", "priority": true}', "not a whole number"),
 }
 
 
@@ -241,3 +246,53 @@ def test_prompts_are_sampled_in_turn_and_held_out_ones_never(studio):
     assert chosen[0] == urgent
     assert set(chosen[:4]) == set(fresh)  # nobody was asked about these
     assert len(prompts_to_sample(project, 100)) == 7
+
+
+@pytest.mark.parametrize(
+    ("content", "format"),
+    [
+        (b'{"text": "one", "priority": 5}\n{"text": "two"}\n{"text": "three", "priority": -2}\n', "jsonl"),
+        (b"prompt,priority\none,5\ntwo,\nthree, -2\n", "csv"),
+    ],
+)
+def test_a_prompt_brings_its_priority(studio, content, format):
+    project = studio.project()
+    take(studio, project, content, format)
+    assert dict(Prompt.objects.values_list("text", "priority")) == {"one": 5, "two": 0, "three": -2}
+
+
+@pytest.mark.parametrize("cell", ["high", "1.5", "1001", "--5", "+", "٣"])
+def test_a_priority_in_a_csv_that_is_none_is_refused_by_its_line(studio, cell):
+    with pytest.raises(ImportRefused, match="line 3: the priority is not a whole number"):
+        take(studio, studio.project(), f"text,priority\ngood,+1\nbad,{cell}\n", "csv")
+    assert Prompt.objects.count() == 0
+
+
+def test_a_csv_with_two_priorities_is_refused(studio):
+    with pytest.raises(ImportRefused, match="more than one column named priority"):
+        take(studio, studio.project(), "text,priority,Priority\na,1,2\n", "csv")
+
+
+def test_importing_a_prompt_again_changes_its_priority_and_nothing_else(studio):
+    project = studio.project()
+    take(studio, project, '{"text": "one", "priority": 1}\n{"text": "two", "priority": 2}\n', source="first")
+    report = take(
+        studio, project, '{"text": "one", "priority": 9}\n{"text": "two"}\n{"text": "three"}\n', source="second"
+    )
+    assert (report.created, report.duplicates, report.reprioritised) == (1, 2, 1)
+    assert dict(Prompt.objects.values_list("text", "priority")) == {"one": 9, "two": 2, "three": 0}
+    assert Prompt.objects.get(text="one").source == "first"
+
+
+def test_of_prompts_asked_equally_often_the_higher_priority_is_answered_and_rated_first(studio):
+    project = studio.ready_project()
+    lines = [{"text": f"prompt {n}", "priority": n} for n in range(6)]
+    take(studio, project, "\n".join(json.dumps(line) for line in lines), held_out_percent=0)
+    first = prompts_to_sample(project, 3)
+    assert [prompt.text for prompt in first] == ["prompt 5", "prompt 4", "prompt 3"]
+    by_prompt = {prompt.pk: studio.samples(prompt, 1) for prompt in reversed(first)}
+    make_items(project=project, samples_by_prompt=by_prompt)
+    assert [prompt.text for prompt in prompts_to_sample(project, 3)] == ["prompt 2", "prompt 1", "prompt 0"]
+    rater = studio.rater(project)
+    rated = studio.rate_all(rater, project, "3")
+    assert [rating.comparison.prompt.text for rating in rated] == ["prompt 5", "prompt 4", "prompt 3"]

@@ -9,6 +9,7 @@ from django.test import Client
 
 from tests.studio import Studio, open_studio, queries_of
 from webapp.feedback import services as feedback
+from webapp.feedback.models import Slot
 from webapp.projects.models import Guideline, Membership, Project, Prompt
 from webapp.registry import services as registry
 
@@ -121,6 +122,22 @@ def test_a_project_that_can_not_be_is_refused_and_what_was_typed_is_kept(admin, 
     assert "Prefer the one that you would read twice." in html
     assert 'aria-invalid="true"' in html
     assert Project.objects.count() == 1
+
+
+def test_another_overlap_holds_for_items_made_from_now_on_and_the_page_says_so(studio, admin):
+    studio.add_items(pairs=1)
+    form = admin.get("/p/film-reviews/settings/").context["form"]
+    values = {name: form[name].value() for name in form.fields if form[name].value() not in (False, None)}
+    html = admin.post("/p/film-reviews/settings/", values, follow=True).content.decode()
+    assert "from now on gets" not in html, "nothing was changed"
+    html = admin.post("/p/film-reviews/settings/", {**values, "overlap": "3"}, follow=True).content.decode()
+    assert "Each item made from now on gets ratings by 3; what was made before keeps 1." in html
+    assert Slot.objects.count() == 1
+    studio.project.refresh_from_db()
+    studio.add_item("Another opening", "one text", "another text")
+    assert Slot.objects.count() == 1 + 3
+    admin.post("/p/film-reviews/settings/", {**values, "overlap": "2"})
+    assert Slot.objects.count() == 4, "and fewer take nothing away"
 
 
 def test_settings_are_changed_and_a_pause_is_seen_by_raters(studio, admin):

@@ -41,10 +41,9 @@ SKIP_REASONS = [
 ONE_DAY_MS = 86_400_000
 
 
-class VerdictForm(forms.Form):
+class ChoiceForm(forms.Form):
     """A verdict as it was pressed, in the order shown; the service turns it into one about samples."""
 
-    token = forms.UUIDField()
     submission_id = forms.UUIDField()
     choice = forms.ChoiceField(choices=[(str(n), str(n)) for n in range(8)])
     active_ms = forms.IntegerField(required=False)
@@ -55,10 +54,26 @@ class VerdictForm(forms.Form):
         return value if value is not None and 0 <= value <= ONE_DAY_MS else None
 
 
+class VerdictForm(ChoiceForm):
+    token = forms.UUIDField()
+
+
 class SkipForm(forms.Form):
     token = forms.UUIDField()
     reason = forms.ChoiceField(choices=SKIP_REASONS, required=False)
 
 
+class PageForm(forms.Form):
+    """What the page has that is still to be judged: the item that it shows, and the one that it fetched ahead."""
+
+    showing = forms.UUIDField(required=False)
+    ahead = forms.UUIDField(required=False)
+
+
 class LeaseForm(forms.Form):
     token = forms.UUIDField()
+    ahead = forms.UUIDField(required=False)
+
+
+class UndoForm(forms.Form):
+    before = forms.UUIDField(required=False)

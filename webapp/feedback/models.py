@@ -116,9 +116,10 @@ class Slot(models.Model):
 
 
 class Presentation(models.Model):
-    """Append-only: a comparison was shown to a rater, in this order, with this guideline.
+    """Append-only: a comparison was handed to a rater, in this order, with this guideline.
 
-    ``token`` is the slot's at that time: a rating that arrives late finds its presentation by it.
+    ``token`` is the slot's at that time: a rating that arrives late finds its presentation by it. ``shown_at`` alone is
+    written later where a page fetches an item ahead: it stays empty until the page says that the item stands there.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
@@ -127,7 +128,7 @@ class Presentation(models.Model):
     token = models.UUIDField(unique=True)
     first_is_left = models.BooleanField()
     guideline = models.ForeignKey(Guideline, null=True, on_delete=models.PROTECT, related_name="+")
-    shown_at = models.DateTimeField(auto_now_add=True)
+    shown_at = models.DateTimeField(null=True, help_text="empty: fetched ahead, and no page has said that it showed it")
 
     def __str__(self) -> str:
         return f"presentation {self.token}"

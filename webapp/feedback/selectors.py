@@ -1,10 +1,11 @@
 """What can be read about samples, the queue and ratings."""
 
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from uuid import UUID
 
-from django.db.models import Count, Max, Min, Q, QuerySet
+from django.db.models import Count, Exists, Max, Min, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Now, TruncDay
 
 from webapp.accounts.models import User
@@ -53,34 +54,140 @@ def item_of(presentation: Presentation) -> ShownItem:
     )
 
 
+LAST_ACTS = 10  # how many verdicts and skips can be undone, however long ago they were given
+REVISION_HOURS = 24  # and how long any verdict or skip can be changed
+
+
 @dataclass(frozen=True, slots=True)
 class JudgedItem:
-    """An item as it was shown to a rater, with the key that was pressed."""
+    """An item as it was shown to a rater, with the key that was pressed; ``choice`` is None where it was skipped."""
 
     item: ShownItem
-    choice: str
-    rated_at: datetime
-    is_late: bool
+    choice: str | None
+    acted_at: datetime
+    is_late: bool = False
+    is_changed: bool = False
+    trained: int | None = None  # the last run that learned from the verdict as it stands
+    trained_before: int | None = None  # the last run that learned from one that was changed later
+    may_revise: bool = False  # told by ``own_item`` alone
 
 
-def history(rater: User, project: Project, limit: int = 10) -> list[JudgedItem]:
-    """The rater's last verdicts in a project, newest first (one query)."""
-    ratings = Rating.objects.filter(rater=rater, project=project, is_current=True).select_related(
-        "presentation__guideline",
-        "presentation__slot__project",
-        "presentation__slot__comparison__prompt",
-        "presentation__slot__comparison__first",
-        "presentation__slot__comparison__second",
-    )
+SHOWN = (
+    "presentation__guideline",
+    "presentation__slot__project",
+    "presentation__slot__comparison__prompt",
+    "presentation__slot__comparison__first",
+    "presentation__slot__comparison__second",
+)
+
+
+def ratings_by(rater: User, project: Project) -> QuerySet[Rating]:
+    """The rater's own current ratings in a project, newest first, with all that ``judged`` needs but the runs."""
+    ratings = Rating.objects.filter(rater=rater, project=project, is_current=True)
+    return ratings.select_related(*SHOWN).order_by("-created_at", "-id")
+
+
+def judged(ratings: Sequence[Rating]) -> list[JudgedItem]:
+    """Ratings of ``ratings_by`` as they were shown, with the runs that learned from them (one query)."""
+    runs = last_runs(ratings)
     return [
         JudgedItem(
             item=item_of(rating.presentation),
             choice=choice_as_pressed(rating),
-            rated_at=rating.created_at,
+            acted_at=rating.created_at,
             is_late=not rating.counts_toward_overlap,
+            is_changed=rating.revision > 1,
+            trained=runs.get((rating.comparison_id, True)),
+            trained_before=runs.get((rating.comparison_id, False)),
         )
-        for rating in ratings.order_by("-created_at", "-id")[:limit]
+        for rating in ratings
     ]
+
+
+def last_runs(ratings: Sequence[Rating]) -> dict[tuple[UUID, bool], int]:
+    """The number of the last run that made a model of a comparison's rating, by whether that revision is current.
+
+    Runs are found by the names of the reverse relations; nothing of those apps is imported here.
+    """
+    of_raters = Rating.objects.filter(
+        comparison__in={rating.comparison_id for rating in ratings}, rater__in={rating.rater_id for rating in ratings}
+    )
+    trained = of_raters.filter(datasets__runs__state="succeeded").order_by().values_list("comparison", "is_current")
+    return {
+        (comparison, is_current): number
+        for comparison, is_current, number in trained.annotate(number=Max("datasets__runs__number"))
+    }
+
+
+def skipped_by(rater: User, project: Project, limit: int = LAST_ACTS) -> list[JudgedItem]:
+    """The last items that a rater passed by and did not judge later, newest first (two queries)."""
+    judged_later = Rating.objects.filter(comparison=OuterRef("comparison"), rater=rater)
+    skips = Skip.objects.filter(~Exists(judged_later), rater=rater, comparison__project=project)
+    newest = {skip.comparison_id: skip.created_at for skip in skips.order_by("-created_at", "-id")[:limit]}
+    shown_then = Presentation.objects.filter(rater=rater, slot__comparison__in=newest).select_related(
+        *(name.removeprefix("presentation__") for name in SHOWN)
+    )
+    last_shown = {one.slot.comparison_id: one for one in shown_then.order_by("id")}
+    return [JudgedItem(item_of(last_shown[key]), None, acted_at) for key, acted_at in newest.items()]
+
+
+def own_item(rater: User, project: Project, token: UUID) -> JudgedItem:
+    """An item that the rater has judged or skipped, as it was shown then.
+
+    Raises:
+        Presentation.DoesNotExist: it was never shown to this rater in this project, or is still to be judged.
+    """
+    presentation = Presentation.objects.select_related("slot").get(rater=rater, slot__project=project, token=token)
+    comparison = presentation.slot.comparison_id
+    ratings = list(ratings_by(rater, project).filter(comparison=comparison))
+    if ratings:
+        found = judged(ratings)[0]
+    elif skip := Skip.objects.filter(rater=rater, comparison=comparison).first():
+        found = JudgedItem(shown(presentation), None, skip.created_at)
+    else:
+        raise Presentation.DoesNotExist
+    return replace(found, may_revise=may_revise(rater, project, comparison))
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """A verdict or a skip, as far as undoing it goes."""
+
+    acted_at: datetime
+    comparison_id: UUID
+    token: UUID  # of the presentation that was judged
+
+
+def last_acts(rater: User, project: Project) -> list[Act]:
+    """The rater's last verdicts and skips in a project, newest first, LAST_ACTS at most (two queries)."""
+    ratings = Rating.objects.filter(rater=rater, project=project, is_current=True).order_by("-created_at", "-id")
+    acts = [Act(*row) for row in ratings.values_list("created_at", "comparison", "presentation__token")[:LAST_ACTS]]
+    judged_later = Rating.objects.filter(comparison=OuterRef("comparison"), rater=rater)
+    shown_last = Presentation.objects.filter(slot__comparison=OuterRef("comparison"), rater=rater).order_by("-id")
+    skips = (
+        Skip.objects.filter(~Exists(judged_later), rater=rater, comparison__project=project)
+        .annotate(token=Subquery(shown_last.values("token")[:1]))
+        .order_by("-created_at", "-id")
+    )
+    acts += [Act(*row) for row in skips.values_list("created_at", "comparison", "token")[:LAST_ACTS]]
+    return sorted(acts, key=lambda act: act.acted_at, reverse=True)[:LAST_ACTS]
+
+
+def act_before(rater: User, project: Project, token: UUID | None = None) -> Act | None:
+    """What undoing leads to: the last act, or the one before that of ``token``; None where there is none."""
+    acts = last_acts(rater, project)
+    if token is None:
+        return acts[0] if acts else None
+    later = next((index for index, act in enumerate(acts) if act.token == token), len(acts))
+    return acts[later + 1] if later + 1 < len(acts) else None
+
+
+def may_revise(rater: User, project: Project, comparison_id: UUID) -> bool:
+    """Whether a rater may still change what was said of an item: it is among the last acts, or young enough."""
+    if any(act.comparison_id == comparison_id for act in last_acts(rater, project)):
+        return True
+    is_young = Q(rater=rater, comparison=comparison_id, created_at__gt=Now() - timedelta(hours=REVISION_HOURS))
+    return Rating.objects.filter(is_young, is_current=True).exists() or Skip.objects.filter(is_young).exists()
 
 
 def choice_as_pressed(rating: Rating) -> str:
@@ -107,7 +214,8 @@ def progress(rater: User, project: Project) -> Progress:
     rated = Rating.objects.filter(rater=rater, project=project, is_current=True).aggregate(
         all=Count("id"), today=Count("id", filter=Q(created_at__gte=TruncDay(Now())))
     )
-    skipped = Skip.objects.filter(rater=rater, comparison__project=project).count()
+    judged_later = Rating.objects.filter(comparison=OuterRef("comparison"), rater=rater)
+    skipped = Skip.objects.filter(~Exists(judged_later), rater=rater, comparison__project=project).count()
     return Progress(rated=rated["all"], rated_today=rated["today"], skipped=skipped)
 
 

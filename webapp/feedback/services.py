@@ -4,6 +4,9 @@ How a slot is handed out: K wanted ratings of an item are K rows, so no item can
 claim is one short transaction that holds a lock of its rater, so that two tabs of one rater wait for each other, and
 passes over rows that other raters are just taking (SKIP LOCKED). Whether a lease is over is decided by the clock of
 the database, in the query that looks for the next slot: nothing has to sweep.
+
+A rater holds two leases at most: of the item that is judged, and of the one that the page fetched ahead. They are
+told apart by their age alone.
 """
 
 import hashlib
@@ -19,8 +22,9 @@ from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 
 from webapp.accounts.models import User
-from webapp.errors import StudioError, SubmissionConflict, TokenUnknown
+from webapp.errors import RevisionClosed, StudioError, SubmissionConflict, TokenUnknown
 from webapp.feedback.models import Comparison, Presentation, Rating, Sample, Skip, Slot
+from webapp.feedback.selectors import LAST_ACTS, REVISION_HOURS, may_revise
 from webapp.feedback.verdicts import choice_of, verdict_of
 from webapp.projects.models import Project
 from webapp.projects.selectors import current_guideline
@@ -167,6 +171,8 @@ def slots_missing(*, project: Project) -> int:
 
 # --- Leases ----------------------------------------------------------------------------------------------------------
 
+MAX_LEASES = 2
+
 NEXT_SLOT = """
 WITH next AS MATERIALIZED (
     SELECT slot.id
@@ -175,6 +181,9 @@ WITH next AS MATERIALIZED (
       AND NOT (SELECT is_paused FROM projects_project WHERE id = %(project)s)
       AND slot.state IN ('open', 'leased')
       AND (slot.state = 'open' OR slot.lease_until IS NULL OR slot.lease_until < now())
+      AND (NOT %(ahead)s OR (SELECT count(*) FROM (SELECT 1 FROM feedback_slot AS free
+               WHERE free.project_id = %(project)s AND free.state = 'open'
+               ORDER BY free.priority DESC, free.id LIMIT 2) AS two) = 2)
       AND NOT EXISTS (SELECT FROM feedback_slot AS other WHERE other.comparison_id = slot.comparison_id
                       AND other.rater_id = %(rater)s AND other.id <> slot.id)
       AND NOT EXISTS (SELECT FROM feedback_rating AS rating WHERE rating.comparison_id = slot.comparison_id
@@ -194,38 +203,54 @@ RETURNING slot.id, comparison.kind, (SELECT guideline.id FROM projects_guideline
 """
 
 
-def claim(*, rater: User, project: Project) -> Presentation | None:
+def claim(*, rater: User, project: Project, beside: Sequence[UUID] = ()) -> Presentation | None:
     """The item that ``rater`` shall judge next, leased for ``project.lease_minutes``; None where nothing waits.
 
     A rater who holds a live lease gets the same item in the same order again, with the lease renewed, so reloading or
     a second tab changes nothing, but for the token where the guideline has a new version since. Never an item that the
     rater has judged, skipped or holds. Each lease draws a fresh token and which sample stands left.
+
+    ``beside``: the tokens of items that the page has already; asked for another one, ahead of need. There is none when
+    the rater holds two others, nor when it would be the last one open in the project: that one is for who needs it now.
     """
     for last_try in (False, True):
         try:
             with transaction.atomic():
-                return claim_once(rater=rater, project=project)
+                return claim_once(rater=rater, project=project, beside=beside)
         except IntegrityError:
             if last_try:  # the unique index (comparison, rater) is the second net; it has nothing to catch twice
                 raise
     return None
 
 
-def claim_once(*, rater: User, project: Project) -> Presentation | None:
+def claim_once(*, rater: User, project: Project, beside: Sequence[UUID]) -> Presentation | None:
     """One try of ``claim``, within the caller's transaction."""
     lock_rater(rater)
     lease = timedelta(minutes=project.lease_minutes)
-    held = Slot.objects.filter(
+    live = Slot.objects.filter(
         rater=rater, project=project, project__is_paused=False, state=Slot.State.LEASED, lease_until__gt=Now()
     )
-    presentation = Presentation.objects.filter(rater=rater, slot__in=held, token=F("slot__token")).first()
+    held = list(Presentation.objects.filter(rater=rater, slot__in=live, token=F("slot__token")).order_by("id"))
+    presentation = next((one for one in held if one.token not in beside), None)
     if presentation:
         Slot.objects.filter(pk=presentation.slot_id).update(lease_until=Now() + lease)
-        return under_current_guideline(presentation, project)
+        presentation = under_current_guideline(presentation, project)
+    elif len(held) < MAX_LEASES:
+        presentation = lease_next(rater=rater, project=project, lease=lease, is_ahead=bool(beside))
+    if presentation and presentation.shown_at is None and not beside:
+        mark_shown(rater=rater, token=presentation.token)
+    return presentation
+
+
+def lease_next(*, rater: User, project: Project, lease: timedelta, is_ahead: bool) -> Presentation | None:
+    """Lease the first slot that is free for ``rater``, within the caller's transaction."""
     token = uuid.uuid4()
+    seconds = lease.total_seconds()
     with connection.cursor() as cursor:
-        seconds = lease.total_seconds()
-        cursor.execute(NEXT_SLOT, {"project": project.pk, "rater": rater.pk, "token": token, "seconds": seconds})
+        cursor.execute(
+            NEXT_SLOT,
+            {"project": project.pk, "rater": rater.pk, "token": token, "seconds": seconds, "ahead": is_ahead},
+        )
         found = cursor.fetchone()
     if found is None:
         return None
@@ -236,7 +261,13 @@ def claim_once(*, rater: User, project: Project) -> Presentation | None:
         token=token,
         first_is_left=kind == Comparison.Kind.SINGLE or draw_side(),
         guideline_id=guideline_id,
+        shown_at=None if is_ahead else Now(),
     )
+
+
+def mark_shown(*, rater: User, token: UUID) -> None:
+    """Note that an item which was fetched ahead stands before its rater now; said again, it changes nothing."""
+    Presentation.objects.filter(rater=rater, token=token, shown_at=None).update(shown_at=Now())
 
 
 def under_current_guideline(presentation: Presentation, project: Project) -> Presentation:
@@ -272,12 +303,24 @@ def renew(*, rater: User, token: UUID) -> bool:
 
 
 def release(*, rater: User, token: UUID) -> bool:
-    """Hand an item back unjudged, for instance when the page is left; False where it was not held."""
+    """Hand an item back unjudged; False where it was not held."""
     return free(Slot.objects.filter(rater=rater, token=token, state=Slot.State.LEASED)) == 1
 
 
+def release_unseen(*, rater: User, token: UUID) -> bool:
+    """Hand an item back that was fetched ahead; False where it was not held or was shown, perhaps by another tab."""
+    unseen = Presentation.objects.filter(rater=rater, token=token, shown_at=None)
+    return free(Slot.objects.filter(rater=rater, token__in=unseen.values("token"), state=Slot.State.LEASED)) == 1
+
+
+def release_all(*, rater: User, project: Project) -> int:
+    """Hand back whatever the rater holds in a project, for a pause; the number of items."""
+    held = Slot.objects.filter(rater=rater, project=project, state=Slot.State.LEASED)
+    return sum(release(rater=rater, token=token) for token in held.values_list("token", flat=True))
+
+
 def skip(*, rater: User, token: UUID, reason: str = "") -> None:
-    """Pass an item by: this rater never gets it again, others may. ``reason``: one of SKIP_REASONS, or none.
+    """Pass an item by: this rater is never offered it again, others may be. ``reason``: one of SKIP_REASONS, or none.
 
     Raises:
         TokenUnknown: the item was never shown to this rater.
@@ -361,7 +404,7 @@ def submit(
             both_bad=both_bad,
             source=Rating.Source.SIMULATED if rater.is_simulated else source,
             counts_toward_overlap=slot is not None,
-            active_ms=active_ms if active_ms is not None and 0 <= active_ms < 2**31 else None,
+            active_ms=bounded(active_ms),
         )
     return Submission(rating, is_duplicate=False, is_late=slot is None)
 
@@ -381,15 +424,16 @@ def take_slot(presentation: Presentation) -> Slot | None:
     return slot
 
 
-def revise(*, rater: User, token: UUID, submission_id: UUID, choice: str) -> Submission:
+def revise(*, rater: User, token: UUID, submission_id: UUID, choice: str, active_ms: int | None = None) -> Submission:
     """Change one's mind: the verdict becomes a new revision, the old one stays as it was, no longer current.
 
-    Datasets that were frozen before keep the old revision.
+    Datasets that were frozen before keep the old revision. An item that was skipped gets its first verdict.
 
     Raises:
-        TokenUnknown: the item was never shown to this rater, or never judged.
+        TokenUnknown: the item was never shown to this rater, or never judged nor skipped.
         ChoiceInvalid: this kind of item has no such choice.
         SubmissionConflict: this key was used for another verdict.
+        RevisionClosed: it is neither among the rater's last acts nor young enough.
     """
     presentation = find_presentation(rater=rater, token=token)
     comparison = presentation.slot.comparison
@@ -397,13 +441,21 @@ def revise(*, rater: User, token: UUID, submission_id: UUID, choice: str) -> Sub
     with transaction.atomic():
         lock_rater(rater)
         stored = stored_rating(comparison=comparison, rater=rater, submission_id=submission_id)
-        if stored is None:
+        if stored is None and not Skip.objects.filter(comparison=comparison, rater=rater).exists():
             raise TokenUnknown
-        is_same = (stored.comparison_id, stored.verdict, stored.both_bad) == (comparison.pk, verdict, both_bad)
-        if stored.submission_id == submission_id and not is_same:
+        is_same = stored and (stored.comparison_id, stored.verdict, stored.both_bad) == (
+            comparison.pk,
+            verdict,
+            both_bad,
+        )
+        if stored and stored.submission_id == submission_id and not is_same:
             raise SubmissionConflict(pressed(stored))
-        if is_same:
+        if stored and is_same:
             return Submission(stored, is_duplicate=True, is_late=not stored.counts_toward_overlap)
+        if not may_revise(rater, comparison.project, comparison.pk):
+            raise RevisionClosed(acts=LAST_ACTS, hours=REVISION_HOURS)
+        if stored is None:
+            return submit(rater=rater, token=token, submission_id=submission_id, choice=choice, active_ms=active_ms)
         Rating.objects.filter(pk=stored.pk).update(is_current=False)
         rating = Rating.objects.create(
             project_id=stored.project_id,
@@ -417,6 +469,7 @@ def revise(*, rater: User, token: UUID, submission_id: UUID, choice: str) -> Sub
             both_bad=both_bad,
             source=stored.source,
             counts_toward_overlap=stored.counts_toward_overlap,
+            active_ms=bounded(active_ms),
         )
     return Submission(rating, is_duplicate=False, is_late=not rating.counts_toward_overlap)
 
@@ -431,13 +484,18 @@ def lock_rater(rater: User) -> None:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [int.from_bytes(digest[:8], "big", signed=True)])
 
 
+def bounded(active_ms: int | None) -> int | None:
+    """A time that a page measured, or None where it cannot be right."""
+    return active_ms if active_ms is not None and 0 <= active_ms < 2**31 else None
+
+
 def find_presentation(*, rater: User, token: UUID) -> Presentation:
     """What was shown to ``rater`` under ``token``, however long ago.
 
     Raises:
         TokenUnknown: nothing was.
     """
-    found = Presentation.objects.select_related("slot__comparison").filter(rater=rater, token=token).first()
+    found = Presentation.objects.select_related("slot__comparison__project").filter(rater=rater, token=token).first()
     if found is None:
         raise TokenUnknown
     return found

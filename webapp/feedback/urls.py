@@ -7,6 +7,10 @@ urlpatterns = [
     path("p/<slug:slug>/rate/", views.rate, name="rate"),
     path("p/<slug:slug>/rate/skip/", views.skip, name="skip"),
     path("p/<slug:slug>/rate/heartbeat/", views.heartbeat, name="heartbeat"),
+    path("p/<slug:slug>/rate/release/", views.release, name="release"),
+    path("p/<slug:slug>/rate/pause/", views.pause, name="pause"),
+    path("p/<slug:slug>/rate/undo/", views.undo, name="undo"),
     path("p/<slug:slug>/history/", views.history, name="history"),
+    path("p/<slug:slug>/history/<uuid:token>/", views.judged, name="judged"),
     path("p/<slug:slug>/ratings/", views.queue, name="queue"),
 ]

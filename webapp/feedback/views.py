@@ -8,22 +8,27 @@ from django.contrib import messages
 from django.core.paginator import Paginator
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 from django.views.decorators.vary import vary_on_headers
 
-from webapp.errors import ChoiceInvalid, SubmissionConflict, TokenUnknown
+from webapp.errors import ChoiceInvalid, RevisionClosed, SubmissionConflict, TokenUnknown
 from webapp.feedback import selectors, services
 from webapp.feedback.forms import (
     BOTH_BAD,
     PAIR_STEPS,
     SINGLE_STEPS,
     SKIP_REASONS,
+    ChoiceForm,
     LeaseForm,
+    PageForm,
     SkipForm,
+    Step,
+    UndoForm,
     VerdictForm,
 )
-from webapp.feedback.models import Comparison, Rating
+from webapp.feedback.models import Comparison, Presentation, Rating
 from webapp.feedback.words import verdict_in_words
 from webapp.projects.access import MemberRequest, admin_required, member_required
 from webapp.projects.models import Project
@@ -32,6 +37,7 @@ from webapp.projects.selectors import current_guideline, is_project_admin, membe
 
 LOOKS = 18  # re-checks of an empty page by itself, ten seconds apart
 PAGE_SIZE = 50
+HISTORY_SIZE = 20
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,8 @@ LATE = Told(
     "info",
     "Saved. The time for that item had run out and somebody else had it; your rating is kept and marked as late.",
 )
+CHANGED = Told("success", "Changed. Models that have learned from the earlier verdict stay as they are.")
+NOTHING_TO_UNDO = Told("info", "There is nothing to undo.")
 NOT_UNDERSTOOD = Told("error", "That was not understood, and nothing was saved. Please rate once more.", status=422)
 
 
@@ -79,7 +87,7 @@ def record_verdict(request: MemberRequest, form: VerdictForm) -> Told | None:
 
 
 def told_of(error: SubmissionConflict) -> Told:
-    return Told("warning", f"{error} Perhaps you gave it in another tab. Here is the next item.", status=409)
+    return Told("warning", f"{error} Perhaps you gave it in another tab. Undo leads back to it.", status=409)
 
 
 @never_cache
@@ -104,75 +112,197 @@ def skip(request: MemberRequest, project: Project) -> HttpResponse:
     return show_item(request, project, told)
 
 
-def say_and_go_on(request: MemberRequest, project: Project, told: Told | None) -> HttpResponse:
+def say_and_go_on(request: MemberRequest, project: Project, told: Told | None, to: str = "rate") -> HttpResponse:
     """The answer to a plain form: to the next item, so that a reload sends nothing twice."""
     if told:
         messages.add_message(request, messages.DEFAULT_LEVELS[told.level.upper()], told.text)
-    return redirect("feedback:rate", project.slug)
+    return redirect(f"feedback:{to}", project.slug)
 
 
 @never_cache
 @member_required
 @require_POST
 def heartbeat(request: MemberRequest, project: Project) -> HttpResponse:
-    """Keep the item for its rater a while longer; 410 when its time had run out."""
+    """Keep the page's items for their rater a while longer; 410 names those whose time had run out."""
     form = LeaseForm(request.POST)
-    kept = form.is_valid() and services.renew(rater=request.user, token=form.cleaned_data["token"])
-    return HttpResponse(status=204 if kept else 410)
+    if not form.is_valid():
+        return HttpResponse("which item?\n", content_type="text/plain", status=410)
+    tokens = [token for token in form.cleaned_data.values() if token]
+    gone = [str(token) for token in tokens if not services.renew(rater=request.user, token=token)]
+    if gone:
+        return HttpResponse("\n".join(gone), content_type="text/plain", status=410)
+    return HttpResponse(status=204)
 
 
-def show_item(request: MemberRequest, project: Project, told: Told | None) -> HttpResponse:
-    """The page, or for htmx the fragment, with the rater's live item or a reason why there is none."""
-    presentation = None if project.is_paused else services.claim(rater=request.user, project=project)
-    item = selectors.shown(presentation) if presentation else None
+@never_cache
+@member_required
+@require_POST
+def release(request: MemberRequest, project: Project) -> HttpResponse:
+    """Hand back what the page fetched ahead and did not show, as it is hidden or left."""
+    form = LeaseForm(request.POST)
+    if form.is_valid():
+        services.release_unseen(rater=request.user, token=form.cleaned_data["token"])
+    return HttpResponse(status=204)
+
+
+@never_cache
+@vary_on_headers("HX-Request")
+@member_required
+@require_POST
+def pause(request: MemberRequest, project: Project) -> HttpResponse:
+    """Hand everything back and rest; the page that says so asks for nothing."""
+    services.release_all(rater=request.user, project=project)
+    if request.htmx:
+        return HttpResponse(status=204)  # the page has the words already
+    return redirect(f"{reverse('feedback:rate', args=[project.slug])}?paused=1")
+
+
+def show_item(request: MemberRequest, project: Project, told: Told | None, *, wants_item: bool = True) -> HttpResponse:
+    """The page with the rater's live item or a reason why there is none; for htmx the fragment.
+
+    A page that names what it has already gets the item after that, to keep out of sight until it is needed, or nothing.
+    """
+    page = PageForm(request.POST if request.method == "POST" else request.GET)
     is_fragment = bool(request.htmx)
-    looks = int(look) if (look := request.GET.get("look", "")).isdecimal() and len(look) < 4 else 0
+    beside = [token for token in page.cleaned_data.values() if token] if is_fragment and page.is_valid() else []
+    if beside and (showing := page.cleaned_data["showing"]):
+        services.mark_shown(rater=request.user, token=showing)
+    is_resting = not is_fragment and "paused" in request.GET
+    may_claim = wants_item and not project.is_paused and not is_resting
+    presentation = services.claim(rater=request.user, project=project, beside=beside) if may_claim else None
+    context = item_context(request, project, selectors.shown(presentation) if presentation else None)
+    context |= {
+        "told": told,
+        "is_fragment": is_fragment,
+        "is_ahead": bool(beside) or not wants_item,
+        "is_resting": is_resting,
+    }
+    if is_fragment:
+        return render(request, "feedback/_item.html", context, status=told.status if told else 200)
+    return render(request, "feedback/rate.html", context | guideline_context(request, project))
+
+
+def item_context(request: MemberRequest, project: Project, item: selectors.ShownItem | None) -> dict[str, Any]:
+    """What the item, or the reason why there is none, takes."""
     context: dict[str, Any] = {
         "project": project,
         "item": item,
-        "steps": PAIR_STEPS if item and item.kind == Comparison.Kind.PAIR else SINGLE_STEPS,
+        "steps": steps_of(item) if item else [],
         "reasons": SKIP_REASONS,
         "submission_id": uuid.uuid4(),
-        "told": told,
         "done_today": selectors.rated_today(request.user, project),
-        "is_fragment": is_fragment,
     }
     if item is None:
+        look = request.GET.get("look", "")
+        looks = int(look) if look.isdecimal() and len(look) < 4 else 0
         context |= {"empty": "paused" if project.is_paused else "waiting", "looks": looks, "looks_left": looks < LOOKS}
-    if item is None or not is_fragment:
+    if item is None or not request.htmx:
         context["is_admin"] = is_project_admin(request.user, project)
-    if is_fragment:
-        return render(request, "feedback/_item.html", context, status=told.status if told else 200)
+    return context
+
+
+def guideline_context(request: MemberRequest, project: Project) -> dict[str, Any]:
+    """The guideline drawer."""
     guideline = current_guideline(project)
-    if guideline:
-        membership = membership_of(request.user, project)
-        context |= {
-            "guideline": guideline,
-            "guideline_html": to_html(guideline.body),
-            "guideline_is_new": membership is not None and membership.guideline_read < guideline.version,
-        }
-    return render(request, "feedback/rate.html", context)
+    if guideline is None:
+        return {}
+    membership = membership_of(request.user, project)
+    return {
+        "guideline": guideline,
+        "guideline_html": to_html(guideline.body),
+        "guideline_is_new": membership is not None and membership.guideline_read < guideline.version,
+    }
+
+
+@never_cache
+@vary_on_headers("HX-Request")
+@member_required
+@require_GET
+def undo(request: MemberRequest, project: Project) -> HttpResponse:
+    """To the rater's last act, or to the one before that of the token ``before``; ten acts deep."""
+    form = UndoForm(request.GET)
+    act = selectors.act_before(request.user, project, form.cleaned_data["before"] if form.is_valid() else None)
+    if act:
+        return redirect(f"{reverse('feedback:judged', args=[project.slug, act.token])}?then=rate")
+    if request.htmx:
+        return HttpResponse(status=204)
+    return say_and_go_on(request, project, NOTHING_TO_UNDO)
+
+
+@never_cache
+@vary_on_headers("HX-Request")
+@member_required
+@require_http_methods(["GET", "POST"])
+def judged(request: MemberRequest, project: Project, token: uuid.UUID) -> HttpResponse:
+    """An own verdict or skip, as it was shown; a POST changes it."""
+    then = "rate" if request.GET.get("then") == "rate" else "history"
+    told = None
+    if request.method == "POST":
+        form = ChoiceForm(request.POST)
+        told = revise_verdict(request, token, form) if form.is_valid() else NOT_UNDERSTOOD
+        if request.htmx:
+            return show_item(request, project, None if told == CHANGED else told, wants_item=then == "rate")
+        return say_and_go_on(request, project, told, to=then)
+    try:
+        entry = selectors.own_item(request.user, project, token)
+    except Presentation.DoesNotExist:
+        raise Http404("not an item that you have judged") from None
+    context = item_context(request, project, entry.item) | {
+        "entry": entry,
+        "words": words_of(entry),
+        "acts": selectors.LAST_ACTS,
+        "hours": selectors.REVISION_HOURS,
+        "then": then,
+        "is_fragment": bool(request.htmx),
+    }
+    if request.htmx:
+        return render(request, "feedback/_judged.html", context)
+    return render(request, "feedback/rate.html", context | guideline_context(request, project))
+
+
+def revise_verdict(request: MemberRequest, token: uuid.UUID, form: ChoiceForm) -> Told:
+    """Change a verdict; raises Http404 for an item that this rater never judged."""
+    try:
+        submission = services.revise(rater=request.user, token=token, **form.cleaned_data)
+    except TokenUnknown as error:
+        raise Http404(str(error)) from None
+    except ChoiceInvalid as error:
+        return Told("error", str(error), status=422)
+    except (SubmissionConflict, RevisionClosed) as error:
+        return Told("warning", str(error), status=409)
+    return LATE if submission.is_late and submission.rating.revision == 1 else CHANGED
 
 
 @never_cache
 @member_required
 @require_GET
 def history(request: MemberRequest, project: Project) -> HttpResponse:
-    """The rater's own last ratings, as they were shown."""
+    """The rater's own ratings as they were shown, each of which leads to where it can be changed."""
+    page = Paginator(selectors.ratings_by(request.user, project), HISTORY_SIZE).get_page(request.GET.get("page"))
+    entries = selectors.judged(list(page))
     context = {
         "project": project,
         "is_admin": is_project_admin(request.user, project),
         "here": "history",
-        "entries": [(entry, words_of(entry)) for entry in selectors.history(request.user, project)],
+        "page": page,
+        "entries": [(entry, words_of(entry)) for entry in entries],
+        "skipped": selectors.skipped_by(request.user, project) if page.number == 1 else [],
         "progress": selectors.progress(request.user, project),
+        "acts": selectors.LAST_ACTS,
+        "hours": selectors.REVISION_HOURS,
     }
     return render(request, "feedback/history.html", context)
 
 
+def steps_of(item: selectors.ShownItem) -> list[Step]:
+    return PAIR_STEPS if item.kind == Comparison.Kind.PAIR else SINGLE_STEPS
+
+
 def words_of(entry: selectors.JudgedItem) -> str:
     """A verdict in the words of its button."""
-    steps = [*PAIR_STEPS, BOTH_BAD] if entry.item.kind == Comparison.Kind.PAIR else SINGLE_STEPS
-    return next(step.name for step in steps if step.key == entry.choice)
+    if entry.choice is None:
+        return "skipped"
+    return next(step.name for step in [*steps_of(entry.item), BOTH_BAD] if step.key == entry.choice)
 
 
 @admin_required

@@ -104,12 +104,17 @@ class ImportForm(forms.Form):
     FORMATS = [
         ("", "Find out by the file's name"),
         ("text", "Text: one prompt a line"),
-        ("jsonl", 'JSON lines: {"prompt": "…"}'),
-        ("csv", "CSV with a column “prompt”"),
+        ("jsonl", 'JSON lines: {"prompt": "…", "priority": 5}'),
+        ("csv", "CSV with a column “prompt”, perhaps “priority”"),
     ]
     ENDINGS = {"txt": "text", "text": "text", "jsonl": "jsonl", "ndjson": "jsonl", "json": "jsonl", "csv": "csv"}
 
-    file = forms.FileField(required=False, help_text="UTF-8, 10 MB at most.")
+    file = forms.FileField(
+        required=False,
+        help_text="UTF-8, 10 MB at most. A prompt may have a priority, -1000 to 1000, 0 by default: among prompts that "
+        "raters were asked about equally often, the higher is answered first, and its items are rated first. Import "
+        "the same prompt again with another priority to change it; items that wait already stay where they are.",
+    )
     text = forms.CharField(
         label="Or paste them",
         required=False,

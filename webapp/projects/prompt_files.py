@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, BinaryIO
 
@@ -11,6 +12,8 @@ from webapp.errors import ImportRefused, LineError
 
 FORMATS = ("jsonl", "csv", "text")
 COLUMNS = ("text", "prompt")
+PRIORITY = "priority"
+PRIORITIES = range(-1000, 1001)
 MAX_FILE_BYTES = 50 * 2**20
 MAX_LINE_BYTES = 2**20
 MAX_PROMPTS = 50_000  # of one file: a page must answer within seconds
@@ -21,16 +24,25 @@ OLD_MAC = "a line ends with a carriage return alone, as on an old Mac; save the 
 MAX_ERRORS = 200  # enough to mend by; a file of another format is wrong in every line
 
 
+@dataclass(frozen=True, slots=True)
+class PromptLine:
+    """A prompt of a file; ``priority`` is None where its line says nothing of it."""
+
+    text: str
+    priority: int | None = None
+
+
 class LineRefused(Exception):
     """What is wrong with the line at hand."""
 
 
-def read_prompts(stream: BinaryIO, format: str) -> list[str]:
+def read_prompts(stream: BinaryIO, format: str) -> list[PromptLine]:
     """The prompts of a file in UTF-8, in order, without the white space around them.
 
-    jsonl: an object a line with a string under ``text`` or ``prompt`` (other keys are passed over), or a string alone;
-    csv: a header with a column ``text`` or ``prompt``, split at comma, semicolon or tab; text: a prompt a line. Blank
-    lines are passed over; a byte order mark and Windows line ends do no harm.
+    jsonl: an object a line with a string under ``text`` or ``prompt`` and perhaps a whole number under ``priority``
+    (other keys are passed over), or a string alone; csv: a header with a column ``text`` or ``prompt`` and perhaps one
+    named ``priority``, split at comma, semicolon or tab; text: a prompt a line. Blank lines are passed over; a byte
+    order mark and Windows line ends do no harm.
 
     Raises:
         ImportRefused: any line is not right; its ``errors`` name each with its number.
@@ -83,24 +95,24 @@ def text_lines(stream: BinaryIO, errors: list[LineError]) -> Iterator[tuple[int,
             yield number, "\n"
 
 
-def read_lines(lines: Iterator[tuple[int, str]], errors: list[LineError], format: str) -> Iterator[str]:
+def read_lines(lines: Iterator[tuple[int, str]], errors: list[LineError], format: str) -> Iterator[PromptLine]:
     """The prompts of JSONL or plain text."""
     for number, line in lines:
         if line.strip():
             try:
-                yield checked_prompt(prompt_of_json(line) if format == "jsonl" else line)
+                yield prompt_of_json(line) if format == "jsonl" else PromptLine(checked_prompt(line))
             except LineRefused as refused:
                 errors.append(LineError(number, str(refused)))
 
 
-def read_csv(lines: Iterator[tuple[int, str]], errors: list[LineError]) -> Iterator[str]:
+def read_csv(lines: Iterator[tuple[int, str]], errors: list[LineError]) -> Iterator[PromptLine]:
     """The prompts of a CSV file; a row that spans several lines is named by its last."""
     first = next(((number, line) for number, line in lines if line.strip()), None)
     if first is None:
         return
     header_number, header = first
-    delimiter, column, width = find_column(header_number, header, errors)
-    if column < 0:
+    columns = find_columns(header_number, header, errors)
+    if columns is None:
         return
     number = header_number
 
@@ -109,15 +121,16 @@ def read_csv(lines: Iterator[tuple[int, str]], errors: list[LineError]) -> Itera
         for number, line in lines:  # noqa: B007, B020 (the row reader below looks at the number)
             yield line
 
-    rows = csv.reader(numbered(), delimiter=delimiter, strict=True)
+    rows = csv.reader(numbered(), delimiter=columns.delimiter, strict=True)
     while True:
         try:
             row = next(rows)
             if not any(cell.strip() for cell in row):
                 continue
-            if len(row) != width:
-                raise LineRefused(f"the row has {len(row)} cells, and the header {width}")
-            yield checked_prompt(row[column])
+            if len(row) != columns.width:
+                raise LineRefused(f"the row has {len(row)} cells, and the header {columns.width}")
+            priority = None if columns.priority is None else row[columns.priority].strip()
+            yield PromptLine(checked_prompt(row[columns.text]), priority_of_text(priority) if priority else None)
         except StopIteration:
             return
         except csv.Error as error:
@@ -128,30 +141,38 @@ def read_csv(lines: Iterator[tuple[int, str]], errors: list[LineError]) -> Itera
             errors.append(LineError(number, str(refused)))
 
 
-def find_column(number: int, header: str, errors: list[LineError]) -> tuple[str, int, int]:
-    """Delimiter, index of the prompt's column (-1: none) and number of columns."""
-    found = []
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Where a CSV file keeps what is read of it; ``priority`` is None where it has no such column."""
+
+    delimiter: str
+    text: int
+    priority: int | None
+    width: int
+
+
+def find_columns(number: int, header: str, errors: list[LineError]) -> Columns | None:
+    """What the header says; None where the file cannot be read by it."""
     for delimiter in ",;\t":
         try:
             names = [name.strip().lower() for name in next(csv.reader([header], delimiter=delimiter), [])]
         except csv.Error:
             continue
-        columns = [index for index, name in enumerate(names) if name in COLUMNS]
-        if columns:
-            found.append((delimiter, columns, len(names)))
-    if len(found) == 0 and "\r" in header.rstrip("\r\n"):
-        errors.append(LineError(number, OLD_MAC))
-    elif len(found) == 0:
-        errors.append(LineError(number, "the header has no column named text or prompt"))
-    elif len(found[0][1]) > 1:
-        errors.append(LineError(number, "the header has more than one column named text or prompt; keep one of them"))
-    else:
-        delimiter, columns, width = found[0]
-        return delimiter, columns[0], width
-    return ",", -1, 0
+        texts = [index for index, name in enumerate(names) if name in COLUMNS]
+        priorities = [index for index, name in enumerate(names) if name == PRIORITY]
+        if not texts:
+            continue
+        if len(texts) > 1 or len(priorities) > 1:
+            twice = "text or prompt" if len(texts) > 1 else PRIORITY
+            errors.append(LineError(number, f"the header has more than one column named {twice}; keep one of them"))
+            return None
+        return Columns(delimiter, texts[0], priorities[0] if priorities else None, len(names))
+    is_old_mac = "\r" in header.rstrip("\r\n")
+    errors.append(LineError(number, OLD_MAC if is_old_mac else "the header has no column named text or prompt"))
+    return None
 
 
-def prompt_of_json(line: str) -> str:
+def prompt_of_json(line: str) -> PromptLine:
     """The prompt in one line of JSON; strict where Python's reader is not (NaN, a key given twice)."""
     try:
         value = json.loads(
@@ -161,7 +182,9 @@ def prompt_of_json(line: str) -> str:
         raise LineRefused("this is nested too deeply") from None
     except json.JSONDecodeError as error:
         raise LineRefused(f"this is no JSON: {error.msg} at character {error.pos + 1}") from None
+    priority = None
     if isinstance(value, dict):
+        priority = checked_priority(value.get(PRIORITY))
         columns = [name for name in COLUMNS if name in value]
         if not columns:
             raise LineRefused('the object has no key "text" or "prompt"')
@@ -171,7 +194,22 @@ def prompt_of_json(line: str) -> str:
     if not isinstance(value, str):
         kinds = {dict: "an object", list: "a list", bool: "true or false", type(None): "null"}
         raise LineRefused(f"the prompt is {kinds.get(type(value), 'a number')}, not a string")
+    return PromptLine(checked_prompt(value), priority)
+
+
+def checked_priority(value: object) -> int | None:
+    """A priority that can be stored, or None where there is none."""
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or value not in PRIORITIES:
+        raise LineRefused(f"the priority is not a whole number from {PRIORITIES[0]} to {PRIORITIES[-1]}")
     return value
+
+
+def priority_of_text(text: str) -> int | None:
+    """A priority in a cell of a CSV file."""
+    is_number = text.lstrip("+-").isascii() and text.lstrip("+-").isdigit() and len(text) < MAX_DIGITS
+    return checked_priority(int(text) if is_number and text.count("-") + text.count("+") < 2 else text)
 
 
 def unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -213,10 +213,14 @@ def save_guideline(*, actor: User, project: Project, body: str) -> Guideline:
 
 @dataclass(frozen=True, slots=True)
 class ImportReport:
-    """What became of an import: rows made, and lines whose text was there already or came twice."""
+    """What became of an import: rows made, and lines whose text was there already or came twice.
+
+    ``reprioritised``: prompts that were there and got another priority.
+    """
 
     created: int
     duplicates: int
+    reprioritised: int = 0
 
 
 def import_prompts(
@@ -232,7 +236,8 @@ def import_prompts(
     """Add the prompts of a file or of pasted text: all of them or, if any line is not right, none.
 
     Whether a prompt is held out follows from its text alone, so the same text falls on the same side in every import
-    with the same ``held_out_percent``; a prompt that is there already stays as it is.
+    with the same ``held_out_percent``; a prompt that is there already stays as it is, but for its priority where its
+    line has one. Priorities hold for items made from now on.
 
     Raises:
         ImportRefused: its ``errors`` name each faulty line.
@@ -242,34 +247,43 @@ def import_prompts(
     if not 0 <= held_out_percent <= 100:
         raise SettingsRefused({"held_out_percent": ["It is a share, 0 to 100."]})
     found = read_prompts(stream if stream is not None else stream_of(text or ""), format)
-    by_hash = {hashlib.sha256(prompt.encode()).hexdigest(): prompt for prompt in found}
-    new = list(by_hash.items())
+    by_hash = {hashlib.sha256(prompt.text.encode()).hexdigest(): prompt for prompt in found}
+    lines = list(by_hash.items())
     with transaction.atomic():
         Project.objects.select_for_update(no_key=True).get(pk=project.pk)  # two imports: one after the other
-        created = 0
-        for start in range(0, len(new), BATCH):  # the database ends a transaction that hears nothing for long
-            some = new[start : start + BATCH]
-            known = Prompt.objects.filter(project=project, sha256__in=[sha256 for sha256, _ in some])
-            there = set(known.values_list("sha256", flat=True))
+        created = reprioritised = 0
+        for start in range(0, len(lines), BATCH):  # the database ends a transaction that hears nothing for long
+            some = dict(lines[start : start + BATCH])
+            known = {prompt.sha256: prompt for prompt in Prompt.objects.filter(project=project, sha256__in=some)}
             rows = [
                 Prompt(
                     project=project,
-                    text=prompt,
+                    text=prompt.text,
                     sha256=sha256,
                     split=split_of(sha256, held_out_percent),
+                    priority=prompt.priority or 0,
                     source=source[:60],
                 )
-                for sha256, prompt in some
-                if sha256 not in there
+                for sha256, prompt in some.items()
+                if sha256 not in known
             ]
             created += len(Prompt.objects.bulk_create(rows))
-        report = ImportReport(created=created, duplicates=len(found) - created)
+            moved = []
+            for sha256, old in known.items():
+                priority = some[sha256].priority
+                if priority is not None and priority != old.priority:
+                    old.priority = priority
+                    moved.append(old)
+            Prompt.objects.bulk_update(moved, ["priority"])
+            reprioritised += len(moved)
+        report = ImportReport(created=created, duplicates=len(found) - created, reprioritised=reprioritised)
         record_audit(
             actor=actor,
             action="prompts.import",
             target=project.slug,
             created=report.created,
             duplicates=report.duplicates,
+            reprioritised=report.reprioritised,
             source=source[:60],
         )
     return report

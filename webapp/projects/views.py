@@ -59,11 +59,17 @@ def create(request: MemberRequest) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 def change_settings(request: MemberRequest, project: Project) -> HttpResponse:
     """What raters are asked, how many ratings of what, and the pause."""
+    overlap = project.overlap  # the form writes what was typed into the instance
     form = SettingsForm(request.POST or None, instance=project)
     if form.is_valid() and accepted(
         form, lambda: services.update_project(actor=request.user, project=project, **form.cleaned_data)
     ):
-        messages.success(request, "The settings are saved.")
+        told = "The settings are saved."
+        if project.overlap != overlap:
+            told += (
+                f" Each item made from now on gets ratings by {project.overlap}; what was made before keeps {overlap}."
+            )
+        messages.success(request, told)
         return redirect("projects:settings", project.slug)
     if form.is_bound:
         project.refresh_from_db()  # the form has written what was typed into the instance; the strip shows what is true
@@ -98,7 +104,8 @@ def import_prompts(request: MemberRequest, project: Project) -> HttpResponse:
         else:
             told = f"{report.created} new prompts"
             if report.duplicates:
-                told += f"; {report.duplicates} were there already and stay as they are"
+                told += f"; {report.duplicates} were there already"
+                told += f", {report.reprioritised} with another priority from now on" if report.reprioritised else ""
             messages.success(request, told + ".")
             return redirect("projects:import", project.slug)
     context["counts"] = selectors.prompt_counts(project)

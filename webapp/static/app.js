@@ -33,6 +33,25 @@ document.addEventListener("click", async (event) => {
   }
 });
 
+// Logging out takes along what the rater page kept in this browser; not without a word where it was never sent.
+document.addEventListener("submit", (event) => {
+  const name = event.target.dataset.logout;
+  if (name === undefined) return;
+  let kept = [];
+  try {
+    kept = Object.keys(localStorage).filter((key) => key.startsWith(`steersman-unsent:${name}/`));
+  } catch {
+    return; // this browser keeps nothing for us
+  }
+  const question = "Some of your verdicts have not reached the server yet. Log out and throw them away?";
+  if (kept.length && !window.confirm(question)) {
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    return;
+  }
+  for (const key of kept) localStorage.removeItem(key);
+});
+
 // A form is sent once per click; one with data-confirm asks first.
 document.addEventListener("submit", (event) => {
   const form = event.target;

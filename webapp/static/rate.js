@@ -1,18 +1,34 @@
 // The rater page: one key, one verdict. Without this file the page is a plain form.
+//
+// The item after the one that is judged is fetched ahead and kept out of sight. A verdict goes into a list that the
+// browser keeps, the next item is shown, and then the list is sent, in order, each verdict under its own submission id,
+// until the server has said yes. So a dead network, a reload or a log-in that ran out lose nothing.
 "use strict";
 
 const LOOK_MS = 300; // a verdict sooner than this after the item appeared was meant for the one before it
+const HINT_MS = 5000;
+const TOLD_MS = 12_000;
+const TIMEOUT_MS = 20_000;
+const FRESH_MS = 3000; // a page so young has just been loaded: loading it again would not help
 const HEARTBEAT_MS = 60_000;
 const IDLE_MS = 300_000; // a page left alone gives its item back
 const RETRIES_MS = [1000, 2000, 4000, 8000, 15_000, 30_000, 30_000, 30_000, 30_000, 30_000];
-const KEPT = "steersman-verdict";
 
 const byId = (id) => document.getElementById(id);
-let sending = null; // the button whose verdict is on its way
-let kept = null; // the verdict of an earlier page of this tab, until it is answered
+const addresses = byId("keys").dataset; // rate, heartbeat, release, pause
+const UNSENT = `steersman-unsent:${addresses.unsent}`;
+
+let ahead = null; // the next item, out of sight
+let aside = null; // {item, activeMs}: what was being judged, while an earlier one is looked at again
+let isWaiting = false; // the item on the page is judged, and there is none to show in its place yet
+let isSending = false;
+let isFetching = false;
+let undoing = Promise.resolve(); // one step back after the other
+let stepsBack = 0; // wanted while a verdict was on its way
 let tries = 0;
 let retryTimer = 0;
-let slowTimer = 0;
+let hintTimer = 0;
+let toldTimer = 0;
 let shownAt = 0; // of this item, in performance.now()
 let activeMs = 0; // seen so far, without the time since `countedFrom`
 let countedFrom = 0;
@@ -21,6 +37,7 @@ let lastMove = performance.now();
 // --- What the page says about itself ---------------------------------------------------------------------------------
 
 function say(text, isTrouble = false) {
+  clearTimeout(hintTimer);
   const saved = byId("saved");
   saved.textContent = text;
   saved.classList.toggle("trouble", isTrouble);
@@ -34,157 +51,396 @@ function tell(text, { logIn = false, resend = false } = {}) {
   box.hidden = !text;
 }
 
+function note(told) {
+  const box = byId("told");
+  clearTimeout(toldTimer);
+  box.hidden = !told;
+  if (!told) return;
+  box.className = `notice ${told.className}`;
+  box.textContent = told.textContent;
+  toldTimer = setTimeout(note, TOLD_MS, null);
+}
+
+// --- The item on the page --------------------------------------------------------------------------------------------
+
+const tokenOf = (item) => item?.querySelector("[name=token]")?.value ?? "";
+const isPaused = () => "paused" in byId("item").dataset;
+const isLookingBack = () => "judged" in byId("item").dataset;
+
 function markReady(item) {
   const early = LOOK_MS - (performance.now() - shownAt); // the clock of time-outs may run ahead by a fraction
   if (early > 0) setTimeout(markReady, Math.ceil(early), item);
-  else item.setAttribute("aria-busy", "false");
+  else if (!isWaiting) item.setAttribute("aria-busy", "false");
 }
 
-function beginItem(isFirst) {
+function beginItem(seenMs = 0) {
   const item = byId("item");
   shownAt = countedFrom = performance.now();
-  activeMs = 0;
+  activeMs = seenMs;
   item.setAttribute("aria-busy", "true");
   setTimeout(markReady, LOOK_MS, item);
-  if (isFirst) return;
-  const prompt = byId("shown-prompt");
-  const kind = { pair: "Next pair. ", single: "Next answer. " }[item.dataset.kind] || "";
-  byId("announce").textContent = `${byId("progress").textContent}. ${kind}${prompt ? prompt.textContent.slice(0, 300) : ""}`;
 }
 
-function secondsSeen() {
+function announce() {
+  const item = byId("item");
+  const prompt = byId("shown-prompt");
+  const kind = { pair: "Next pair. ", single: "Next answer. " }[item.dataset.kind] || "";
+  const said = item.querySelector(".said")?.textContent || kind || `${byId("progress").textContent}. `;
+  byId("announce").textContent = `${said} ${prompt ? prompt.textContent.slice(0, 300) : ""}`;
+}
+
+function show(item, seenMs = 0) {
+  const focused = byId("item").contains(document.activeElement) ? document.activeElement.id : "";
+  isWaiting = false;
+  for (const button of item.querySelectorAll(".chosen")) button.classList.remove("chosen");
+  byId("item").replaceWith(item);
+  htmx.process(item);
+  beginItem(seenMs); // in the same breath: an item is never on the page without its time to look
+  if (focused) byId(focused)?.focus({ preventScroll: true });
+  window.scrollTo(0, 0);
+  announce();
+}
+
+function millisecondsSeen() {
   return Math.round(activeMs + (document.hidden ? 0 : performance.now() - countedFrom));
 }
 
-document.addEventListener("visibilitychange", () => {
-  if (document.hidden) activeMs += performance.now() - countedFrom;
-  else countedFrom = performance.now();
-});
+// --- Verdicts that the server does not have yet ----------------------------------------------------------------------
 
-// --- Sending ---------------------------------------------------------------------------------------------------------
+let withoutStorage = null; // the list, where the browser keeps nothing for us
 
-const isOurs = (form) => form.id === "verdict" || form.id === "skip";
+function unsent() {
+  if (withoutStorage) return withoutStorage;
+  try {
+    return JSON.parse(localStorage.getItem(UNSENT) || "[]");
+  } catch {
+    return [];
+  }
+}
 
-// Before htmx: once per item, and not before it can have been seen.
+function keepUnsent(entries) {
+  try {
+    if (entries.length) localStorage.setItem(UNSENT, JSON.stringify(entries));
+    else localStorage.removeItem(UNSENT);
+    withoutStorage = null;
+  } catch {
+    withoutStorage = entries; // no storage, or a full one: they last as long as this page
+  }
+}
+
+const judgedTokens = () => new Set(unsent().map((entry) => entry.values.token));
+
+function yetToJudge() {
+  const done = judgedTokens();
+  const [showing, next] = [tokenOf(aside?.item ?? byId("item")), tokenOf(ahead)];
+  return { showing: done.has(showing) ? "" : showing, ahead: done.has(next) ? "" : next };
+}
+
+function commit(form, button) {
+  const values = { [button.name]: button.value };
+  for (const name of ["token", "submission_id"]) {
+    if (form.elements[name]) values[name] = form.elements[name].value;
+  }
+  if (form.elements.active_ms) values.active_ms = millisecondsSeen();
+  const id = values.submission_id || `skip ${values.token}`;
+  keepUnsent([...unsent(), { id, url: form.getAttribute("action"), values }]);
+  note(null);
+  if (aside) showAside();
+  else if (ahead) {
+    const next = ahead;
+    ahead = null;
+    show(next);
+  } else {
+    isWaiting = true;
+    button.classList.add("chosen");
+    byId("item").setAttribute("aria-busy", "true");
+    if (tries) tellOfTrouble();
+  }
+  send();
+}
+
 document.addEventListener(
   "submit",
   (event) => {
-    if (!isOurs(event.target)) return;
-    if (sending || performance.now() - shownAt < LOOK_MS) {
+    const form = event.target;
+    if (form.id === "pause-form") {
       event.preventDefault();
       event.stopImmediatePropagation();
+      pause();
       return;
     }
-    sending = event.submitter;
-    sending.classList.add("chosen");
-    const field = event.target.elements.active_ms;
-    if (field) field.value = secondsSeen();
-    slowTimer = setTimeout(() => say("saving …"), 400);
+    if (form.id !== "verdict" && form.id !== "skip") return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    if (!isWaiting && performance.now() - shownAt >= LOOK_MS) commit(form, event.submitter);
   },
   true,
 );
 
-function again() {
+// --- Sending ---------------------------------------------------------------------------------------------------------
+
+function post(url, values, more = {}) {
+  const token = JSON.parse(document.body.getAttribute("hx-headers"))["X-CSRFToken"];
+  return fetch(url, {
+    method: "POST",
+    headers: { "X-CSRFToken": token, "X-Requested-With": "fetch", "HX-Request": "true" },
+    body: new URLSearchParams(values),
+    ...more,
+  });
+}
+
+async function send() {
+  const [entry] = unsent();
+  if (isSending || !entry) return;
   clearTimeout(retryTimer);
-  if (kept) {
-    postKept();
-    return;
+  isSending = true;
+  const slowTimer = setTimeout(say, 400, "saving …");
+  let status = 0; // no answer at all
+  let text = "";
+  try {
+    const values = { ...entry.values, ...yetToJudge() };
+    const answer = await post(entry.url, values, { signal: AbortSignal.timeout(TIMEOUT_MS) });
+    text = await answer.text();
+    status = answer.status;
+  } catch {
+    text = "";
   }
-  const button = sending;
-  if (!button || !button.isConnected) return;
-  sending = null;
-  shownAt = -LOOK_MS;
-  button.click();
-}
-
-function failed(text) {
-  say("not saved", true);
-  if (tries < RETRIES_MS.length) {
-    tell(`${text} Your verdict is kept here and sent again by itself.`, { resend: true });
-    retryTimer = setTimeout(again, RETRIES_MS[tries]);
-    tries += 1;
-  } else {
-    tell(`${text} Your verdict is kept on this page.`, { resend: true });
-  }
-}
-
-function keepVerdict() {
-  const form = sending?.form;
-  if (!form) return;
-  const values = { reason: "", choice: "" };
-  for (const name of ["token", "submission_id", "active_ms"]) values[name] = form.elements[name]?.value;
-  values[sending.name] = sending.value;
-  sessionStorage.setItem(KEPT, JSON.stringify({ url: form.getAttribute("hx-post"), page: location.pathname, values }));
-}
-
-function sendKept() {
-  const found = JSON.parse(sessionStorage.getItem(KEPT) || "null");
-  if (found?.page !== location.pathname) return;
-  kept = found;
-  sending = document.createElement("button"); // nothing else is sent meanwhile
-  postKept();
-}
-
-function postKept() {
-  say("saving …");
-  htmx.ajax("POST", kept.url, { target: "#item", swap: "outerHTML", values: kept.values });
-}
-
-function forgetKept() {
-  kept = null;
-  sessionStorage.removeItem(KEPT);
-}
-
-document.addEventListener("htmx:beforeSwap", (event) => {
-  // A re-check of the empty page must not pull an item away that came in the meantime.
-  if (event.detail.target.id === "item" && event.detail.requestConfig.verb === "get" && byId("verdict")) {
-    event.detail.shouldSwap = false;
-  }
-});
-
-document.addEventListener("htmx:afterRequest", (event) => {
-  const { xhr, target, requestConfig } = event.detail;
-  if (target.id !== "item" || requestConfig.verb !== "post") return;
   clearTimeout(slowTimer);
-  if (xhr.status === 200 || xhr.status === 409 || xhr.status === 422) {
-    clearTimeout(retryTimer);
-    forgetKept();
-    sending = null;
-    tries = 0;
-    shownAt = performance.now(); // the second press of a double one must not fall on the next item
-    tell("");
-    say(xhr.status === 200 ? "saved" : "");
+  isSending = false;
+  if (status === 200 || status === 409 || status === 422) received(entry, status, text);
+  else refused(entry, status);
+}
+
+function received(entry, status, text) {
+  const hadTrouble = tries > 0;
+  tries = 0;
+  keepUnsent(unsent().filter((other) => other.id !== entry.id));
+  if (hadTrouble || isWaiting) tell("");
+  if (isWaiting && isLookingBack() && !unsent().length) {
+    changed(status, text);
     return;
   }
-  if (xhr.status === 401) {
-    keepVerdict();
+  if (status === 200) {
+    say("saved · U undoes");
+    hintTimer = setTimeout(say, HINT_MS, "saved");
+  } else say("");
+  take(text);
+  if (unsent().length) send();
+  else if (isPaused()) handBackAll();
+  else if (stepsBack) {
+    for (; stepsBack; stepsBack -= 1) undo();
+  }
+  else if (isWaiting) location.reload();
+  else fetchAhead();
+}
+
+// On a page that was opened to change one verdict.
+function changed(status, text) {
+  if (status === 200) {
+    location.assign(byId("keep").href);
+    return;
+  }
+  isWaiting = false;
+  take(text);
+  show(byId("item"));
+}
+
+function refused(entry, status) {
+  if (status === 401) {
     say("not saved", true);
-    tell("You are logged out. Log in again: your verdict is kept in this tab and sent right after.", { logIn: true });
-  } else if (xhr.status === 403 && kept) {
+    tell("You are logged out. Log in again: your verdict is kept on this computer and sent right after.", { logIn: true });
+  } else if (status === 403 && performance.now() < FRESH_MS) {
     say("not saved", true);
-    tell("The server refuses the verdict that this tab keeps. Log in again to send it.", { logIn: true });
-  } else if (xhr.status === 403) {
-    keepVerdict();
+    tell("The server refuses what is kept on this computer. Log in again to send it.", { logIn: true });
+  } else if (status === 403) {
     location.reload(); // logged in anew in another tab: a fresh page knows the new key, and sends what was kept
-  } else if (xhr.status === 404) {
-    forgetKept();
-    sending = null;
+  } else if (status === 404) {
+    keepUnsent(unsent().filter((other) => other.id !== entry.id));
+    isWaiting = false;
     say("not saved", true);
     tell("This item is not yours to rate any more. Reload the page for the next one.");
-  } else if (xhr.status === 0) {
-    failed("The server cannot be reached.");
+    send();
   } else {
-    failed(`The server could not save it (error ${xhr.status}).`);
+    say(status ? "not saved, will resend" : "offline, will resend", true);
+    const wait = RETRIES_MS[tries];
+    if (wait) retryTimer = setTimeout(send, wait);
+    tries = Math.min(tries + 1, RETRIES_MS.length);
+    if (isWaiting || !wait) tellOfTrouble(status);
+  }
+}
+
+function tellOfTrouble(status = 0) {
+  const count = unsent().length;
+  const cause = status ? `The server could not save it (error ${status}).` : "The server cannot be reached.";
+  const kept = count === 1 ? "Your verdict is" : `Your last ${count} verdicts are`;
+  const again = tries < RETRIES_MS.length ? "and sent again by itself" : "until it is sent";
+  tell(`${cause} ${kept} kept on this computer ${again}.`, { resend: true });
+}
+
+// What a POST brings: how many today, perhaps a word about the verdict, perhaps an item.
+function take(text) {
+  const page = new DOMParser().parseFromString(text, "text/html");
+  const progress = page.getElementById("progress");
+  if (progress) byId("progress").innerHTML = progress.innerHTML;
+  const told = page.getElementById("told");
+  if (told) note(told);
+  const item = page.getElementById("item");
+  if (item) arrive(item);
+}
+
+function arrive(item) {
+  const token = tokenOf(item);
+  if (isPaused() || judgedTokens().has(token) || (token && token === yetToJudge().showing)) return;
+  if ((isWaiting && !isLookingBack()) || (token && byId("empty"))) show(item);
+  else if (token && !ahead) ahead = item;
+  if (document.hidden) handBack();
+}
+
+window.addEventListener("online", send);
+byId("trouble").querySelector("button").addEventListener("click", send);
+
+// --- The item after this one -----------------------------------------------------------------------------------------
+
+function get(url) {
+  return fetch(url, {
+    headers: { "X-Requested-With": "fetch", "HX-Request": "true" },
+    signal: AbortSignal.timeout(TIMEOUT_MS),
+  });
+}
+
+async function fetchAhead() {
+  const { showing } = yetToJudge();
+  if (!showing || ahead || isFetching || document.hidden) return;
+  isFetching = true;
+  try {
+    const answer = await get(`${addresses.rate}?showing=${showing}`);
+    if (answer.ok) take(await answer.text());
+  } catch {
+    // no connection: the next verdict will tell
+  }
+  isFetching = false;
+}
+
+async function handBack() {
+  const token = tokenOf(ahead);
+  ahead = null;
+  if (!token) return;
+  try {
+    await post(addresses.release, { token }, { keepalive: true });
+  } catch {
+    // no connection: its lease runs out by itself
+  }
+}
+
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) {
+    activeMs += performance.now() - countedFrom;
+    handBack();
+  } else {
+    countedFrom = performance.now();
+    fetchAhead();
+  }
+});
+window.addEventListener("pagehide", handBack);
+window.addEventListener("pageshow", (event) => {
+  if (event.persisted) location.reload(); // kept by the browser while others may have taken the item
+});
+
+// --- An empty page that looks again, by htmx -------------------------------------------------------------------------
+
+document.addEventListener("htmx:beforeSwap", (event) => {
+  // It must not pull an item away that came in the meantime.
+  if (event.detail.target.id === "item" && !byId("empty")) event.detail.shouldSwap = false;
+});
+
+document.addEventListener("htmx:afterSwap", (event) => {
+  if (event.target.id !== "item") return;
+  beginItem();
+  announce();
+  fetchAhead();
+});
+
+// --- Undo and pause --------------------------------------------------------------------------------------------------
+
+function undo() {
+  undoing = undoing.then(stepBack);
+}
+
+async function stepBack() {
+  const link = byId("undo");
+  if (!link || isPaused()) return;
+  if (isLookingBack() && !aside) {
+    location.assign(link.href); // a page of its own, opened from the list of ratings
+    return;
+  }
+  if (unsent().length) {
+    stepsBack += 1;
+    send(); // what is on its way first
+    return;
+  }
+  let answer;
+  let text;
+  try {
+    answer = await get(link.href);
+    text = await answer.text();
+  } catch {
+    say("offline: undo later", true);
+    return;
+  }
+  if (!link.isConnected || isWaiting) return; // judged or undone meanwhile
+  if (answer.status === 401) tell("You are logged out. Log in again to go on.", { logIn: true });
+  else if (answer.status === 204) say("nothing more to undo");
+  else if (!answer.ok) say(`undo failed (error ${answer.status})`, true);
+  else {
+    aside ??= { item: byId("item"), activeMs: millisecondsSeen() };
+    say("");
+    show(new DOMParser().parseFromString(text, "text/html").getElementById("item"));
+  }
+}
+
+function showAside() {
+  const { item, activeMs: seenMs } = aside;
+  aside = null;
+  show(item, seenMs);
+  byId("look-again")?.click(); // on an empty page
+}
+
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("#undo, #keep");
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  if (link.id === "undo") {
+    event.preventDefault();
+    undo();
+  } else if (aside) {
+    event.preventDefault();
+    showAside();
   }
 });
 
-// In the same breath as the swap: an item is never on the page without its time to look.
-document.addEventListener("htmx:afterSwap", (event) => {
-  if (event.target.id === "item") beginItem(false);
+document.addEventListener("keydown", (event) => {
+  if (event.key !== " " || !event.target.matches("a[role=button]")) return;
+  event.preventDefault();
+  event.target.click(); // it is a link that says it is a button
 });
 
-window.addEventListener("online", again);
-byId("trouble").querySelector("button").addEventListener("click", again);
+function pause() {
+  if (isPaused()) return;
+  aside = null;
+  ahead = null;
+  show(byId("paused").content.cloneNode(true).firstElementChild);
+  history.replaceState(null, "", `${addresses.rate}?paused=1`);
+  byId("go-on").focus();
+  handBackAll();
+}
+
+async function handBackAll() {
+  if (unsent().length) return; // it follows on what is still to be sent
+  try {
+    await post(addresses.pause, {}, { keepalive: true });
+  } catch {
+    // no connection: the leases run out by themselves
+  }
+}
 
 // --- Keys ------------------------------------------------------------------------------------------------------------
 
@@ -195,13 +451,31 @@ function digitOf(event) {
   return code && !event.shiftKey && !/[a-z?]/i.test(event.key) ? code[1] : null;
 }
 
+function buttonOf(event, key) {
+  if (key === "u") return byId("undo");
+  if (key === "p") return isPaused() ? null : byId("pause");
+  if (key === "enter" || key === "escape") {
+    return event.target.closest("a, button, summary") && key === "enter" ? null : byId("keep");
+  }
+  const because = document.querySelector(".because");
+  if (key === "s") return byId("skip-plain");
+  const digit = digitOf(event);
+  if (!digit) return null;
+  return document.querySelector(because?.open ? `[data-reason="${digit}"]` : `[data-key="${digit}"]`);
+}
+
 document.addEventListener("keydown", (event) => {
   lastMove = performance.now();
   if (event.defaultPrevented || event.repeat || event.isComposing) return;
-  if (event.ctrlKey || event.altKey || event.metaKey) return;
   if (event.target.closest("input:not([type=hidden]), textarea, select, [contenteditable]")) return;
   const key = event.key.toLowerCase();
   const opened = document.querySelector("dialog[open]");
+  const isCtrlZ = key === "z" && (event.ctrlKey || event.metaKey) && !event.altKey && !event.shiftKey;
+  if (isCtrlZ && !opened) {
+    event.preventDefault();
+    undo();
+  }
+  if (event.ctrlKey || event.altKey || event.metaKey) return;
   if (key === "g" || key === "?") {
     event.preventDefault();
     const dialog = byId(key === "g" ? "guideline" : "keys");
@@ -211,16 +485,12 @@ document.addEventListener("keydown", (event) => {
   }
   if (opened) return;
   const because = document.querySelector(".because");
-  if (!because) return;
-  if (key === "s" && event.shiftKey) {
+  if (because && key === "s" && event.shiftKey) {
     event.preventDefault();
     because.open = !because.open;
     return;
   }
-  const digit = digitOf(event);
-  let button = null;
-  if (key === "s") button = byId("skip-plain");
-  else if (digit) button = document.querySelector(because.open ? `[data-reason="${digit}"]` : `[data-key="${digit}"]`);
+  const button = buttonOf(event, key);
   if (!button) return;
   event.preventDefault();
   button.click();
@@ -241,9 +511,6 @@ byId("open-guideline").addEventListener("click", (event) => {
   event.preventDefault();
   open(byId("guideline"));
 });
-byId("open-guideline").addEventListener("keydown", (event) => {
-  if (event.key === " ") event.currentTarget.click(); // it is a link that says it is a button
-});
 byId("open-keys").addEventListener("click", () => open(byId("keys")));
 for (const dialog of document.querySelectorAll("dialog")) {
   dialog.addEventListener("click", (event) => {
@@ -253,33 +520,37 @@ for (const dialog of document.querySelectorAll("dialog")) {
 
 // --- Heartbeat: at most once a minute, while somebody is there -------------------------------------------------------
 
-function post(url, values) {
-  const token = JSON.parse(document.body.getAttribute("hx-headers"))["X-CSRFToken"];
-  return fetch(url, {
-    method: "POST",
-    headers: { "X-CSRFToken": token, "X-Requested-With": "fetch" },
-    body: new URLSearchParams(values),
-  });
-}
-
 for (const name of ["pointermove", "pointerdown", "scroll", "wheel"]) {
   addEventListener(name, () => (lastMove = performance.now()), { passive: true });
 }
 
 setInterval(async () => {
-  const form = byId("verdict");
-  if (!form || document.hidden || performance.now() - lastMove > IDLE_MS) return;
-  const token = form.elements.token.value;
+  const { showing, ahead: next } = yetToJudge();
+  if (!showing || document.hidden || performance.now() - lastMove > IDLE_MS) return;
   try {
-    const answer = await post(byId("keys").dataset.heartbeat, { token });
-    if (form.isConnected && answer.status === 410) say("time ran out; a late verdict is kept");
+    const answer = await post(addresses.heartbeat, { token: showing, ahead: next });
     if (answer.status === 401) tell("You are logged out. Log in again to go on.", { logIn: true });
+    if (answer.status !== 410) return;
+    const gone = (await answer.text()).split("\n");
+    if (next && gone.includes(next) && tokenOf(ahead) === next) {
+      ahead = null;
+      fetchAhead();
+    }
+    if (gone.includes(showing) && yetToJudge().showing === showing) say("time ran out; a late verdict is kept");
   } catch {
     // no connection: the verdict itself will tell, and its lease lasts longer than some missed beats
   }
 }, HEARTBEAT_MS);
 
-// htmx would carry "chosen" over to the next item's button of the same id for an instant, and it would fade there.
-htmx.config.attributesToSettle = [];
-beginItem(true);
-sendKept();
+// --- To begin with ---------------------------------------------------------------------------------------------------
+
+const judgedBefore = unsent().find((entry) => entry.values.token && entry.values.token === tokenOf(byId("item")));
+if (judgedBefore) {
+  isWaiting = true; // judged before the page was loaded again; what comes after it is shown once that has been sent
+  document.querySelector(`[data-key="${judgedBefore.values.choice}"]`)?.classList.add("chosen");
+}
+beginItem();
+if (unsent().length) {
+  say("saving …");
+  send();
+} else fetchAhead();

@@ -1,0 +1,85 @@
+"""From a key to the next pair on the screen, in Chromium: ``python -m benchmarks.rating [--items 200]``; JSON out.
+
+One rater judges pairs by keyboard on the rater page of a whole studio. Goals: p95 <= 100 ms from the key press to the
+next pair painted, no pointer event, no layout shift. A project of its own; the demo's stays as it is.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+from typing import Any
+
+from benchmarks.feedback import make_project, make_sessions
+from benchmarks.studio import studio
+
+READY = "#item[aria-busy=false] #verdict"
+WATCH = """
+window.seen = {pointer: 0, shift: 0, shiftAll: 0, violations: [], waits: [], pressed: 0};
+for (const name of ["pointerdown", "mousedown", "touchstart"])
+  addEventListener(name, () => seen.pointer++, true);
+addEventListener("securitypolicyviolation", (event) => seen.violations.push(event.violatedDirective));
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) {
+    seen.shiftAll += entry.value;
+    if (!entry.hadRecentInput) seen.shift += entry.value;
+  }
+}).observe({type: "layout-shift", buffered: true});
+addEventListener("keydown", (event) => { if (/[0-9]/.test(event.key)) seen.pressed = event.timeStamp; }, true);
+new MutationObserver((changes) => {
+  if (!seen.pressed || !changes.some((change) => [...change.addedNodes].some((node) => node.id === "item"))) return;
+  const {pressed} = seen;
+  seen.pressed = 0;
+  requestAnimationFrame(() => setTimeout(() => seen.waits.push(performance.now() - pressed))); // after the paint
+}).observe(document, {childList: true, subtree: true});
+"""
+"""Run in the page before its own scripts; ``seen.waits``: ms from a digit's key press to the next item painted."""
+
+
+def measure(url: str, items: int) -> dict[str, Any]:
+    """Judge ``items`` pairs as soon as the page takes a key."""
+    from playwright.sync_api import sync_playwright
+
+    project = make_project("rating", pairs=items, overlap=1)
+    (session,) = make_sessions(project, 1)
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        raise SystemExit("Chromium is missing: apt-get install -y chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        context = browser.new_context(viewport={"width": 1440, "height": 900})
+        context.add_cookies([{"name": "sessionid", "value": session, "url": url}])
+        context.add_init_script(WATCH)
+        page = context.new_page()
+        page.goto(f"{url}/p/{project.slug}/rate/")
+        for number in range(items):
+            page.wait_for_selector(READY)
+            token = page.input_value("[name=token]")
+            page.keyboard.press(str(number % 7 + 1))
+            page.wait_for_function("old => document.querySelector('[name=token]')?.value !== old", arg=token)
+        page.wait_for_selector("#empty")
+        seen = page.evaluate("seen")
+        browser.close()
+    waits = sorted(seen["waits"])
+    cuts = statistics.quantiles(waits, n=100)
+    return {
+        "items": len(waits),
+        "key_to_next": {"p50_ms": round(cuts[49], 1), "p95_ms": round(cuts[94], 1), "max_ms": round(waits[-1], 1)},
+        "goal_p95_ms": 100,
+        "pointer_events": seen["pointer"],
+        "layout_shift": seen["shift"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=int, default=200)
+    arguments = parser.parse_args()
+    os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "true")  # playwright keeps an event loop in this thread
+    with studio() as url:
+        print(json.dumps(measure(url, arguments.items), indent=1))
+
+
+if __name__ == "__main__":
+    main()
