@@ -67,7 +67,7 @@ def start_web(start, hurried):
     """Start the web process; returns it with its address and the cookies of a logged-in admin."""
 
     def launch(broker_url: str) -> tuple[subprocess.Popen, str, str]:
-        environment = {"STEERSMAN_ROLE": "web", "BROKER_URL": broker_url}
+        environment = {"STEERSMAN_ROLE": "web", "BROKER_URL": broker_url, "SECRET_KEY": settings.SECRET_KEY}
         collect = [sys.executable, "manage.py", "collectstatic", "--noinput", "-v", "0"]
         subprocess.run(collect, env={**hurried, **environment}, check=True)
         port = free_port()

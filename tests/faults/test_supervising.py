@@ -1,6 +1,8 @@
 """What a supervisor makes of a training process that refuses, keeps dying, or leaves a damaged checkpoint."""
 
 import json
+import os
+import signal
 
 import pytest
 from django.db import OperationalError, connection
@@ -63,6 +65,21 @@ def test_a_damaged_checkpoint_is_not_recorded(run, steersman_data):
     assert fresh(run).state == "failed"
     assert "checkpoint is damaged" in fresh(run).error
     assert not run.outputs.exists()
+
+
+def test_a_process_that_ends_as_it_is_asked_to_stop_is_still_found(run):
+    directory = write_run_directory(run)
+    child = TrainingProcess(directory.kind, run_folder(run), threads=1)
+    try:
+        assert child.poll() is None
+        os.killpg(child.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody has looked yet
+        child.send(signal.SIGTERM)
+        child.wait(0.1)
+        assert child.poll() == -signal.SIGKILL
+        child.send(signal.SIGTERM)  # nor does it matter afterwards
+    finally:
+        child.close()
 
 
 def test_a_supervisor_whose_connection_is_cut_goes_on_and_loses_nothing(run, start):
