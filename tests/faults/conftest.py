@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import torch
 
@@ -144,6 +145,21 @@ def broker(tmp_path: Path, settings: Any) -> Iterator[EmbeddedValkey]:
     yield server
     server.stop()
     queue.sender.cache_clear()
+
+
+@pytest.fixture
+def look(hurried: dict[str, str]) -> Iterator[Callable[[str], int]]:
+    """Ask the database beside our own connection, each time anew."""
+    with psycopg.connect(hurried["DATABASE_URL"], autocommit=True) as other:
+
+        def count(condition: str) -> int:
+            """How many of the workers' connections to this test's database are as ``condition`` says."""
+            ours = "datname = current_database() AND application_name = 'steersman-worker'"
+            row = other.execute(f"SELECT count(*) FROM pg_stat_activity WHERE {ours} AND {condition}").fetchone()
+            assert row is not None
+            return int(row[0])
+
+        yield count
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from urllib.error import URLError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
-import psycopg
 import pytest
 from django.conf import settings
 from django.db import transaction
@@ -45,21 +44,6 @@ from webapp.runs.services import start_reward_run
 from workers.run_files import run_folder
 
 CSRF = "a" * 32
-
-
-@pytest.fixture
-def look(hurried):
-    """Ask the database beside our own connection, each time anew."""
-    with psycopg.connect(hurried["DATABASE_URL"], autocommit=True) as other:
-
-        def count(condition: str) -> int:
-            """How many of the workers' connections to this test's database are as ``condition`` says."""
-            ours = "datname = current_database() AND application_name = 'steersman-worker'"
-            row = other.execute(f"SELECT count(*) FROM pg_stat_activity WHERE {ours} AND {condition}").fetchone()
-            assert row is not None
-            return int(row[0])
-
-        yield count
 
 
 @pytest.fixture
