@@ -3,7 +3,7 @@
 ``sides``: how often the first of two samples stands left in 10,000 draws, and how likely so uneven a result is for a
 fair coin. ``pages``: for each prompt there are two pairs with the same two texts, one time by policies 1 and 2, one
 time by 2 and 1; the two pages, where both happen to show the texts in the same order, must be the same byte for byte,
-but for what is drawn at random for each page: nonces, tokens and keys.
+but for the time and what is drawn at random for each page: nonces, tokens and keys.
 """
 
 import argparse
@@ -90,7 +90,9 @@ def read_pages(url: str, slug: str, session: str) -> list[str]:
         if token is None:
             return pages
         told = "\n".join(
-            f"{name}: {value}" for name, value in answer.getheaders() if name.lower() not in ("date", "set-cookie")
+            f"{name}: {value}"
+            for name, value in answer.getheaders()
+            if name.lower() not in ("date", "expires", "set-cookie")
         )
         pages.append(f"{told}\n\n{page}")
         form = {**headers, "Content-Type": "application/x-www-form-urlencoded"}
@@ -109,10 +111,12 @@ def compare_pages(pages: list[str]) -> dict[str, Any]:
         bare = re.sub(r"'nonce-[^']+'", "", CSRF_HEADER.sub("", RANDOM.sub("", page)))
         alike[tuple(SHOWN.findall(page))].append(bare)
     twins = [group for group in alike.values() if len(group) == 2]
+    telling = [set(one.splitlines()) ^ set(other.splitlines()) for one, other in twins if one != other]
     return {
         "shown": len(pages),
         "compared": 2 * len(twins),
-        "different": 2 * sum(one != other for one, other in twins),
+        "different": 2 * len(telling),
+        "lines": sorted(telling[0]) if telling else [],  # of the first two that differ
     }
 
 

@@ -124,6 +124,7 @@ def test_pages_that_tell_the_policies_apart_are_found():
         "shown": 4,
         "compared": 2,
         "different": 0,
+        "lines": [],
     }
     assert compare_pages([page("ab"), page("ab", "<p>v2</p>")])["different"] == 2
 

@@ -66,6 +66,7 @@ def test_13_a_killed_supervisor_and_worker_leave_no_process_and_another_worker_g
         os.kill(pid, signal.SIGKILL)
     first.wait(10)
     until(lambda: group_of(child) == [], 10, "the training process and all of its group are gone")
+    assert fresh(run).fence == 1  # gone by itself, before anybody has taken over
     until(lambda: not any(map(is_running, family)), 20, "the worker's other processes are gone")
     until(lambda: len(events(run, "claimed")) == 2, 60, "the other worker has the run")
     assert run.events.filter(kind="claimed").latest("id").at.timestamp() - killed_at < 12
