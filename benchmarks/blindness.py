@@ -22,6 +22,7 @@ DRAWS = 10_000
 PROMPTS = 60
 RANDOM = re.compile(r'nonce="[^"]+"|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|csrfmiddlewaretoken" value="[^"]+"')
 CSRF_HEADER = re.compile(r'"X-CSRFToken":\s*"[^"]+"|&quot;X-CSRFToken&quot;:\s*&quot;[^&]+&quot;')
+OF_THE_MOMENT = ("date", "expires", "set-cookie")
 SHOWN = re.compile(r'<div class="shown"[^>]*>(.*?)</div>', re.DOTALL)
 
 
