@@ -142,6 +142,7 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
         else:
             ask = f'make figures ARGS="{figure.measurement}"'
             lines.append(f"{figure.words:66} {'-':>9}  {figure.goal_in_words:>12}  not measured: {ask}")
+    lines += [f"{it.words}: by hand; it {it.by_hand}" for it in MEASUREMENTS.values() if it.by_hand]
     return "\n".join(lines)
 
 
