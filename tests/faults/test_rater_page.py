@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.browser]
 
 REFUSED = re.compile("answered .*already")
 NOT_SENT = re.compile("not saved|offline|sent again|resend", re.IGNORECASE)
-READY = "#item:not([aria-busy]) button[name=choice]"
+READY = "#item:not([aria-busy=true]) button[name=choice]"
 
 
 @pytest.fixture
