@@ -15,7 +15,7 @@ PYTEST ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up setup test lint bench demo-policy docs clean
+.PHONY: help up setup test lint bench figures demo-policy docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | while IFS='|' read -r name words; do \
@@ -37,7 +37,10 @@ lint: $(DONE)/dev ## ruff and mypy
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy .
 
-bench: $(DONE)/dev ## speed and load: JSON and a table of goals
+bench: $(DONE)/dev ## speed and load: JSON, and the figures beside their goals
+	$(RUN) -m benchmarks $(or $(ARGS),feedback-exact feedback-think rating loop)
+
+figures: $(DONE)/dev ## every figure that we promise beside its goal; ARGS="simulate" for a slow one, ARGS=all for all
 	$(RUN) -m benchmarks $(ARGS)
 
 demo-policy: $(DONE)/run ## train the demo policy again (hours; interrupt and repeat at will)

@@ -92,7 +92,6 @@ def measure(ratings: int) -> dict[str, Any]:
     return {
         "ratings": pairs.count(),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
-        "goals": {"reward": 90, "policy": 240, "promote_to_first_sample": 15},
         "reward_result": reward.result,
         "policy_result": policy.result,
     }

@@ -415,8 +415,12 @@ class TrainingProcess:
             time.sleep(min(0.05, seconds))
 
     def send(self, number: int) -> None:
-        """Send a signal to the process alone."""
-        self.process.send_signal(number)
+        """Send a signal to the process alone; that it has just ended is no error.
+
+        Not by ``Popen.send_signal``, which reaps a process that has ended: ``poll`` must find it.
+        """
+        if self.process.returncode is None:
+            os.kill(self.pid, number)
 
     def kill(self) -> None:
         """Kill the whole group."""

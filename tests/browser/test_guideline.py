@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.test_rate import READY, log_in, press
+from tests.browser.test_rate import log_in, press, wait_until_sent
 from tests.studio import Studio, open_studio
 from webapp.feedback.models import Rating
 from webapp.projects.models import Membership
@@ -25,14 +25,16 @@ def test_an_open_page_follows_a_new_guideline_with_the_next_item(page: Page, liv
     log_in(page, f"{live_server.url}/p/{studio.project.slug}/rate/")
     expect(page.locator("#guideline-new")).to_have_count(0)
     save_guideline(actor=studio.admin, project=studio.project, body="Prefer the **shorter** text.")
-    press(page, "2")
+    for key in ("2", "3"):  # the second one may have been fetched ahead, under the first version
+        press(page, key)
     expect(page.locator("#guideline-new")).to_have_text("new")
     page.keyboard.press("g")
     expect(page.locator("#guideline-title")).to_contain_text("version 2")
     expect(page.locator("#guideline strong")).to_have_text("shorter")
     expect(page.locator("#guideline-new")).to_have_count(0)
     page.keyboard.press("Escape")
-    press(page, "3")
-    page.wait_for_selector(READY)
-    assert list(Rating.objects.order_by("id").values_list("presentation__guideline__version", flat=True)) == [1, 2]
+    press(page, "5")
+    wait_until_sent(page)
+    first, _, third = Rating.objects.order_by("id").values_list("presentation__guideline__version", flat=True)
+    assert (first, third) == (1, 2)
     assert Membership.objects.get(user__username="ada").guideline_read == 2

@@ -4,7 +4,6 @@ import json
 import os
 import pickletools
 import shutil
-import signal
 import subprocess
 import sys
 
@@ -225,35 +224,6 @@ def test_a_removed_checkpoint_is_gone(tmp_path, tokenizer):
     ref = save_policy(tmp_path, make_palm(), tokenizer, {})
     remove_checkpoint(tmp_path, ref.id)
     assert list(tmp_path.iterdir()) == []
-
-
-SAVE = """
-import sys, torch
-from rlhf_core.checkpoint import save_policy
-from rlhf_core.modules.palm import PaLM
-from rlhf_core.text.tokenizer import Tokenizer
-torch.manual_seed(0)
-palm = PaLM(dim=32, num_tokens=262, depth=2, dim_head=16, heads=2, qk_rmsnorm=True)
-print(save_policy(sys.argv[1], palm, Tokenizer.load(sys.argv[2]), {}).id)
-"""
-
-
-@pytest.mark.parametrize("point", durable.FAILPOINTS)
-def test_a_kill_at_any_point_leaves_a_whole_checkpoint_or_none(tmp_path, tokenizer, point):
-    store = tmp_path / "store"
-    tokenizer.save(tmp_path / "tokenizer.json")
-    command = [sys.executable, "-c", SAVE, str(store), str(tmp_path / "tokenizer.json")]
-    environment = {**os.environ, "STEERSMAN_FAILPOINT": point}
-    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
-    whole = [path for path in store.iterdir() if not path.name.startswith(".")]
-    assert len(whole) == int(point == "after-rename")
-    for path in whole:
-        load_policy(path)
-    ref = save_policy(store, make_palm(), tokenizer, {})
-    verify(ref.path)
-    assert [path for path in store.iterdir() if not path.name.startswith(".")] == [ref.path]
-    durable.remove_unfinished(store, older_than_seconds=0.0)
-    assert list(store.iterdir()) == [ref.path]
 
 
 def test_the_leavings_of_a_killed_writer_are_kept_for_a_day(tmp_path, tokenizer):

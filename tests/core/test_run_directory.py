@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from rlhf_core.config import ConfigError, ModelConfig, PretrainConfig, RewardConfig
-from rlhf_core.durable import FAILPOINTS
 from rlhf_core.errors import DatasetError
 from rlhf_core.training import run_directory
 from rlhf_core.training.run_directory import (
@@ -145,41 +144,6 @@ def test_an_altered_state_is_passed_over_for_the_one_before_it(run, file):
     again.save_state(2, {"weight": torch.zeros(1)}, {})
     assert newest.parent not in again.saved_states()  # the damaged one takes no whole one's place
     assert len(again.saved_states()) == 2
-
-
-SAVE_TWICE = """
-import sys, torch
-from rlhf_core.training.run_directory import RunDirectory
-run = RunDirectory(sys.argv[1])
-for step in (1, 2):
-    run.save_state(step, {"weight": torch.full((8,), float(step))}, {"n": step})
-"""
-
-
-@pytest.mark.parametrize(
-    ("point", "step"),
-    [("before-blob:3", 1), ("after-blob:4", 1), ("before-manifest:2", 1), ("after-manifest:2", 1)]
-    + [("before-rename:2", 1), ("after-rename:2", 2), ("before-rename", None), ("after-rename", 1)],
-)
-def test_a_kill_at_any_point_of_a_save_leaves_a_whole_state(run, point, step):
-    killed = subprocess.run(
-        [sys.executable, "-c", SAVE_TWICE, str(run.path)],
-        env={**os.environ, "STEERSMAN_FAILPOINT": point, "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    assert killed.returncode == -signal.SIGKILL
-    assert point.partition(":")[0] in FAILPOINTS
-    again = RunDirectory(run.path)
-    again.forget_error()
-    state = again.load_state()
-    if step is None:
-        assert state is None
-    else:
-        assert state is not None
-        assert state.values == {"n": step}
-        assert torch.equal(state.tensors["weight"], torch.full((8,), float(step)))
-    assert events_of(again, "log") == []  # nothing half-written was ever taken for a state
-    assert not list((run.path / "state").glob(".writing-*"))
 
 
 def test_a_full_disk_keeps_the_old_state_and_the_third_failure_stops_the_run(run, monkeypatch):

@@ -10,25 +10,30 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import torch
 
-from rlhf_core.checkpoint import save_policy
-from rlhf_core.config import ModelConfig, RewardConfig
+from rlhf_core.checkpoint import load_policy, save_policy, save_reward_model
+from rlhf_core.config import ModelConfig, PolicyConfig, RewardConfig
 from rlhf_core.modules.palm import PaLM
+from rlhf_core.modules.reward_model import RewardModel
 from rlhf_core.text.tokenizer import Tokenizer
+from webapp import queue
 from webapp.accounts.models import User
 from webapp.accounts.services import ensure_admin
 from webapp.feedback import selectors as feedback_selectors
 from webapp.feedback import services as feedback
 from webapp.feedback.services import NewSample
+from webapp.local.endpoints import free_port
 from webapp.local.process import is_running
+from webapp.local.valkey import EmbeddedValkey
 from webapp.projects.models import Membership, Project
 from webapp.projects.services import create_project, import_prompts
 from webapp.registry.selectors import serving
 from webapp.registry.services import promote, record_checkpoint
 from webapp.runs.models import Run
-from webapp.runs.services import start_reward_run
+from webapp.runs.services import start_policy_run, start_reward_run
 from workers.run_files import read_child
 
 # What a supervisor waits for: a tenth of the defaults (60, 10, 15, 180, 120, 600, 60, 300 s) or less.
@@ -101,12 +106,60 @@ def ask(project: Project) -> Callable[..., Run]:
     """Ask for a reward run; its ``epochs`` decide how long it takes (about 18 steps an epoch)."""
 
     def start(epochs: int = 12, **values: Any) -> Run:
-        config = RewardConfig(
-            epochs=epochs, batch_size=2, lora_rank=2, minimum_ratings=20, save_interval=20, threads=1, **values
-        )
+        small = {"batch_size": 2, "lora_rank": 2, "minimum_ratings": 20, "save_interval": 20, "threads": 1}
+        config = RewardConfig(epochs=epochs, **small | values)
         return start_reward_run(actor=None, project=project, config=config, request_id=uuid.uuid4())
 
     return start
+
+
+@pytest.fixture
+def ask_policy(project: Project, steersman_data: Path) -> Callable[..., Run]:
+    """Ask for a PPO run of ``updates`` rounds, which follows a reward model that was never trained."""
+
+    def start(updates: int = 30, **values: Any) -> Run:
+        pointer = serving(project)
+        assert pointer is not None
+        store = steersman_data / "checkpoints"
+        palm, tokenizer, _ = load_policy(store / pointer.checkpoint.sha256)
+        torch.manual_seed(1)
+        saved = save_reward_model(store, RewardModel(palm, num_binned_output=5, lora_r=2), tokenizer, {})
+        reward_model = record_checkpoint(project=project, kind="reward_model", sha256=saved.id)
+        small = {"rollout_batch_size": 8, "minibatch_size": 4, "critic_warmup_updates": 1, "lora_rank": 2}
+        small |= {"max_new_tokens": 12, "max_prompt_tokens": 16, "threads": 1}
+        config = PolicyConfig(updates=updates, **small | values)
+        return start_policy_run(
+            actor=None, project=project, config=config, reward_model=reward_model, request_id=uuid.uuid4()
+        )
+
+    return start
+
+
+@pytest.fixture
+def broker(tmp_path: Path, settings: Any) -> Iterator[EmbeddedValkey]:
+    """A broker of this test's own that is down at first; the web side already knows where it would be."""
+    server = EmbeddedValkey(tmp_path / "valkey")
+    server.port = free_port()
+    settings.BROKER_URL = server.url
+    queue.sender.cache_clear()
+    yield server
+    server.stop()
+    queue.sender.cache_clear()
+
+
+@pytest.fixture
+def look(hurried: dict[str, str]) -> Iterator[Callable[[str], int]]:
+    """Ask the database beside our own connection, each time anew."""
+    with psycopg.connect(hurried["DATABASE_URL"], autocommit=True) as other:
+
+        def count(condition: str) -> int:
+            """How many of the workers' connections to this test's database are as ``condition`` says."""
+            ours = "datname = current_database() AND application_name = 'steersman-worker'"
+            row = other.execute(f"SELECT count(*) FROM pg_stat_activity WHERE {ours} AND {condition}").fetchone()
+            assert row is not None
+            return int(row[0])
+
+        yield count
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ import signal
 
 import pytest
 
-from tests.faults.test_messages import broker, children_of  # noqa: F401 (a fixture)
-from tests.faults.watching import events, fresh, until
+from tests.faults.watching import children_of, events, fresh, until
 from webapp.local.process import is_running
 from webapp.local.supervisor import Supervisor
 from webapp.runs.services import claim
@@ -24,7 +23,7 @@ def test_whatever_fills_queues_or_trains_takes_no_other_tasks(workers):
     assert queues == {"worker-train": "train", "worker-sample": "sample", "beat": "default"}
 
 
-def test_the_clock_alone_takes_back_a_run_whose_holder_is_gone(ask, start, broker, workers):  # noqa: F811
+def test_the_clock_alone_takes_back_a_run_whose_holder_is_gone(ask, start, broker, workers):
     run = ask()
     assert claim(run.pk, "gone")
     broker.start(port=broker.port)

@@ -1,6 +1,8 @@
 """What a supervisor makes of a training process that refuses, keeps dying, or leaves a damaged checkpoint."""
 
 import json
+import os
+import signal
 import time
 
 import pytest
@@ -145,3 +147,18 @@ def test_the_last_steps_are_recorded_though_the_database_was_away_as_the_process
     monkeypatch.setattr(TrainingProcess, "close", come_back)
     assert supervise(run.pk)
     assert_nothing_twice(run)
+
+
+def test_a_process_that_ends_as_it_is_asked_to_stop_is_still_found(run):
+    directory = write_run_directory(run)
+    child = TrainingProcess(directory.kind, run_folder(run), threads=1)
+    try:
+        assert child.poll() is None
+        os.killpg(child.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody has looked yet
+        child.send(signal.SIGTERM)
+        child.wait(0.1)
+        assert child.poll() == -signal.SIGKILL
+        child.send(signal.SIGTERM)  # nor does it matter afterwards
+    finally:
+        child.close()

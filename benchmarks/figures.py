@@ -1,0 +1,159 @@
+"""Every figure that the project promises, its goal, and the command that finds it: the one list of them.
+
+``python -m benchmarks`` (``make figures``) runs the commands and puts what they found beside the goals;
+docs/benchmarks.md has the same list for readers, and a test holds the two together. A new figure is one line in
+``FIGURES``; a new command that prints JSON is one in ``MEASUREMENTS``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Comparison = Literal["<=", "<", ">=", ">"]
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """How some figures are found.
+
+    Attributes:
+        words: what is measured.
+        command: what follows ``python -m``; prints one JSON object. Empty: by hand, as ``by_hand`` says.
+        minutes: about how long it takes on two cores.
+        is_slow: only run when it is named.
+    """
+
+    words: str
+    command: tuple[str, ...] = ()
+    minutes: float = 1
+    is_slow: bool = False
+    by_hand: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One promise: the number at ``path`` of what ``measurement`` prints is as ``comparison`` and ``goal`` say."""
+
+    measurement: str
+    path: str
+    words: str
+    comparison: Comparison
+    goal: float
+    unit: str = ""
+
+    def found_in(self, result: Mapping[str, Any]) -> float:
+        """The number; KeyError where the measurement did not print it."""
+        value: Any = result
+        for name in self.path.split("."):
+            value = value[name]
+        return float(value)
+
+    def is_reached(self, value: float) -> bool:
+        return {
+            "<=": value <= self.goal,
+            "<": value < self.goal,
+            ">=": value >= self.goal,
+            ">": value > self.goal,
+        }[self.comparison]
+
+    @property
+    def goal_in_words(self) -> str:
+        return f"{self.comparison} {self.goal:g}{' ' + self.unit if self.unit else ''}"
+
+
+MEASUREMENTS: dict[str, Measurement] = {
+    "start": Measurement("`manage.py up --check` on an empty data folder, and again", ("benchmarks.start",), 2),
+    "web": Measurement("the web process after a hundred visits to each page", ("benchmarks.web",), 1),
+    "blindness": Measurement("what a rater's page tells about the policies", ("benchmarks.blindness",), 1),
+    "feedback-exact": Measurement(
+        "32 clients without pause want 600 ratings and send 30 % of them twice", ("benchmarks.feedback", "exact"), 1
+    ),
+    "feedback-think": Measurement("20 raters who think 2 to 5 s", ("benchmarks.feedback", "think"), 3),
+    "rating": Measurement("one rater by keyboard, 200 pairs in Chromium", ("benchmarks.rating",), 2),
+    "loop": Measurement("one turn of the loop on the demo policy", ("benchmarks.loop",), 8, is_slow=True),
+    "simulate": Measurement(
+        "`manage.py simulate --labels 400 --seeds 5`: two turns of the loop with simulated raters, five times",
+        ("benchmarks.simulate",),
+        60,
+        is_slow=True,
+    ),
+    "tests": Measurement("`make test`", ("benchmarks.suite",), 12, is_slow=True),
+    "compose": Measurement(
+        "the loop through the containers",
+        is_slow=True,
+        by_hand="needs a container engine: docker compose up -d --wait, then "
+        "docker compose exec web ./manage.py simulate --url http://127.0.0.1:8000 --labels 40 ends with exit code 0",
+    ),
+}
+
+FIGURES: tuple[Figure, ...] = (
+    Figure("start", "first.total", "from an empty data folder to the first pair to rate", "<=", 120, "s"),
+    Figure("start", "second.total", "second start, to the first pair", "<=", 15, "s"),
+    Figure("loop", "seconds.reward", "reward model on 400 comparisons", "<=", 90, "s"),
+    Figure("loop", "seconds.policy", 'PPO with preset "CPU"', "<=", 240, "s"),
+    Figure("loop", "seconds.promote_to_first_sample", "promotion to the first new sample in the queue", "<=", 15, "s"),
+    Figure("feedback-exact", "overshoot", "ratings above the wanted overlap", "<=", 0),
+    Figure("feedback-exact", "duplicates", "ratings given twice", "<=", 0),
+    Figure("feedback-exact", "lost", "acknowledged ratings not in the database", "<=", 0),
+    Figure("feedback-exact", "counted", "ratings counted, of 600 wanted", ">=", 600),
+    Figure("feedback-think", "submit_and_next.p95_ms", "submit and next, p95 of 20 raters", "<=", 50, "ms"),
+    Figure("rating", "key_to_next.p95_ms", "key press to the next pair painted, p95", "<=", 100, "ms"),
+    Figure("rating", "pointer_events", "pointer events of a run by keyboard", "<=", 0),
+    Figure("rating", "layout_shift", "layout shift in that run", "<=", 0),
+    Figure("web", "resident_megabytes", "memory of the web process", "<", 200, "MB"),
+    Figure("web", "torch_libraries", "libraries of torch loaded in the web process", "<=", 0),
+    Figure("blindness", "sides.p_value", "p of left and right over 10,000 draws, if the coin is fair", ">", 0.001),
+    Figure("blindness", "pages.different", "pages that change when the policies behind equal texts swap", "<=", 0),
+    Figure("blindness", "pages.compared", "pages compared so", ">=", 10),
+    Figure("simulate", "seeds_better_share", "seeds whose whole interval of the gain in taste is above 0", ">=", 0.8),
+    Figure("simulate", "worst.kl", "sequence KL to the base policy, worst seed", "<=", 15, "nats"),
+    Figure("simulate", "worst.distinct2_ratio", "distinct pairs of tokens against the base, worst seed", ">=", 0.7),
+    Figure("simulate", "worst.length_change", "mean length against the base, worst seed", "<=", 0.25),
+    Figure("simulate", "worst.rm_accuracy_low", "reward model's accuracy, lower bound, worst seed", ">", 0.55),
+    Figure("simulate", "worst.round2_shortfall", "second round below the first, beyond its interval", "<=", 0),
+    Figure("simulate", "worst.seconds", "both rounds of a seed, worst seed", "<=", 720, "s"),
+    Figure("tests", "seconds", "`make test`", "<=", 900, "s"),
+)
+
+
+def quick() -> list[str]:
+    """The measurements that run when none is named."""
+    return [name for name, measurement in MEASUREMENTS.items() if not measurement.is_slow]
+
+
+def goal_rows() -> list[str]:
+    """The rows of the table of goals in docs/benchmarks.md."""
+    return [f"| {figure.words} | {figure.goal_in_words} | `{figure.measurement}` |" for figure in FIGURES]
+
+
+def measurement_rows() -> list[str]:
+    """The rows of the table of measurements in docs/benchmarks.md."""
+    return [
+        f"| `{name}` | {it.words} | {f'{it.minutes:g} min' if it.command else 'by hand'} | "
+        f"{'by name' if it.is_slow else 'by default'} |"
+        for name, it in MEASUREMENTS.items()
+    ]
+
+
+def table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """What was found beside the goals; where nothing was measured, the command that would."""
+    lines = [f"{'figure':66} {'found':>9}  {'goal':>12}"]
+    for figure in FIGURES:
+        if figure.measurement in results:
+            value = figure.found_in(results[figure.measurement])
+            verdict = "reached" if figure.is_reached(value) else "MISSED"
+            lines.append(f"{figure.words:66} {value:>9.4g}  {figure.goal_in_words:>12}  {verdict}")
+        else:
+            ask = f'make figures ARGS="{figure.measurement}"'
+            lines.append(f"{figure.words:66} {'-':>9}  {figure.goal_in_words:>12}  not measured: {ask}")
+    lines += [f"{it.words}: by hand; it {it.by_hand}" for it in MEASUREMENTS.values() if it.by_hand]
+    return "\n".join(lines)
+
+
+def missed(results: Mapping[str, Mapping[str, Any]]) -> list[Figure]:
+    """The figures that were measured and are not as promised."""
+    return [
+        figure
+        for figure in FIGURES
+        if figure.measurement in results and not figure.is_reached(figure.found_in(results[figure.measurement]))
+    ]
