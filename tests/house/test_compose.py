@@ -57,7 +57,7 @@ def test_what_stays_up_tells_whether_it_is_well_and_is_started_again(name):
     assert SERVICES[name]["restart"] == "unless-stopped"
 
 
-@pytest.mark.parametrize("name", ONCE)
+@pytest.mark.parametrize("name", sorted(ONCE))
 def test_what_ends_by_itself_is_waited_for(name):
     waiting = [other for other in SERVICES.values() if name in other.get("depends_on", {})]
     assert waiting

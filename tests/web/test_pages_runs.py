@@ -385,6 +385,17 @@ def test_the_live_fragment_is_304_until_something_changes_and_286_at_the_end(stu
     assert "&lt;i&gt;nothing&lt;/i&gt;" in ended.content.decode()
 
 
+def test_the_last_fragment_of_a_run_says_what_it_made(studio, admin):
+    rate(studio, 20)
+    run = ask_for_reward_run(studio)
+    claim = begin(run, step=2)
+    going_on = admin.get(url(studio, "runs/1/live/"), headers=HTMX).content.decode()
+    assert re.search(r'<dd id="made" hx-swap-oob="true">\s*<span class="quiet">nothing yet', going_on)
+    services.succeed(claim, outputs=[{"kind": "reward_model", "id": "ab" * 32}], result={})
+    ended = admin.get(url(studio, "runs/1/live/"), headers=HTMX).content.decode()
+    assert re.search(r'<dd id="made" hx-swap-oob="true">reward model 1 .*<code>abababababab</code>', ended)
+
+
 def test_a_304_costs_few_queries(studio, admin, django_assert_max_num_queries):
     rate(studio, 20)
     begin(ask_for_reward_run(studio), step=2)
