@@ -458,7 +458,7 @@ def references_of(run: Run) -> dict[str, Checkpoint]:
     Parent and base follow from the candidate's lineage, which never changes; a base policy has neither.
     """
     known = {policy.pk: policy for policy in policies(run.project)}
-    base = parent = known.get(run.policy.parent_id)
+    base = parent = known.get(run.policy.parent_id) if run.policy.parent_id else None
     while base is not None and base.parent_id is not None:
         base = known[base.parent_id]
     found = {"parent": parent, "base": base, "serving": run.serving}

@@ -6,6 +6,7 @@ the right and comes back at the policy that it was made from.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from uuid import UUID
 
 from webapp.registry.models import Checkpoint
 
@@ -62,21 +63,25 @@ def plant(policies: Sequence[Checkpoint]) -> Tree:
     rows = {policy.pk: row for row, policy in enumerate(newest_first)}
     lanes = choose_lanes(newest_first, rows)
     nodes = {policy.pk: Node(policy, rows[policy.pk], lanes[policy.pk]) for policy in newest_first}
-    lines = [line_between(nodes[one.pk], nodes[one.parent_id]) for one in newest_first if one.parent_id in nodes]
+    lines = [
+        line_between(nodes[one.pk], nodes[one.parent_id])
+        for one in newest_first
+        if one.parent_id is not None and one.parent_id in nodes
+    ]
     return Tree(tuple(nodes.values()), tuple(lines), 1 + max(lanes.values(), default=0))
 
 
-def choose_lanes(newest_first: Sequence[Checkpoint], rows: Mapping[object, int]) -> dict[object, int]:
+def choose_lanes(newest_first: Sequence[Checkpoint], rows: Mapping[UUID, int]) -> dict[UUID, int]:
     """A lane for each policy: the newest descendant of a policy stays in its lane, the others get the next free one."""
-    heirs: dict[object, Checkpoint] = {}  # policy -> the child that goes on in its lane
+    heirs: dict[UUID, Checkpoint] = {}  # policy -> the child that goes on in its lane
     youngest = {policy.pk: policy.version for policy in newest_first}
     for policy in newest_first:  # children come before their parents
         parent = policy.parent_id
-        if parent in rows:
+        if parent is not None and parent in rows:
             youngest[parent] = max(youngest[parent], youngest[policy.pk])
             if parent not in heirs or youngest[policy.pk] > youngest[heirs[parent].pk]:
                 heirs[parent] = policy
-    lanes: dict[object, int] = {}
+    lanes: dict[UUID, int] = {}
     taken: list[tuple[int, int, int]] = []  # lane, first and last row
     for policy in reversed(newest_first):  # the oldest first
         if policy.pk in lanes:
@@ -85,7 +90,7 @@ def choose_lanes(newest_first: Sequence[Checkpoint], rows: Mapping[object, int])
         while chain[-1].pk in heirs:
             chain.append(heirs[chain[-1].pk])
         top = rows[chain[-1].pk]
-        bottom = rows.get(policy.parent_id, rows[policy.pk])
+        bottom = rows[policy.pk] if policy.parent_id is None else rows.get(policy.parent_id, rows[policy.pk])
         lane = 0
         while any(lane == other and top <= last and first <= bottom for other, first, last in taken):
             lane += 1
