@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from rlhf_core.generation.cache import KeyValueCache
@@ -82,15 +83,16 @@ class ParallelBlock(nn.Module):
 
     def forward(self, x: Tensor, index: int, around: Surroundings, lora: BlockLoRA | None = None) -> Tensor:
         """(batch, seq, dim) -> (batch, seq, dim); ``index`` is the block's own number, its place in the cache."""
-        batch, seq, _ = x.shape
         normed = self.norm(x)
         query_key, value, feed_forward = self.project_in(normed).split(self.widths, dim=-1)
         if lora is not None:
             query_key = query_key + torch.cat((lora.q(normed), lora.k(normed)), dim=-1)
             value = value + lora.v(normed)
-        query_key = query_key.view(batch, seq, self.heads + 1, self.dim_head)
+        query_key = rearrange(query_key, "b n (h d) -> b n h d", d=self.dim_head)
         if self.qk_gain is not None:
-            query_key = F.rms_norm(query_key, (self.dim_head,)) * self.qk_gain.view(self.heads + 1, self.dim_head)
+            query_key = F.rms_norm(query_key, (self.dim_head,)) * rearrange(
+                self.qk_gain, "(h d) -> h d", d=self.dim_head
+            )
         query_key = rotate(query_key, around.tables)
         query, key = query_key[:, :, :-1], query_key[:, :, -1]
         attended = self.attend(query, key, value, index, around)
@@ -105,20 +107,18 @@ class ParallelBlock(nn.Module):
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, index: int, around: Surroundings) -> Tensor:
         """(batch, seq, heads, dim_head) queries, (batch, seq, dim_head) keys and values -> (batch, seq, inner)."""
-        batch, seq = query.shape[:2]
         if around.cache is not None and around.slots is not None:
             all_keys, all_values = around.cache.write(index, around.slots, key, value)
             if not around.is_causal:
                 key, value = all_keys, all_values
         key, value = key[:, None], value[:, None]  # one head
         dropout = self.attn_dropout if self.training else 0.0
-        if seq == 1:
+        if query.shape[1] == 1:
             # The heads stand in the place of the sequence: they share their keys, so no copy of those is needed.
-            query = query.view(batch, 1, self.heads, self.dim_head)
             out = F.scaled_dot_product_attention(query, key, value, around.mask, dropout, scale=self.scale)
-            return out.reshape(batch, 1, -1)
+            return rearrange(out, "b 1 h d -> b 1 (h d)")
         out = F.scaled_dot_product_attention(
-            query.transpose(1, 2),
+            rearrange(query, "b n h d -> b h n d"),
             key.expand(-1, self.heads, -1, -1),
             value.expand(-1, self.heads, -1, -1),
             around.mask,
@@ -126,4 +126,4 @@ class ParallelBlock(nn.Module):
             around.is_causal,
             scale=self.scale,
         )
-        return out.transpose(1, 2).reshape(batch, seq, -1)
+        return rearrange(out, "b h n d -> b n (h d)")

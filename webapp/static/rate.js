@@ -9,7 +9,7 @@ const LOOK_MS = 300; // a verdict sooner than this after the item appeared was m
 const HINT_MS = 5000;
 const TOLD_MS = 12_000;
 const TIMEOUT_MS = 20_000;
-const FRESH_MS = 3000; // a page so young has just been loaded: loading it again would not help
+const FRESH_MS = 3000;
 const HEARTBEAT_MS = 60_000;
 const IDLE_MS = 300_000; // a page left alone gives its item back
 const RETRIES_MS = [1000, 2000, 4000, 8000, 15_000, 30_000, 30_000, 30_000, 30_000, 30_000];
@@ -245,11 +245,16 @@ function changed(status, text) {
   show(byId("item"));
 }
 
+function wasJustReloaded() {
+  const [loading] = performance.getEntriesByType("navigation");
+  return loading?.type === "reload" && performance.now() < FRESH_MS;
+}
+
 function refused(entry, status) {
   if (status === 401) {
     say("not saved", true);
     tell("You are logged out. Log in again: your verdict is kept on this computer and sent right after.", { logIn: true });
-  } else if (status === 403 && performance.now() < FRESH_MS) {
+  } else if (status === 403 && wasJustReloaded()) {
     say("not saved", true);
     tell("The server refuses what is kept on this computer. Log in again to send it.", { logIn: true });
   } else if (status === 403) {

@@ -159,6 +159,8 @@ class Reader(HTMLParser):
         found = {name: value or "" for name, value in attrs}
         if tag not in VOID:
             self.open.append((tag, found))
+        if self.is_in("template"):
+            return  # it stands on no page
         classes = found.get("class", "").split()
         if found.get("id") == "item":
             self.kind = found.get("data-kind", "")
@@ -197,6 +199,8 @@ class Reader(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         tags = [tag for tag, _ in self.open]
+        if "template" in tags:
+            return
         # an em within a text is the page's own word for nothing
         if self.shown and self.kind and "em" not in tags and self.has_class("shown"):
             self.shown[-1][1].append(data)
