@@ -236,17 +236,19 @@ def undo(request: MemberRequest, project: Project) -> HttpResponse:
 def judged(request: MemberRequest, project: Project, token: uuid.UUID) -> HttpResponse:
     """An own verdict or skip, as it was shown; a POST changes it."""
     then = "rate" if request.GET.get("then") == "rate" else "history"
-    told = None
-    if request.method == "POST":
-        form = ChoiceForm(request.POST)
-        told = revise_verdict(request, token, form) if form.is_valid() else NOT_UNDERSTOOD
+    form = ChoiceForm(request.POST) if request.method == "POST" else None
+    if form is not None and form.is_valid():
+        told = revise_verdict(request, token, form)
+    else:
+        try:
+            entry = selectors.own_item(request.user, project, token)
+        except Presentation.DoesNotExist:
+            raise Http404("not an item that you have judged") from None
+        told = NOT_UNDERSTOOD
+    if form is not None:
         if request.htmx:
             return show_item(request, project, None if told == CHANGED else told, wants_item=then == "rate")
         return say_and_go_on(request, project, told, to=then)
-    try:
-        entry = selectors.own_item(request.user, project, token)
-    except Presentation.DoesNotExist:
-        raise Http404("not an item that you have judged") from None
     context = item_context(request, project, entry.item) | {
         "entry": entry,
         "words": words_of(entry),
