@@ -8,13 +8,13 @@ from django.test import Client
 
 from rlhf_core.config import METRICS, EvaluateConfig, SamplingConfig
 from tests.studio import Studio, open_studio, queries_of, sha256
-from tests.turns import evaluate, hold_out, rate, turn
+from tests.turns import begin, evaluate, hold_out, rate, turn
 from webapp import queue
 from webapp.projects.models import Prompt
 from webapp.registry.models import Checkpoint
 from webapp.registry.selectors import serving
 from webapp.registry.services import change_sampling, promote
-from webapp.runs import pages
+from webapp.runs import pages, services
 from webapp.runs.models import Run
 from webapp.runs.selectors import board, presets_for
 
@@ -192,6 +192,23 @@ def test_a_finished_evaluation_loads_its_page_anew(studio, admin):
     answer = admin.get(f"/p/{studio.project.slug}/runs/{found.run.number}/live/", headers={"HX-Request": "true"})
     assert (answer.status_code, answer["HX-Refresh"]) == (286, "true")
     assert "evaluation of v2" in read(admin, studio, "runs/")
+
+
+def test_all_that_changes_while_it_goes_on_has_its_place_on_the_page(studio, admin):
+    run = services.start_evaluation(
+        actor=studio.admin,
+        project=studio.project,
+        config=EvaluateConfig(),
+        policy=policy(studio, 2),
+        reward_model=None,
+        request_id=uuid.uuid4(),
+    )
+    begin(run)
+    whole = read(admin, studio, f"runs/{run.number}/")
+    live = admin.get(f"/p/{studio.project.slug}/runs/{run.number}/live/", headers={"HX-Request": "true"})
+    swapped = re.findall(r'id="([a-z-]+)" hx-swap-oob', live.content.decode())
+    assert len(swapped) == 3
+    assert all(f'id="{name}"' in whole for name in swapped)
 
 
 def test_every_measure_of_the_table_is_a_documented_metric():
