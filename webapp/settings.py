@@ -119,6 +119,8 @@ def connect_to_database(url: str) -> dict[str, Any]:
     statement, lock, idle = TIMEOUTS.get(ROLE, TIMEOUTS["command"])
     timeouts = f"-c statement_timeout={statement} -c lock_timeout={lock} -c idle_in_transaction_session_timeout={idle}"
     options = {**database.get("OPTIONS", {}), "application_name": f"steersman-{ROLE}", "connect_timeout": 5}
+    # A statement that comes again is not planned again: planning the joins of a rater's item takes longer than they do.
+    options |= {"server_side_binding": True, "prepare_threshold": 5}
     options["options"] = f"{options.get('options', '')} {timeouts}".strip()
     if ROLE == "web":
         options["pool"] = {"min_size": 2, "max_size": 8, "timeout": 5, "max_lifetime": 1800}

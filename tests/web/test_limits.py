@@ -1,15 +1,23 @@
-"""The largest request, against the ASGI application as the web process runs it."""
+"""The largest request and the time it took, against the ASGI application as the web process runs it."""
 
 import asyncio
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from webapp.limits import LARGEST_BODY, BodyLimit
+from webapp.timing import ServerTiming
 
 
 def ask(app, pieces, headers=()):
     """Send a POST of ``pieces``; the status, and how many pieces were read."""
+    answer, read = ask_all(app, pieces, headers)
+    return answer["status"], read
+
+
+def ask_all(app, pieces, headers=()):
+    """``ask`` with the whole head of the answer."""
     sent, read = [], 0
 
     async def receive():
@@ -26,7 +34,7 @@ def ask(app, pieces, headers=()):
     with ThreadPoolExecutor(1) as thread:  # browser tests leave a running event loop in this one
         thread.submit(lambda: asyncio.run(app(scope, receive, send))).result()
     assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
-    return sent[0]["status"], read
+    return sent[0], read
 
 
 async def echo(scope, receive, send):
@@ -60,3 +68,21 @@ def test_the_studio_reads_12_mb_and_no_more(settings, db, pieces, status):
     assert LARGEST_BODY == 12 * 2**20
     found, read = ask(application, body, headers)
     assert (found, read) == (status, pieces)
+
+
+async def think(scope, receive, send):
+    await asyncio.sleep(0.02)
+    await echo(scope, receive, send)
+
+
+def test_an_answer_says_how_long_it_took():
+    answer, _ = ask_all(ServerTiming(think), [b"a"])
+    (found,) = (value.decode() for name, value in answer["headers"] if name == b"server-timing")
+    assert float(re.fullmatch(r"total;dur=(\d+\.\d)", found)[1]) >= 20
+
+
+def test_every_page_of_the_studio_says_how_long_it_took(settings, db):
+    from webapp.asgi import application
+
+    answer, _ = ask_all(application, [b""], [(b"host", b"localhost")])
+    assert b"server-timing" in dict(answer["headers"])

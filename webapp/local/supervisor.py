@@ -177,6 +177,7 @@ class Supervisor:
                 *("-m", "uvicorn", "webapp.asgi:application", "--host", self.host, "--port", str(port)),
                 *("--log-level", "warning", "--no-access-log", "--no-server-header"),
                 *("--timeout-graceful-shutdown", "10"),
+                *("--timeout-keep-alive", "75"),  # a rater thinks longer than the 5 s that are usual
             ),
             self.logs / "web.log",
             {"STEERSMAN_ROLE": "web", **ONE_THREAD},
