@@ -96,7 +96,9 @@ FIGURES: tuple[Figure, ...] = (
     Figure("feedback-exact", "duplicates", "ratings given twice", "<=", 0),
     Figure("feedback-exact", "lost", "acknowledged ratings not in the database", "<=", 0),
     Figure("feedback-exact", "counted", "ratings counted, of 600 wanted", ">=", 600),
-    Figure("feedback-think", "submit_and_next.p95_ms", "server time of submit and next, p95 of 20 raters", "<=", 50, "ms"),
+    Figure(
+        "feedback-think", "submit_and_next.p95_ms", "server time of submit and next, p95 of 20 raters", "<=", 50, "ms"
+    ),
     Figure("rating", "key_to_next.p95_ms", "key press to the next pair painted, p95", "<=", 100, "ms"),
     Figure("rating", "pointer_events", "pointer events of a run by keyboard", "<=", 0),
     Figure("rating", "layout_shift", "layout shift in that run", "<=", 0),

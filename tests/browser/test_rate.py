@@ -668,6 +668,25 @@ def test_pause_hands_everything_back_and_enter_goes_on(page, address, studio):
     assert not Rating.objects.exists()
     press(page, "2")
     expect(page.locator("#progress")).to_have_text("1 rated today")
+    page.keyboard.press("p")
+    expect(page.locator("h1")).to_have_text("Paused")
+    page.keyboard.press("p")
+    page.wait_for_selector(READY + " #verdict")
+
+
+def test_on_a_phone_the_menu_has_pause_and_ones_own_ratings(new_context, address, studio):
+    studio.add_items(pairs=3)
+    page = new_context(viewport={"width": 390, "height": 844}, has_touch=True).new_page()
+    log_in(page, address)
+    page.wait_for_selector(READY)
+    page.tap(".menu summary")
+    expect(page.locator(".menu").get_by_text("My ratings")).to_be_visible()
+    pictures.take(page, "rate-menu-phone")
+    page.get_by_role("button", name="Pause").tap()
+    expect(page.locator("h1")).to_have_text("Paused")
+    wait_for_leases(page, 0)
+    page.tap("#go-on")
+    page.wait_for_selector(READY + " #verdict")
 
 
 def test_logging_out_asks_before_it_throws_verdicts_away(context, page, address, studio):

@@ -430,6 +430,7 @@ document.addEventListener("keydown", (event) => {
 
 function pause() {
   if (isPaused()) return;
+  document.querySelector(".menu").open = false; // on a phone the button is in it
   aside = null;
   ahead = null;
   show(byId("paused").content.cloneNode(true).firstElementChild);
@@ -458,7 +459,7 @@ function digitOf(event) {
 
 function buttonOf(event, key) {
   if (key === "u") return byId("undo");
-  if (key === "p") return isPaused() ? null : byId("pause");
+  if (key === "p") return byId(isPaused() ? "go-on" : "pause");
   if (key === "enter" || key === "escape") {
     return event.target.closest("a, button, summary") && key === "enter" ? null : byId("keep");
   }
