@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks.blindness import compare_pages, fair_coin_p
+from benchmarks.blindness import as_compared, compare_pages, fair_coin_p
 from benchmarks.figures import FIGURES, MEASUREMENTS, Figure, goal_rows, measurement_rows, missed, quick, table
 from benchmarks.simulate import sum_up
 
@@ -130,6 +130,12 @@ def test_pages_that_tell_the_policies_apart_are_found():
         "lines": [],
     }
     assert compare_pages([page("ab"), page("ab", "<p>v2</p>")])["different"] == 2
+
+    moments = [[("Date", f"0{n}:00"), ("Server-Timing", f"app;dur={n}.5"), ("Content-Length", "99")] for n in (1, 2)]
+    assert compare_pages([as_compared(moment, page("ab")) for moment in moments])["different"] == 0
+    policies = [[("Date", "01:00"), ("X-Policy", version)] for version in ("v1", "v2")]
+    found = compare_pages([as_compared(told, page("ab")) for told in policies])
+    assert (found["different"], found["lines"]) == (2, ["X-Policy: v1", "X-Policy: v2"])
 
 
 def seed_line(**changes):
