@@ -96,7 +96,9 @@ FIGURES: tuple[Figure, ...] = (
     Figure("feedback-exact", "duplicates", "ratings given twice", "<=", 0),
     Figure("feedback-exact", "lost", "acknowledged ratings not in the database", "<=", 0),
     Figure("feedback-exact", "counted", "ratings counted, of 600 wanted", ">=", 600),
-    Figure("feedback-think", "submit_and_next.p95_ms", "server time of submit and next, p95 of 20 raters", "<=", 50, "ms"),
+    Figure(
+        "feedback-think", "submit_and_next.p95_ms", "server time of submit and next, p95 of 20 raters", "<=", 50, "ms"
+    ),
     Figure("rating", "key_to_next.p95_ms", "key press to the next pair painted, p95", "<=", 100, "ms"),
     Figure("rating", "pointer_events", "pointer events of a run by keyboard", "<=", 0),
     Figure("rating", "layout_shift", "layout shift in that run", "<=", 0),
@@ -105,6 +107,7 @@ FIGURES: tuple[Figure, ...] = (
     Figure("blindness", "sides.p_value", "p of left and right over 10,000 draws, if the coin is fair", ">", 0.001),
     Figure("blindness", "pages.different", "pages that change when the policies behind equal texts swap", "<=", 0),
     Figure("blindness", "pages.compared", "pages compared so", ">=", 10),
+    Figure("simulate", "seeds_failed", "seeds in which the loop could not be closed", "<=", 0),
     Figure("simulate", "seeds_better_share", "seeds whose whole interval of the gain in taste is above 0", ">=", 0.8),
     Figure("simulate", "worst.kl", "sequence KL to the base policy, worst seed", "<=", 15, "nats"),
     Figure("simulate", "worst.distinct2_ratio", "distinct pairs of tokens against the base, worst seed", ">=", 0.7),

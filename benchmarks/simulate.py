@@ -1,7 +1,7 @@
 """The loop with simulated raters, over several seeds: ``python -m benchmarks.simulate [--seeds 5]``; JSON out.
 
 Runs ``manage.py simulate``, which prints a line of JSON a seed, and sums the lines up: in how many seeds the policy has
-gained by the raters' taste, and the worst seed by each other measure.
+gained by the raters' taste, and the worst seed by each other measure. A seed that failed has not gained.
 """
 
 import argparse
@@ -15,16 +15,17 @@ from typing import Any
 MANAGE = Path(__file__).parents[1] / "manage.py"
 
 
-def sum_up(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The figures of some seeds.
+def sum_up(seeds: Sequence[dict[str, Any]], wanted: int) -> dict[str, Any]:
+    """The figures of the seeds that came to their end, at least one of the ``wanted``.
 
     ``round2_shortfall`` is how far the second round's taste lies below the first's, less half the width of the second's
     interval: above 0 it has got worse by more than chance explains. ``length_change`` is a share of the base's length.
     """
     better = [seed for seed in seeds if seed["taste"]["low"] > 0]
     return {
-        "seeds": len(seeds),
-        "seeds_better_share": len(better) / len(seeds),
+        "seeds": wanted,
+        "seeds_failed": wanted - len(seeds),
+        "seeds_better_share": len(better) / wanted,
         "worst": {
             "kl": max(seed["kl"]["value"] for seed in seeds),
             "distinct2_ratio": min(seed["distinct2_ratio"] for seed in seeds),
@@ -50,10 +51,12 @@ def main() -> int:
     options = ["--labels", str(arguments.labels), "--seeds", str(arguments.seeds), "--json"]
     command = [sys.executable, str(MANAGE), "simulate", *options]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    seeds = [json.loads(line) for line in done.stdout.splitlines() if line.strip()]
     if done.returncode != 0:
         print(f"manage.py simulate ended with exit code {done.returncode}", file=sys.stderr)
-        return done.returncode
-    print(json.dumps(sum_up([json.loads(line) for line in done.stdout.splitlines() if line.strip()]), indent=1))
+        if done.returncode != 1 or not seeds:  # else some seeds failed, and what the others reached still counts
+            return done.returncode
+    print(json.dumps(sum_up(seeds, arguments.seeds), indent=1))
     return 0
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command
+from benchmarks import simulate
 from benchmarks.blindness import as_compared, compare_pages, fair_coin_p
 from benchmarks.figures import FIGURES, MEASUREMENTS, Figure, goal_rows, measurement_rows, missed, quick, table
 from benchmarks.simulate import sum_up
@@ -156,8 +157,8 @@ def test_seeds_are_summed_up_by_their_worst():
     worse = {"before": 0.1, "after": 0.2, "difference": 0.1, "low": -0.1, "high": 0.3, "n": 300}
     second = {"seconds": {"rate": 6.0}, "taste": {**worse, "after": -0.3, "low": -0.5, "high": -0.1}}
     lines = [seed_line(), seed_line(taste=worse, length_ratio=0.7, kl={"value": 16.0, "se": 1.0}, round2=second)]
-    found = sum_up(lines)
-    assert found["seeds_better_share"] == 0.5
+    found = sum_up(lines, 2)
+    assert (found["seeds"], found["seeds_failed"], found["seeds_better_share"]) == (2, 0, 0.5)
     assert found["worst"] == {
         "kl": 16.0,
         "distinct2_ratio": 0.9,
@@ -167,3 +168,27 @@ def test_seeds_are_summed_up_by_their_worst():
         "seconds": 36.0,
     }
     assert found["lines"] == lines
+
+
+def run_simulate(monkeypatch, folder, *, code: int, printed: int) -> int:
+    """``benchmarks.simulate`` for four seeds, of which ``printed`` come from a command that ends with ``code``."""
+    lines = "\n".join([json.dumps(seed_line())] * printed)
+    (folder / "manage.py").write_text(f"import sys\nprint({lines!r})\nsys.exit({code})\n")
+    monkeypatch.setattr(simulate, "MANAGE", folder / "manage.py")
+    monkeypatch.setattr("sys.argv", ["simulate", "--seeds", "4"])
+    return simulate.main()
+
+
+def test_a_seed_that_failed_has_not_gained_and_the_others_count(tmp_path, monkeypatch, capsys):
+    assert run_simulate(monkeypatch, tmp_path, code=1, printed=3) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["seeds"], found["seeds_failed"], found["seeds_better_share"]) == (4, 1, 0.75)
+    assert found["worst"]["kl"] == 9.0
+
+
+@pytest.mark.parametrize(("code", "printed"), [(1, 0), (130, 2)])
+def test_a_simulation_that_gave_nothing_or_was_stopped_by_hand_is_no_measurement(
+    tmp_path, monkeypatch, capsys, code, printed
+):
+    assert run_simulate(monkeypatch, tmp_path, code=code, printed=printed) == code
+    assert capsys.readouterr().out == ""

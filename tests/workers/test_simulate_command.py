@@ -17,6 +17,8 @@ from webapp.local.supervisor import page_answers
 from webapp.projects.models import Project
 from webapp.registry.selectors import serving
 from webapp.runs.models import Run
+from workers.management.commands.simulate import Command
+from workers.simulation.loop import SimulationError
 
 LABELS = 24
 TASTE = "def odd(prompt, response):\n    return sum(map(ord, response)) % 97\n"
@@ -125,3 +127,28 @@ def test_what_cannot_be_simulated_is_refused_with_the_reason(transactional_db, s
     ]:
         with pytest.raises(CommandError, match=said):
             simulate(*words)
+
+
+def test_after_a_seed_that_failed_the_others_go_on(monkeypatch):
+    turn = {
+        "seconds": {"rate": 10.0},
+        "taste": {"before": 0.1, "after": 0.5, "difference": 0.4, "low": 0.3, "high": 0.5, "n": 300},
+        "kl": {"value": 4.0, "se": 0.2},
+        "rm_accuracy": {"value": 0.7, "low": 0.6, "high": 0.8, "n": 90},
+        "distinct2_ratio": 0.9,
+        "length_ratio": 1.1,
+    }
+
+    def play(command, plan, seed, url, *, quiet):
+        if seed == 4:
+            raise SimulationError("run 2 (policy) failed: out of memory")
+        return {"seed": seed, "labels": plan.labels, **turn, "round2": turn}
+
+    monkeypatch.setattr(Command, "simulate", play)
+    out, err = StringIO(), StringIO()
+    with pytest.raises(CommandError, match=r"^seed 4: run 2 \(policy\) failed: out of memory$") as failed:
+        call_command("simulate", "--seed", "3", "--seeds", "3", stdout=out, stderr=err)
+    assert failed.value.returncode == 1
+    assert [json.loads(line)["seed"] for line in out.getvalue().splitlines()] == [3, 5]
+    rows = [line.split()[0] for line in err.getvalue().splitlines()]
+    assert rows == ["seed", "seed", "3", "3", "5", "5"]  # the word about seed 4, the table's head, two rounds each

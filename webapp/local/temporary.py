@@ -40,7 +40,7 @@ class TemporaryStudio:
 
 
 def environment_of(data: Path) -> dict[str, str]:
-    """What a studio that keeps its data in ``data`` and touches no other is started with, over the caller's environment.
+    """What a studio with its data in ``data``, which touches no other, is started with over the caller's environment.
 
     Each name is set, were it to nothing: one that is missing would come from ``.env``. So is each ``NAME_FILE``, which
     would win over ``NAME``.
