@@ -1,6 +1,8 @@
 """``manage.py simulate`` against a studio of real processes: web, workers, sampler, database and broker."""
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
@@ -17,7 +19,7 @@ from webapp.local.supervisor import page_answers
 from webapp.projects.models import Project
 from webapp.registry.selectors import serving
 from webapp.runs.models import Run
-from workers.management.commands.simulate import Command
+from workers.management.commands.simulate import Command, signals_are_ctrl_c
 from workers.simulation.loop import SimulationError
 
 LABELS = 24
@@ -152,3 +154,21 @@ def test_after_a_seed_that_failed_the_others_go_on(monkeypatch):
     assert [json.loads(line)["seed"] for line in out.getvalue().splitlines()] == [3, 5]
     rows = [line.split()[0] for line in err.getvalue().splitlines()]
     assert rows == ["seed", "seed", "3", "3", "5", "5"]  # the word about seed 4, the table's head, two rounds each
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_end_unwinds_so_that_a_temporary_studio_is_removed(number):
+    kept = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), signals_are_ctrl_c():
+        os.kill(os.getpid(), number)
+    assert signal.getsignal(number) == kept
+
+
+def test_under_nohup_a_terminal_that_is_closed_ends_nothing():
+    kept = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals_are_ctrl_c():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, kept)

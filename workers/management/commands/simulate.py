@@ -63,7 +63,7 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
         plan = Plan(options["project"], options["raters"], options["labels"], options["ability"], taste)
         results, failures = [], []
-        with sigterm_is_ctrl_c():
+        with signals_are_ctrl_c():
             for seed in range(options["seed"], options["seed"] + options["seeds"]):
                 try:
                     results.append(self.simulate(plan, seed, options["url"], quiet=options["json"]))
@@ -113,10 +113,14 @@ def check(options: dict[str, Any]) -> None:
 
 
 @contextmanager
-def sigterm_is_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM unwind like Ctrl-C, so that a temporary studio is removed."""
-    kept = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def signals_are_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind like Ctrl-C, so that a temporary studio is removed."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in kept.items():
+        if handler != signal.SIG_IGN:  # under nohup a terminal that is closed ends nothing
+            signal.signal(number, signal.default_int_handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, kept)
+        for number, handler in kept.items():
+            signal.signal(number, handler)
