@@ -20,7 +20,7 @@ from webapp.projects.models import Project
 from webapp.registry.selectors import serving
 from webapp.runs.models import Run
 from workers.management.commands.simulate import Command, signals_are_ctrl_c
-from workers.simulation.loop import SimulationError
+from workers.simulation.loop import SimulationError, find_admin, find_project
 
 LABELS = 24
 TASTE = "def odd(prompt, response):\n    return sum(map(ord, response)) % 97\n"
@@ -129,6 +129,30 @@ def test_what_cannot_be_simulated_is_refused_with_the_reason(transactional_db, s
     ]:
         with pytest.raises(CommandError, match=said):
             simulate(*words)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        ("is_paused", True, "is paused: end the pause"),
+        ("use_simulated_ratings", False, 'leaves simulated ratings out.*switch "Train on simulated ratings too" on'),
+        ("buffer_target", 0, 'keeps no items ready.*set "Items kept ready" to 1 or more'),
+    ],
+)
+def test_a_project_in_which_a_later_step_would_fail_is_refused_at_once(project, setting, value, said):
+    Project.objects.update(**{setting: value})
+    with pytest.raises(SimulationError, match=said):
+        find_project("tiny")
+
+
+def test_the_first_admin_runs_the_loop_and_none_is_made(db):
+    with pytest.raises(SimulationError, match="no admin yet: ./manage.py login_link makes one"):
+        find_admin()
+    assert not User.objects.exists()
+    User.objects.create_user("gone", is_staff=True, is_active=False)
+    first = User.objects.create_user("grace", is_staff=True)
+    User.objects.create_user("admin", is_staff=True)
+    assert find_admin() == first
 
 
 def test_after_a_seed_that_failed_the_others_go_on(monkeypatch):
