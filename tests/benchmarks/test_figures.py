@@ -148,14 +148,22 @@ def seed_line(**changes):
         "taste": taste,
         "distinct2_ratio": 0.9,
         "length_ratio": 1.1,
-        "round2": {"seconds": {"rate": 5.0}, "taste": {**taste, "after": 0.6, "low": 0.4, "high": 0.6}},
+        "round2": {
+            "seconds": {"rate": 5.0},
+            "rm_accuracy": {"value": 0.6, "low": 0.5, "high": 0.7, "n": 80},
+            "kl": {"value": 20.0, "se": 0.5},
+            "taste": {**taste, "after": 0.6, "low": 0.4, "high": 0.6},
+            "distinct2_ratio": 0.8,
+            "length_ratio": 1.4,
+        },
     }
     return {**base, **changes}
 
 
 def test_seeds_are_summed_up_by_their_worst():
     worse = {"before": 0.1, "after": 0.2, "difference": 0.1, "low": -0.1, "high": 0.3, "n": 300}
-    second = {"seconds": {"rate": 6.0}, "taste": {**worse, "after": -0.3, "low": -0.5, "high": -0.1}}
+    second = {**seed_line()["round2"], "seconds": {"rate": 6.0}, "kl": {"value": 18.0, "se": 0.5}}
+    second["taste"] = {**worse, "after": -0.3, "low": -0.5, "high": -0.1}
     lines = [seed_line(), seed_line(taste=worse, length_ratio=0.7, kl={"value": 16.0, "se": 1.0}, round2=second)]
     found = sum_up(lines, 2)
     assert (found["seeds"], found["seeds_failed"], found["seeds_better_share"]) == (2, 0, 0.5)
@@ -166,6 +174,12 @@ def test_seeds_are_summed_up_by_their_worst():
         "rm_accuracy_low": 0.6,
         "round2_shortfall": pytest.approx(0.3),  # 0.2 - -0.3, less half of -0.1 - -0.5
         "seconds": 36.0,
+    }
+    assert found["worst_in_round2"] == {
+        "kl": 20.0,
+        "distinct2_ratio": 0.8,
+        "length_change": pytest.approx(0.4),
+        "rm_accuracy_low": 0.5,
     }
     assert found["lines"] == lines
 
