@@ -101,7 +101,7 @@ FIGURES: tuple[Figure, ...] = (
     ),
     Figure("rating", "key_to_next.p95_ms", "key press to the next pair painted, p95", "<=", 100, "ms"),
     Figure("rating", "pointer_events", "pointer events of a run by keyboard", "<=", 0),
-    Figure("rating", "layout_shift", "layout shift in that run", "<=", 0),
+    Figure("rating", "moved_pixels", "strip, prompt or verdict bar moved by, in that run", "<=", 0, "px"),
     Figure("web", "resident_megabytes", "memory of the web process", "<", 200, "MB"),
     Figure("web", "torch_libraries", "libraries of torch loaded in the web process", "<=", 0),
     Figure("blindness", "sides.p_value", "p of left and right over 10,000 draws, if the coin is fair", ">", 0.001),
