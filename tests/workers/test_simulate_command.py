@@ -18,7 +18,7 @@ from webapp.local.endpoints import free_port, wait_until
 from webapp.local.supervisor import page_answers
 from webapp.projects.models import Project
 from webapp.registry.selectors import serving
-from webapp.runs.models import Run
+from webapp.runs.models import Evaluation, Run
 from workers.management.commands.simulate import Command, signals_are_ctrl_c
 from workers.simulation.loop import SimulationError, find_admin, find_project
 
@@ -96,6 +96,7 @@ def test_the_loop_is_closed_twice_through_the_pages(studio, tmp_path, monkeypatc
         assert turn["kl"]["se"] > 0
         assert turn["distinct2_ratio"] > 0 < turn["length_ratio"]
     assert "held out; figures are steadier with 300" in said
+    check_the_figures(project, found)
 
     # the raters came in as people do, and are never taken for people
     ratings = Rating.objects.filter(project=project)
@@ -114,6 +115,40 @@ def test_the_loop_is_closed_twice_through_the_pages(studio, tmp_path, monkeypatc
     assert project.buffer_target == 12
     trained = Run.objects.filter(project=project, kind__in=["reward", "policy"])
     assert len({run.config["seed"] for run in trained}) == 4
+
+
+def check_the_figures(project: Project, found: dict) -> None:
+    """Each figure once more, from the answers and evaluations that the rounds left behind."""
+    runs = Run.objects.filter(project=project, kind="evaluate").order_by("number")
+    main_1, again_1, main_2, again_2 = (Evaluation.objects.get(run=run) for run in runs)
+    versions = [one.checkpoint.version for one in (main_1, again_1, main_2, again_2)]
+    assert versions == [2, 1, 3, 2], "of each round the candidate, and what it was made from once more"
+
+    def answers(evaluation: Evaluation, version: int) -> dict:
+        """Taste and reward by prompt."""
+        rows = evaluation.items.filter(sample__checkpoint__version=version).select_related("sample")
+        shown = {row.sample.prompt_id: (row.sample.text.lstrip(), row.reward) for row in rows}
+        return {prompt: (sum(map(ord, text)) % 97, reward) for prompt, (text, reward) in shown.items()}
+
+    def mean(judged: dict) -> float:
+        return sum(taste for taste, _ in judged.values()) / len(judged)
+
+    for turn, main, again, candidate in ((found, main_1, again_1, 2), (found["round2"], main_2, again_2, 3)):
+        assert turn["taste"]["before"] == pytest.approx(mean(answers(main, 1)), rel=1e-4)
+        assert turn["taste"]["after"] == pytest.approx(mean(answers(main, candidate)), rel=1e-4)
+        numbers, kl = main.metrics["policies"], main.metrics["kl"]["base"]
+        assert turn["kl"] == pytest.approx({"value": kl["value"], "se": kl["error"]}, rel=1e-4)
+        for name, metric in (("distinct2_ratio", "distinct_2"), ("length_ratio", "response_length")):
+            assert turn[name] == pytest.approx(numbers["candidate"][metric] / numbers["base"][metric], rel=1e-4)
+        one, other = answers(main, candidate - 1), answers(again, candidate - 1)
+        pairs = [(one[prompt], other[prompt]) for prompt in one if one[prompt][0] != other[prompt][0]]
+        right = sum((a[0] > b[0]) == (a[1] > b[1]) if a[1] != b[1] else 0.5 for a, b in pairs)
+        assert (turn["rm_accuracy"]["n"], turn["rm_accuracy"]["value"]) == (
+            len(pairs),
+            pytest.approx(right / len(pairs), rel=1e-4),
+        )
+    assert main_2.metrics["kl"]["base"] != main_2.metrics["kl"]["parent"]
+    assert mean(answers(main_1, 1)) != mean(answers(main_1, 2))
 
 
 def test_what_cannot_be_simulated_is_refused_with_the_reason(transactional_db, steersman_data, make_policy):
