@@ -12,6 +12,7 @@ import json
 import math
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -22,7 +23,7 @@ DRAWS = 10_000
 PROMPTS = 60
 RANDOM = re.compile(r'nonce="[^"]+"|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|csrfmiddlewaretoken" value="[^"]+"')
 CSRF_HEADER = re.compile(r'"X-CSRFToken":\s*"[^"]+"|&quot;X-CSRFToken&quot;:\s*&quot;[^&]+&quot;')
-OF_THE_MOMENT = ("date", "expires", "set-cookie")
+OF_THE_MOMENT = {"date", "expires", "server-timing", "set-cookie"}
 SHOWN = re.compile(r'<div class="shown"[^>]*>(.*?)</div>', re.DOTALL)
 
 
@@ -90,12 +91,7 @@ def read_pages(url: str, slug: str, session: str) -> list[str]:
         token = dict(FIELD.findall(page)).get("token")
         if token is None:
             return pages
-        told = "\n".join(
-            f"{name}: {value}"
-            for name, value in answer.getheaders()
-            if name.lower() not in ("date", "expires", "set-cookie")
-        )
-        pages.append(f"{told}\n\n{page}")
+        pages.append(as_compared(answer.getheaders(), page))
         form = {**headers, "Content-Type": "application/x-www-form-urlencoded"}
         sent = urlencode({"csrfmiddlewaretoken": CSRF, "token": token, "reason": ""})
         connection.request("POST", f"/p/{slug}/rate/skip/", sent, headers=form)
@@ -103,6 +99,12 @@ def read_pages(url: str, slug: str, session: str) -> list[str]:
         answer.read()
         if answer.status not in (200, 302):
             raise RuntimeError(f"an item could not be skipped: {answer.status}")
+
+
+def as_compared(headers: Iterable[tuple[str, str]], page: str) -> str:
+    """A page below the headers that came with it, without those that differ from one moment to the next."""
+    told = [f"{name}: {value}" for name, value in headers if name.lower() not in OF_THE_MOMENT]
+    return "\n".join([*told, "", page])
 
 
 def compare_pages(pages: list[str]) -> dict[str, Any]:

@@ -13,6 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from webapp.local.temporary import environment_of
+
 MANAGE = Path(__file__).parents[1] / "manage.py"
 
 
@@ -22,7 +24,7 @@ def start(data: Path) -> dict[str, Any]:
     Raises:
         RuntimeError: it did not come to a pair; says why.
     """
-    environment = {**os.environ, "DATABASE_URL": "", "BROKER_URL": "", "STEERSMAN_DATA": str(data)}
+    environment = {**os.environ, **environment_of(data)}
     command = [sys.executable, str(MANAGE), "up", "--check"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:

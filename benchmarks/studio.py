@@ -4,14 +4,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from webapp.local.temporary import OF_ITS_OWN, temporary_studio
+from webapp.local.temporary import environment_of, temporary_studio
 
 
 @contextmanager
 def studio() -> Iterator[str]:
     """Start everything, point Django of this process at it, and yield the address of the pages."""
     with temporary_studio() as started:
-        os.environ.update(OF_ITS_OWN, STEERSMAN_DATA=str(started.data))
+        os.environ.update(environment_of(started.data))
         os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
         import django
 

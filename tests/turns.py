@@ -104,14 +104,14 @@ def hold_out(studio: Studio, count: int) -> None:
         )
 
 
-def evaluate(studio: Studio, version: int = 2, seed: int = 0, reward: bool = True) -> Evaluation:
+def evaluate(studio: Studio, version: int = 2, seed: int = 0, reward: bool = True, **settings: Any) -> Evaluation:
     """An evaluation that a pretended supervisor has brought to its end."""
     candidate = Checkpoint.objects.get(project=studio.project, kind="policy", version=version)
     reward_model = studio.project.checkpoints.filter(kind="reward_model").first()
     run = runs.start_evaluation(
         actor=studio.admin,
         project=studio.project,
-        config=EvaluateConfig(seed=seed),
+        config=EvaluateConfig(seed=seed, **settings),
         policy=candidate,
         reward_model=reward_model if reward else None,
         request_id=uuid.uuid4(),

@@ -74,8 +74,15 @@ class SimulatedRater:
 
     def noise(self) -> float:
         """A draw of the standard logistic distribution."""
-        uniform = min(max(self.chance.random(), 1e-9), 1 - 1e-9)
-        return math.log(uniform / (1 - uniform))
+        return logistic_noise(min(max(self.chance.random(), 1e-9), 1 - 1e-9))
+
+
+def logistic_noise(uniform: float) -> float:
+    """A draw of the standard logistic distribution from ``uniform``, one that is even between 0 and 1 and neither.
+
+    Added to a difference in worth, it makes choices as Bradley and Terry (1952) have them.
+    """
+    return math.log(uniform / (1 - uniform))
 
 
 def worth(text: str) -> float:

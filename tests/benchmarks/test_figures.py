@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks.blindness import compare_pages, fair_coin_p
+from benchmarks import simulate
+from benchmarks.blindness import as_compared, compare_pages, fair_coin_p
 from benchmarks.figures import FIGURES, MEASUREMENTS, Figure, goal_rows, measurement_rows, missed, quick, table
 from benchmarks.simulate import sum_up
 
@@ -131,6 +132,12 @@ def test_pages_that_tell_the_policies_apart_are_found():
     }
     assert compare_pages([page("ab"), page("ab", "<p>v2</p>")])["different"] == 2
 
+    moments = [[("Date", f"0{n}:00"), ("Server-Timing", f"app;dur={n}.5"), ("Content-Length", "99")] for n in (1, 2)]
+    assert compare_pages([as_compared(moment, page("ab")) for moment in moments])["different"] == 0
+    policies = [[("Date", "01:00"), ("X-Policy", version)] for version in ("v1", "v2")]
+    found = compare_pages([as_compared(told, page("ab")) for told in policies])
+    assert (found["different"], found["lines"]) == (2, ["X-Policy: v1", "X-Policy: v2"])
+
 
 def seed_line(**changes):
     taste = {"before": 0.1, "after": 0.5, "difference": 0.4, "low": 0.2, "high": 0.6, "n": 300}
@@ -141,17 +148,25 @@ def seed_line(**changes):
         "taste": taste,
         "distinct2_ratio": 0.9,
         "length_ratio": 1.1,
-        "round2": {"seconds": {"rate": 5.0}, "taste": {**taste, "after": 0.6, "low": 0.4, "high": 0.6}},
+        "round2": {
+            "seconds": {"rate": 5.0},
+            "rm_accuracy": {"value": 0.6, "low": 0.5, "high": 0.7, "n": 80},
+            "kl": {"value": 20.0, "se": 0.5},
+            "taste": {**taste, "after": 0.6, "low": 0.4, "high": 0.6},
+            "distinct2_ratio": 0.8,
+            "length_ratio": 1.4,
+        },
     }
     return {**base, **changes}
 
 
 def test_seeds_are_summed_up_by_their_worst():
     worse = {"before": 0.1, "after": 0.2, "difference": 0.1, "low": -0.1, "high": 0.3, "n": 300}
-    second = {"seconds": {"rate": 6.0}, "taste": {**worse, "after": -0.3, "low": -0.5, "high": -0.1}}
+    second = {**seed_line()["round2"], "seconds": {"rate": 6.0}, "kl": {"value": 18.0, "se": 0.5}}
+    second["taste"] = {**worse, "after": -0.3, "low": -0.5, "high": -0.1}
     lines = [seed_line(), seed_line(taste=worse, length_ratio=0.7, kl={"value": 16.0, "se": 1.0}, round2=second)]
-    found = sum_up(lines)
-    assert found["seeds_better_share"] == 0.5
+    found = sum_up(lines, 2)
+    assert (found["seeds"], found["seeds_failed"], found["seeds_better_share"]) == (2, 0, 0.5)
     assert found["worst"] == {
         "kl": 16.0,
         "distinct2_ratio": 0.9,
@@ -160,4 +175,34 @@ def test_seeds_are_summed_up_by_their_worst():
         "round2_shortfall": pytest.approx(0.3),  # 0.2 - -0.3, less half of -0.1 - -0.5
         "seconds": 36.0,
     }
+    assert found["worst_in_round2"] == {
+        "kl": 20.0,
+        "distinct2_ratio": 0.8,
+        "length_change": pytest.approx(0.4),
+        "rm_accuracy_low": 0.5,
+    }
     assert found["lines"] == lines
+
+
+def run_simulate(monkeypatch, folder, *, code: int, printed: int) -> int:
+    """``benchmarks.simulate`` for four seeds, of which ``printed`` come from a command that ends with ``code``."""
+    lines = "\n".join([json.dumps(seed_line())] * printed)
+    (folder / "manage.py").write_text(f"import sys\nprint({lines!r})\nsys.exit({code})\n")
+    monkeypatch.setattr(simulate, "MANAGE", folder / "manage.py")
+    monkeypatch.setattr("sys.argv", ["simulate", "--seeds", "4"])
+    return simulate.main()
+
+
+def test_a_seed_that_failed_has_not_gained_and_the_others_count(tmp_path, monkeypatch, capsys):
+    assert run_simulate(monkeypatch, tmp_path, code=1, printed=3) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["seeds"], found["seeds_failed"], found["seeds_better_share"]) == (4, 1, 0.75)
+    assert found["worst"]["kl"] == 9.0
+
+
+@pytest.mark.parametrize(("code", "printed"), [(1, 0), (130, 2)])
+def test_a_simulation_that_gave_nothing_or_was_stopped_by_hand_is_no_measurement(
+    tmp_path, monkeypatch, capsys, code, printed
+):
+    assert run_simulate(monkeypatch, tmp_path, code=code, printed=printed) == code
+    assert capsys.readouterr().out == ""

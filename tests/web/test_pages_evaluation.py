@@ -232,3 +232,24 @@ def test_a_rater_finds_no_evaluation(studio):
     client.force_login(studio.add_rater("rhea"))
     for end in (f"runs/{found.run.number}/", "policies/2/", "policies/2/evaluate/"):
         assert client.get(f"/p/{studio.project.slug}/{end}").status_code == 404
+
+
+@pytest.mark.parametrize(("settings", "said"), [({"top_p": 0.9}, "top-p 0.9"), ({"top_k": 40}, "top-k 40")])
+def test_what_was_drawn_from_a_narrowed_distribution_is_not_called_a_kl(studio, admin, settings, said):
+    run = evaluate(studio, **settings).run
+    for end in ("", "policies/2/", f"runs/{run.number}/", "lineage/"):
+        html = text_of(read(admin, studio, end))
+        assert "Mean log-ratio" in html, end
+        assert not re.search(r"KL of v2|KL (to v1 )?6\.25|KL is the sum", html), end
+    assert f"and {said}." in html_of_run(admin, studio, run)
+    assert f"{said} cut what was drawn but not the log-ratios, so it is no KL." in html_of_run(admin, studio, run)
+
+
+def test_an_evaluation_that_cut_nothing_shows_a_kl(studio, admin):
+    html = html_of_run(admin, studio, evaluate(studio).run)
+    assert "KL of v2 to it, nats" in html
+    assert "log-ratio" not in html
+
+
+def html_of_run(admin, studio, run) -> str:
+    return text_of(read(admin, studio, f"runs/{run.number}/"))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from webapp.local.temporary import environment_of
+
 ROOT = Path(__file__).parents[2]
 STRONG = "kV3x9mQ2-pLr8sWtZ5yB7nC1dF4gH6jK0aE_uXoIiRzTqYwMhNb"
 OURS = (
@@ -101,6 +103,35 @@ def test_secrets_may_come_from_files_with_an_end_of_line(tmp_path):
     found = settings_with(tmp_path, **environment)
     assert found["DATABASES"]["default"]["NAME"] == "name"
     assert (found["BROKER_URL"], found["SECRET_KEY"]) == ("redis://h:3/1", STRONG)
+
+
+WITH_ENV_FILE = """
+import environ
+read = environ.Env.read_env
+environ.Env.read_env = classmethod(lambda cls, path: read({path!r}))
+"""
+
+
+def test_a_temporary_studio_is_not_led_to_another_by_environment_or_env_file(tmp_path):
+    for name, value in [("elsewhere", "redis://h:3/1"), ("key", STRONG), ("folder", "/elsewhere")]:
+        (tmp_path / name).write_text(value)
+    database, broker = "postgresql://me:word@db:5433/real", str(tmp_path / "elsewhere")
+    (tmp_path / ".env").write_text(
+        f"DATABASE_URL_FILE={tmp_path}/missing\nBROKER_URL={broker}\nBROKER_URL_FILE={broker}\n"
+        f"SECRET_KEY_FILE={tmp_path}/key\nSTEERSMAN_DATA_FILE={tmp_path}/folder\n"
+        "PUBLIC_URL=https://steersman.example.org\nHEARTBEAT_FILE=/elsewhere\nALLOWED_HOSTS=steersman.example.org\n"
+    )
+    told = TELL.replace('("SECRET_KEY",', '("STEERSMAN_DATA", "PUBLIC_URL", "HEARTBEAT_FILE", "SECRET_KEY",')
+    code = WITH_ENV_FILE.format(path=str(tmp_path / ".env")) + told
+    data = tmp_path / "data"
+    said = run("-c", code, data=data, **{"DATABASE_URL": database, **environment_of(data)})
+    assert said.returncode == 0, said.stderr
+    found = json.loads(said.stdout)
+    assert (found["STEERSMAN_DATA"], found["PUBLIC_URL"], found["HEARTBEAT_FILE"]) == (str(data), "", "")
+    assert found["DATABASES"]["default"]["HOST"] == "127.0.0.1"
+    assert found["BROKER_URL"] == "redis://127.0.0.1:1/0"
+    assert found["ALLOWED_HOSTS"] == ["localhost", "127.0.0.1"]
+    assert found["SECRET_KEY"] == (data / "secret_key").read_text().strip() != STRONG
 
 
 @pytest.mark.parametrize(

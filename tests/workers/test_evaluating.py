@@ -10,7 +10,7 @@ from django.db import IntegrityError, transaction
 
 from rlhf_core import cli
 from rlhf_core.checkpoint import save_reward_model
-from rlhf_core.config import EvaluateConfig, ModelConfig
+from rlhf_core.config import EvaluateConfig, ModelConfig, PolicyConfig
 from rlhf_core.modules.palm import PaLM
 from rlhf_core.modules.reward_model import RewardModel
 from webapp.errors import FenceLost, NoHeldOutPrompts, RequestReused, WrongCheckpoint
@@ -22,7 +22,7 @@ from webapp.registry.selectors import serving
 from webapp.registry.services import promote, record_checkpoint
 from webapp.runs import services
 from webapp.runs.models import Evaluation, EvaluationSample, Run, RunEvent
-from webapp.runs.services import claim, references_of, start_evaluation
+from webapp.runs.services import claim, references_of, start_evaluation, start_policy_run
 from workers.run_files import read_evaluation, run_folder, write_run_directory
 from workers.supervisor import supervise
 
@@ -85,6 +85,25 @@ def test_an_evaluation_leaves_every_answer_and_what_they_say(project, policies, 
     assert sum(rewards) / 3 == pytest.approx(found.metrics["policies"]["candidate"]["reward"]["value"])
     assert not run.outputs.exists()
     assert serving(project).checkpoint == policies[0]
+
+
+def test_ppo_is_given_the_prompts_that_no_evaluation_is(project, policies, reward_model):
+    asked = {
+        "train": start_policy_run(
+            actor=None, project=project, config=PolicyConfig(), reward_model=reward_model, request_id=uuid4()
+        ),
+        "held_out": ask(project, policies[1]),
+    }
+    given = {}
+    for split, run in asked.items():
+        directory = write_run_directory(Run.objects.get(pk=run.pk))
+        lines = [json.loads(line) for line in (directory.path / "prompts.jsonl").read_text().splitlines()]
+        given[split] = {(line["prompt_id"], line["text"]) for line in lines}
+        wanted = Prompt.objects.filter(project=project, split=split).values_list("pk", "text")
+        assert given[split] == {(str(pk), text) for pk, text in wanted}, split
+        assert len(lines) == len(given[split]) > 0
+    assert not given["train"] & given["held_out"]
+    assert len(given["train"] | given["held_out"]) == Prompt.objects.count()
 
 
 def test_raters_never_see_the_answers_of_an_evaluation(project, policies):

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from webapp.runs.figures import interval_of_share
 from workers.simulation.browser import BrowserError, Item, read_page
 from workers.simulation.choices import Rater
-from workers.simulation.figures import Judged, accuracy, taste_change, wilson_interval
+from workers.simulation.figures import Judged, accuracy, taste_change
 from workers.simulation.loop import run_seed
 from workers.simulation.report import table
 from workers.simulation.tastes import SHIPPED, Scale, TasteError, as_shown, judge, load_taste, measure_scale
@@ -148,11 +149,10 @@ def test_an_item_of_an_unknown_kind_is_refused():
 
 def test_the_interval_of_a_share_is_wilsons():
     # by hand with z^2 = 3.8415: (0.5 + 3.8415/20) / 1.38415 = 0.5; z * sqrt(0.025 + 3.8415/400) / 1.38415 = 0.2634
-    assert wilson_interval(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
-    assert wilson_interval(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
-    assert wilson_interval(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
-    with pytest.raises(ValueError, match="share of nothing"):
-        wilson_interval(0, 0)
+    assert interval_of_share(0.5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    assert interval_of_share(0.0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
+    assert interval_of_share(1.0, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
+    assert interval_of_share(0.0, 0) is None
 
 
 def test_accuracy_counts_pairs_in_the_tastes_order_and_leaves_its_ties_out():
@@ -160,6 +160,8 @@ def test_accuracy_counts_pairs_in_the_tastes_order_and_leaves_its_ties_out():
     undecided, tie = (Judged(1.0, 1.0), Judged(1.0, 0.0)), (Judged(2.0, 1.0), Judged(1.0, 1.0))
     found = accuracy([right, right, wrong, undecided, tie])
     assert (found["value"], found["n"]) == (0.625, 4)  # 2.5 of 4
+    # Wilson with z^2 = 3.8415: (0.625 + 3.8415/8) / 1.96036 = 0.5638; z * sqrt(0.0586 + 0.0600) / 1.96036 = 0.3443
+    assert (found["low"], found["high"]) == pytest.approx((0.2194, 0.9081), abs=1e-4)
     assert accuracy([tie]) == {"value": None, "low": None, "high": None, "n": 0}
 
 

@@ -17,14 +17,16 @@ from webapp.local.process import LocalServiceError
 MANAGE = Path(__file__).parents[2] / "manage.py"
 START_SECONDS = 300.0
 STOP_SECONDS = 150.0
-OF_ITS_OWN = {  # whatever the caller's environment or .env says of another studio
+OF_ITS_OWN = {
     "DATABASE_URL": "",
     "BROKER_URL": "",
+    "SECRET_KEY": "",
     "SAMPLER_ADDRESS": "",
+    "PUBLIC_URL": "",
+    "HEARTBEAT_FILE": "",
     "ALLOWED_HOSTS": "localhost,127.0.0.1",
     "USE_HTTPS": "false",
 }
-OF_ANOTHER = {"DATABASE_URL_FILE", "BROKER_URL_FILE", "SECRET_KEY_FILE", "PUBLIC_URL", "HEARTBEAT_FILE"}  # left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,16 @@ class TemporaryStudio:
     broker_url: str
 
 
+def environment_of(data: Path) -> dict[str, str]:
+    """What a studio with its data in ``data``, which touches no other, is started with over the caller's environment.
+
+    Each name is set, were it to nothing: one that is missing would come from ``.env``. So is each ``NAME_FILE``, which
+    would win over ``NAME``.
+    """
+    own = {**OF_ITS_OWN, "STEERSMAN_DATA": str(data)}
+    return own | {f"{name}_FILE": "" for name in own}
+
+
 @contextmanager
 def temporary_studio() -> Iterator[TemporaryStudio]:
     """Start a studio with the demo project; at the end, however it comes, stop it and remove its folder.
@@ -46,11 +58,10 @@ def temporary_studio() -> Iterator[TemporaryStudio]:
     """
     with tempfile.TemporaryDirectory(prefix="steersman-studio-") as folder:
         data, log = Path(folder) / "data", Path(folder) / "up.log"
-        inherited = {name: value for name, value in os.environ.items() if name not in OF_ANOTHER}
         with log.open("wb") as file:
             up = subprocess.Popen(
                 [sys.executable, MANAGE, "up"],
-                env={**inherited, **OF_ITS_OWN, "STEERSMAN_DATA": str(data)},
+                env={**os.environ, **environment_of(data)},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,

@@ -415,6 +415,19 @@ class Findings:
         return next((column for column in self.others if "base" in column.parts), None)
 
     @property
+    def narrowed(self) -> str:
+        """By what the distribution was narrowed that was drawn from, in words; empty where it was whole."""
+        drawn = self.evaluation.sampling.values
+        cuts = [f"top-k {drawn['top_k']}"] if drawn["top_k"] else []
+        cuts += [f"top-p {drawn['top_p']:g}"] if drawn["top_p"] < 1 else []
+        return " and ".join(cuts)
+
+    @property
+    def drift(self) -> str:
+        """What the mean log-ratio to another policy is: a KL only where nothing was cut from what was drawn."""
+        return "Mean log-ratio" if self.narrowed else "KL"
+
+    @property
     def distinct_ratio(self) -> float | None:
         """Variety of the candidate's word pairs as a share of the base's."""
         before = self.base.numbers["distinct_2"] if self.base else 0.0

@@ -4,6 +4,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 
+from workers.simulated import logistic_noise
 from workers.simulation.tastes import Scale, Taste, judge
 
 STRENGTHS = (1.0, 2.5)
@@ -51,5 +52,4 @@ class Rater:
     def noise(self, *texts: str) -> float:
         """A draw of the standard logistic distribution that belongs to these texts and this rater."""
         digest = hashlib.sha256("\0".join((self.seed, *texts)).encode("utf-8", "surrogatepass")).digest()
-        uniform = (int.from_bytes(digest[:7]) + 0.5) / 2**56
-        return math.log(uniform / (1 - uniform))
+        return logistic_noise((int.from_bytes(digest[:7]) + 0.5) / 2**56)

@@ -1,11 +1,11 @@
 """What a round of the loop reached, in figures with their uncertainty; pure functions."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlhf_core.evaluation import Z_95, paired_difference
+from rlhf_core.evaluation import paired_difference
+from webapp.runs.figures import interval_of_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,19 +14,6 @@ class Judged:
 
     reward: float
     taste: float
-
-
-def wilson_interval(hits: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share of ``hits`` in ``count`` draws; within 0 and 1, and never empty.
-
-    Source: Wilson 1927, as in Brown, Cai and DasGupta 2001, equation 4.
-    """
-    if count < 1:
-        raise ValueError("the share of nothing has no interval")
-    share, z2 = hits / count, Z_95**2
-    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = Z_95 * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2)) / (1 + z2 / count)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def accuracy(pairs: Iterable[tuple[Judged, Judged]]) -> dict[str, Any]:
@@ -43,9 +30,10 @@ def accuracy(pairs: Iterable[tuple[Judged, Judged]]) -> dict[str, Any]:
             hits += 0.5
         else:
             hits += (first.reward > second.reward) == (first.taste > second.taste)
-    if not count:
+    ends = interval_of_share(hits / count, count) if count else None
+    if ends is None:
         return {"value": None, "low": None, "high": None, "n": 0}
-    low, high = wilson_interval(hits, count)
+    low, high = ends
     return {"value": rounded(hits / count), "low": rounded(low), "high": rounded(high), "n": count}
 
 

@@ -17,7 +17,7 @@ from uuid import UUID
 from django.db.models import QuerySet
 
 from webapp import queue
-from webapp.accounts.services import ensure_admin
+from webapp.accounts.models import User
 from webapp.feedback.models import Sample, Slot
 from webapp.projects.models import Project, Prompt
 from webapp.registry.models import Checkpoint
@@ -82,7 +82,7 @@ class Simulation:
         self.project = find_project(plan.project_slug)
         self.home = f"/p/{plan.project_slug}/"
         self.admin = Browser(url)
-        come_in(self.admin, ensure_admin())
+        come_in(self.admin, find_admin())
         self.browsers = enrol(url, self.admin, plan.project_slug, plan.raters)
         self.base = base_policy(self.project)
 
@@ -281,10 +281,10 @@ class Simulation:
 
 
 def find_project(slug: str) -> Project:
-    """The project.
+    """The project, if both rounds can come to their end in it.
 
     Raises:
-        SimulationError: there is none of this name, or it has no policy.
+        SimulationError: there is none of this name, or its policy or settings are such that a later step would fail.
     """
     project = Project.objects.filter(slug=slug).first()
     if project is None:
@@ -294,7 +294,29 @@ def find_project(slug: str) -> Project:
         raise SimulationError(f"no policy serves in {slug!r}, so nothing can be rated: promote one first")
     if project.is_paused:
         raise SimulationError(f"{slug!r} is paused: end the pause on its page of settings")
+    if not project.use_simulated_ratings:
+        raise SimulationError(
+            f"{slug!r} leaves simulated ratings out, so no reward model would learn from them: "
+            'switch "Train on simulated ratings too" on, on its page of settings'
+        )
+    if project.buffer_target < 1:
+        raise SimulationError(
+            f'{slug!r} keeps no items ready, so a promoted policy would never be asked: set "Items kept ready" to 1 or '
+            "more on its page of settings"
+        )
     return project
+
+
+def find_admin() -> User:
+    """The first studio admin; none is made, since the studio may be somebody's own.
+
+    Raises:
+        SimulationError: there is none.
+    """
+    admin = User.objects.filter(is_staff=True, is_active=True).order_by("date_joined").first()
+    if admin is None:
+        raise SimulationError("the studio has no admin yet: ./manage.py login_link makes one")
+    return admin
 
 
 def base_policy(project: Project) -> Checkpoint:

@@ -11,6 +11,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError
 
 from webapp.errors import StudioError
 from webapp.local.process import LocalServiceError
@@ -20,6 +21,9 @@ from workers.simulation.browser import BrowserError
 from workers.simulation.loop import Plan, Simulation, SimulationError
 from workers.simulation.report import table
 from workers.simulation.tastes import SHIPPED, TasteError, load_taste
+
+FAILURES = (SimulationError, BrowserError, TasteError, StudioError, LocalServiceError, DatabaseError)
+"""What ends a seed; the next one has a studio of its own."""
 
 
 class Command(BaseCommand):
@@ -58,19 +62,24 @@ class Command(BaseCommand):
         except TasteError as error:
             raise CommandError(str(error)) from error
         plan = Plan(options["project"], options["raters"], options["labels"], options["ability"], taste)
-        results = []
-        with sigterm_is_ctrl_c():
+        results, failures = [], []
+        with signals_are_ctrl_c():
             for seed in range(options["seed"], options["seed"] + options["seeds"]):
                 try:
                     results.append(self.simulate(plan, seed, options["url"], quiet=options["json"]))
-                except (SimulationError, BrowserError, TasteError, StudioError, LocalServiceError) as error:
-                    raise CommandError(f"seed {seed}: {error}") from error
+                except FAILURES as error:
+                    failures.append(f"seed {seed}: {error}")
+                    if options["seeds"] > 1 and not options["json"]:
+                        self.stderr.write(f"{failures[-1]}; on with the next one")
+                    continue
                 except KeyboardInterrupt:
                     raise CommandError("stopped; a temporary studio was removed", returncode=130) from None
                 self.stdout.write(json.dumps(results[-1]))
                 self.stdout.flush()
-        if not options["json"]:
+        if results and not options["json"]:
             self.stderr.write(table(results))
+        if failures:
+            raise CommandError("\n".join(failures))  # exit code 1, once every seed has had its turn
 
     def simulate(self, plan: Plan, seed: int, url: str | None, *, quiet: bool) -> dict[str, Any]:
         """One seed, in the studio at ``url`` or in one of its own."""
@@ -104,10 +113,14 @@ def check(options: dict[str, Any]) -> None:
 
 
 @contextmanager
-def sigterm_is_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM unwind like Ctrl-C, so that a temporary studio is removed."""
-    kept = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def signals_are_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind like Ctrl-C, so that a temporary studio is removed."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in kept.items():
+        if handler != signal.SIG_IGN:  # under nohup a terminal that is closed ends nothing
+            signal.signal(number, signal.default_int_handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, kept)
+        for number, handler in kept.items():
+            signal.signal(number, handler)
