@@ -623,6 +623,31 @@ def test_a_fault_of_the_server_is_tried_again(page, address, studio):
     assert Rating.objects.count() == 1
 
 
+@pytest.mark.parametrize("comes_back", ["by a movement", "to the tab"])
+def test_who_comes_back_after_the_page_gave_up_sends_what_it_kept(page, address, studio, comes_back):
+    studio.add_items(pairs=6)
+    page.clock.install()
+    log_in(page, address)
+    page.wait_for_selector(READY)
+    page.route("**/rate/", lambda route: route.abort() if route.request.method == "POST" else route.continue_())
+    page.keyboard.press("2")
+    expect(page.locator("#saved")).to_have_text("offline, will resend")
+    for _ in range(14):
+        page.clock.fast_forward(30_000)
+        page.wait_for_timeout(100)  # for the failure to reach the page, which then sets its next timer
+    expect(page.locator("#saved")).to_have_text("not saved")
+    expect(page.locator("#trouble")).to_contain_text("While you are here, the page tries once a minute.")
+    page.unroute("**/rate/")
+    if comes_back == "to the tab":
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    else:
+        page.mouse.move(200, 200)
+        page.clock.fast_forward(60_000)
+    expect(page.locator("#progress")).to_have_text("1 rated today")
+    expect(page.locator("#trouble")).to_be_hidden()
+    assert Rating.objects.count() == 1
+
+
 def wait_for_leases(page: Page, count: int) -> None:
     for _ in range(100):
         if Slot.objects.filter(state="leased").count() == count:

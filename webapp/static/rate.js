@@ -26,7 +26,7 @@ let isFetching = false;
 let undoing = Promise.resolve(); // one step back after the other
 let stepsBack = 0; // wanted while a verdict was on its way
 let tries = 0;
-let retryTimer = 0;
+let retryTimer = 0; // 0: it does not try again by itself
 let hintTimer = 0;
 let toldTimer = 0;
 let shownAt = 0; // of this item, in performance.now()
@@ -193,6 +193,7 @@ async function send() {
   const [entry] = unsent();
   if (isSending || !entry) return;
   clearTimeout(retryTimer);
+  retryTimer = 0;
   isSending = true;
   const slowTimer = setTimeout(say, 400, "saving …");
   let status = 0; // no answer at all
@@ -266,10 +267,10 @@ function refused(entry, status) {
     tell("This item is not yours to rate any more. Reload the page for the next one.");
     send();
   } else {
-    say(status ? "not saved, will resend" : "offline, will resend", true);
     const wait = RETRIES_MS[tries];
     if (wait) retryTimer = setTimeout(send, wait);
     tries = Math.min(tries + 1, RETRIES_MS.length);
+    say(`${status || !wait ? "not saved" : "offline"}${wait ? ", will resend" : ""}`, true);
     if (isWaiting || !wait) tellOfTrouble(status);
   }
 }
@@ -278,8 +279,9 @@ function tellOfTrouble(status = 0) {
   const count = unsent().length;
   const cause = status ? `The server could not save it (error ${status}).` : "The server cannot be reached.";
   const kept = count === 1 ? "Your verdict is" : `Your last ${count} verdicts are`;
-  const again = tries < RETRIES_MS.length ? "and sent again by itself" : "until it is sent";
-  tell(`${cause} ${kept} kept on this computer ${again}.`, { resend: true });
+  const byItself = retryTimer || isSending;
+  const again = byItself ? " and sent again by itself" : ". While you are here, the page tries once a minute";
+  tell(`${cause} ${kept} kept on this computer${again}.`, { resend: true });
 }
 
 // What a POST brings: how many today, perhaps a word about the verdict, perhaps an item.
@@ -343,6 +345,7 @@ document.addEventListener("visibilitychange", () => {
     handBack();
   } else {
     countedFrom = performance.now();
+    send();
     fetchAhead();
   }
 });
@@ -530,8 +533,10 @@ for (const name of ["pointermove", "pointerdown", "scroll", "wheel"]) {
 }
 
 setInterval(async () => {
+  if (document.hidden || performance.now() - lastMove > IDLE_MS) return;
+  send(); // what is still kept here, after the page has given up trying by itself
   const { showing, ahead: next } = yetToJudge();
-  if (!showing || document.hidden || performance.now() - lastMove > IDLE_MS) return;
+  if (!showing) return;
   try {
     const answer = await post(addresses.heartbeat, { token: showing, ahead: next });
     if (answer.status === 401) tell("You are logged out. Log in again to go on.", { logIn: true });
