@@ -14,6 +14,9 @@ const HEARTBEAT_MS = 60_000;
 const IDLE_MS = 300_000; // a page left alone gives its item back
 const RETRIES_MS = [1000, 2000, 4000, 8000, 15_000, 30_000, 30_000, 30_000, 30_000, 30_000];
 
+const MARKS = { 200: 'id="progress"', 404: 'id="not-found"', 409: 'id="progress"', 422: 'id="progress"' };
+const FOREIGN = 1; // in place of a status: another than the studio answered, perhaps the log-in page of a network
+
 const byId = (id) => document.getElementById(id);
 const addresses = byId("keys").dataset; // rate, heartbeat, release, pause
 const UNSENT = `steersman-unsent:${addresses.unsent}`;
@@ -202,7 +205,8 @@ async function send() {
     const values = { ...entry.values, ...yetToJudge() };
     const answer = await post(entry.url, values, { signal: AbortSignal.timeout(TIMEOUT_MS) });
     text = await answer.text();
-    status = answer.status;
+    const isOurs = !answer.redirected && text.includes(MARKS[answer.status] ?? "");
+    status = isOurs ? answer.status : FOREIGN;
   } catch {
     text = "";
   }
@@ -271,13 +275,14 @@ function refused(entry, status) {
     if (wait) retryTimer = setTimeout(send, wait);
     tries = Math.min(tries + 1, RETRIES_MS.length);
     say(`${status || !wait ? "not saved" : "offline"}${wait ? ", will resend" : ""}`, true);
-    if (isWaiting || !wait) tellOfTrouble(status);
+    if (isWaiting || !wait || status === FOREIGN) tellOfTrouble(status);
   }
 }
 
 function tellOfTrouble(status = 0) {
   const count = unsent().length;
-  const cause = status ? `The server could not save it (error ${status}).` : "The server cannot be reached.";
+  let cause = status ? `The server could not save it (error ${status}).` : "The server cannot be reached.";
+  if (status === FOREIGN) cause = "Something else than the studio answered: reload the page, perhaps to log in there.";
   const kept = count === 1 ? "Your verdict is" : `Your last ${count} verdicts are`;
   const byItself = retryTimer || isSending;
   const again = byItself ? " and sent again by itself" : ". While you are here, the page tries once a minute";
@@ -400,9 +405,14 @@ async function stepBack() {
   else if (answer.status === 204) say("nothing more to undo");
   else if (!answer.ok) say(`undo failed (error ${answer.status})`, true);
   else {
+    const item = new DOMParser().parseFromString(text, "text/html").getElementById("item");
+    if (!item) {
+      say("undo failed: reload the page", true); // not the studio has answered
+      return;
+    }
     aside ??= { item: byId("item"), activeMs: millisecondsSeen() };
     say("");
-    show(new DOMParser().parseFromString(text, "text/html").getElementById("item"));
+    show(item);
   }
 }
 
