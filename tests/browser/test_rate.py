@@ -722,6 +722,25 @@ def test_who_leaves_the_page_hands_back_what_was_fetched_ahead(page, address, st
     wait_for_leases(page, 2)
 
 
+def test_who_leaves_right_after_the_last_key_has_said_it(page, address, studio):
+    studio.add_items(pairs=6)
+    log_in(page, address)
+    page.wait_for_selector(READY)
+    wait_for_leases(page, 2)
+    on_its_way: list[Route] = []
+    page.route("**/rate/", lambda route: on_its_way.append(route))
+    page.keyboard.press("2")
+    while not on_its_way:
+        page.wait_for_timeout(20)
+    page.goto(address.replace("/rate/", "/history/"))
+    on_its_way[0].continue_()  # a slow network: the page has gone meanwhile
+    for _ in range(100):
+        if Rating.objects.exists():
+            break
+        page.wait_for_timeout(50)
+    assert Rating.objects.count() == 1
+
+
 def test_pause_hands_everything_back_and_enter_goes_on(page, address, studio):
     studio.add_items(pairs=6)
     log_in(page, address)

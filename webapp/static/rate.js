@@ -203,7 +203,8 @@ async function send() {
   let text = "";
   try {
     const values = { ...entry.values, ...yetToJudge() };
-    const answer = await post(entry.url, values, { signal: AbortSignal.timeout(TIMEOUT_MS) });
+    const signal = AbortSignal.timeout(TIMEOUT_MS);
+    const answer = await post(entry.url, values, { signal, keepalive: true }); // who leaves at once is not cut short
     text = await answer.text();
     const isOurs = !answer.redirected && text.includes(MARKS[answer.status] ?? "");
     status = isOurs ? answer.status : FOREIGN;
