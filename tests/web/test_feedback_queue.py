@@ -16,6 +16,7 @@ from webapp.feedback.services import (
     claim,
     make_items,
     record_samples,
+    release,
     skip,
     slots_missing,
     submit,
@@ -140,17 +141,35 @@ def test_a_lease_that_lapses_after_a_promotion_is_closed_by_the_next_look(studio
     assert studio.slot(held).state == "void"
 
 
-def test_a_closed_slot_is_nobodys_so_a_late_rating_may_take_one_that_came_back(studio):
+@pytest.mark.parametrize("hands_back", [skip, release], ids=["skipped", "handed back"])
+def test_what_is_handed_back_after_a_promotion_is_offered_to_nobody(studio, hands_back):
+    project = studio.ready_project(overlap=2)
+    studio.items(project, pairs=1)
+    rater, late = studio.rater(project), studio.rater(project)
+    held, old = studio.shown(rater, project), studio.shown(late, project)
+    studio.promoted(project)
+    whose = {} if hands_back is release else {"project": project}
+    hands_back(rater=rater, token=held.token, **whose)
+    assert studio.slot(held).state == "void"
+    assert claim(rater=studio.rater(project), project=project) is None
+    studio.lapse(old.slot_id)
+    assert claim(rater=studio.rater(project), project=project) is None, "nor what lapses, before the next look"
+    assert claim(rater=late, project=project) is None
+    assert not submit(rater=late, project=project, token=old.token, submission_id=uuid4(), choice="1").is_late
+
+
+def test_a_slot_closed_by_a_promotion_is_nobodys_and_does_not_come_back(studio):
     project = studio.ready_project(overlap=2)
     studio.items(project, pairs=1)
     slow, other = studio.rater(project), studio.rater(project)
     old, held = studio.shown(slow, project), studio.shown(other, project)
     studio.lapse(old.slot_id)
     studio.promoted(project)
-    assert studio.slot(old).state == "void"
-    skip(rater=other, project=project, token=held.token)  # before the next look closes this one too
+    assert (studio.slot(old).state, studio.slot(old).rater_id) == ("void", None)
+    skip(rater=other, project=project, token=held.token)
+    assert (studio.slot(held).state, studio.slot(held).rater_id) == ("void", None)
     submission = submit(rater=slow, project=project, token=old.token, submission_id=uuid4(), choice="1")
-    assert submission.rating.slot_id == held.slot_id
+    assert submission.is_late  # kept, though none of the item's slots came back
 
 
 def test_a_rater_sees_nothing_that_tells_the_policy(studio):

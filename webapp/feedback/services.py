@@ -18,7 +18,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from django.db import IntegrityError, connection, transaction
-from django.db.models import Exists, F, OuterRef, Q, QuerySet
+from django.db.models import Case, Exists, F, OuterRef, Q, QuerySet, Value, When
 from django.db.models.functions import Now
 
 from webapp.accounts.models import User
@@ -29,7 +29,6 @@ from webapp.feedback.verdicts import choice_of, verdict_of
 from webapp.projects.models import Project
 from webapp.projects.selectors import current_guideline
 from webapp.registry.models import Checkpoint, SamplingSettings
-from webapp.registry.selectors import serving
 
 SKIP_REASONS = {
     "unclear": "unclear",
@@ -134,17 +133,23 @@ def are_twins(item: Comparison) -> bool:
     return item.second is not None and item.first.text_sha256 == item.second.text_sha256
 
 
+IS_RETIRED = Exists(
+    Comparison.objects.filter(
+        ~Q(first__checkpoint=F("project__serving__checkpoint")),
+        pk=OuterRef("comparison"),
+        project__serving__isnull=False,
+    )
+)
+"""Of a slot: another policy serves by now than the one whose samples it shows."""
+
+
 def void_retired(*, project: Project) -> int:
     """Close the slots, held by nobody, whose samples are not of the serving policy; the number of them.
 
     So raters see a new policy as soon as it is promoted. Whoever is just judging an older sample keeps the slot.
     """
-    pointer = serving(project)
-    if pointer is None:
-        return 0
     is_free = Q(state=Slot.State.OPEN) | Q(state=Slot.State.LEASED, lease_until__lt=Now())
-    of_serving = Comparison.objects.filter(pk=OuterRef("comparison"), first__checkpoint=pointer.checkpoint_id)
-    return Slot.objects.filter(is_free, ~Exists(of_serving), project=project).update(
+    return Slot.objects.filter(is_free, IS_RETIRED, project=project).update(
         state=Slot.State.VOID, rater=None, lease_until=None
     )
 
@@ -180,7 +185,11 @@ WITH next AS MATERIALIZED (
     WHERE slot.project_id = %(project)s
       AND NOT (SELECT is_paused FROM projects_project WHERE id = %(project)s)
       AND slot.state IN ('open', 'leased')
-      AND (slot.state = 'open' OR slot.lease_until IS NULL OR slot.lease_until < now())
+      AND (slot.state = 'open' OR ((slot.lease_until IS NULL OR slot.lease_until < now()) AND NOT EXISTS (
+               SELECT FROM registry_servingpointer AS pointer
+               JOIN feedback_comparison AS lapsed ON lapsed.id = slot.comparison_id
+               JOIN feedback_sample AS sample ON sample.id = lapsed.first_id
+               WHERE pointer.project_id = slot.project_id AND pointer.checkpoint_id <> sample.checkpoint_id)))
       AND (NOT %(ahead)s OR (SELECT count(*) FROM (SELECT 1 FROM feedback_slot AS free
                WHERE free.project_id = %(project)s AND free.state = 'open'
                ORDER BY free.priority DESC, free.id LIMIT 2) AS two) = 2)
@@ -340,8 +349,9 @@ def skip(*, rater: User, project: Project, token: UUID, reason: str = "") -> Non
 
 
 def free(slots: QuerySet[Slot]) -> int:
-    """Open a slot again, under a fresh token; 1, or 0 where ``slots`` is empty."""
-    return slots.update(state=Slot.State.OPEN, rater=None, lease_until=None, token=uuid.uuid4())
+    """Open a slot again, under a fresh token, or close it where its policy has retired; 0 where ``slots`` is empty."""
+    state = Case(When(IS_RETIRED, then=Value(Slot.State.VOID)), default=Value(Slot.State.OPEN))
+    return slots.update(state=state, rater=None, lease_until=None, token=uuid.uuid4())
 
 
 # --- Verdicts --------------------------------------------------------------------------------------------------------
