@@ -133,6 +133,11 @@ def test_a_rating_says_how_far_it_came(studio, admin):
     rate(studio, 20)
     rating = Rating.objects.filter(project=studio.project).first()
     assert "the next dataset that is frozen will hold it" in read(admin, studio, f"ratings/{rating.pk}/")
+    rate_by_machine(studio, 1)
+    simulated = f"ratings/{Rating.objects.get(source='simulated').pk}/"
+    assert "the next dataset that is frozen will hold it" in read(admin, studio, simulated)
+    Project.objects.update(use_simulated_ratings=False)
+    assert "Nothing: this project leaves simulated ratings out of its trainings" in read(admin, studio, simulated)
     ask_for_reward_run(studio)
     words = text_of(read(admin, studio, f"ratings/{rating.pk}/"))
     assert "nothing that was trained on it is finished" in words

@@ -24,7 +24,7 @@ from webapp.projects.access import MemberRequest, admin_required
 from webapp.projects.models import Membership, Project
 from webapp.projects.selectors import projects_for, prompt_counts
 from webapp.quality.models import Dataset
-from webapp.quality.selectors import usable_ratings
+from webapp.quality.selectors import sources_used, usable_ratings
 from webapp.registry import services as registry
 from webapp.registry.forms import PromoteForm
 from webapp.registry.models import Checkpoint, ServingPointer
@@ -574,6 +574,7 @@ def rating(request: MemberRequest, project: Project, pk: uuid.UUID) -> HttpRespo
         "here": "queue",
         "one": pages.show_rating(found),
         "fate": selectors.fate_of(found),
+        "is_taken": found.source in sources_used(project),
         "serving_id": pointer.checkpoint_id if pointer else None,
     }
     return render(request, "runs/rating.html", context)
