@@ -122,8 +122,8 @@ def test_the_board_tells_each_turn_of_the_loop(studio):
         1,
         1,
     )
-    assert (newest.dataset.counts["total"], newest.samples, newest.ratings, newest.is_serving) == (4, 6, 3, True)
-    assert (base.run, base.samples, base.ratings, base.is_serving) == (None, 8, 4, False)
+    assert (newest.dataset.counts["total"], newest.is_serving) == (4, True)
+    assert (base.run, base.is_serving) == (None, False)
     assert (found.usable.total, found.new_ratings, found.queue.done, found.prompts.total) == (7, 3, 7, 7)
     assert [run.number for run in found.runs] == [2, 1]
     assert found.active_runs == []
@@ -184,7 +184,7 @@ def test_pages_cost_as_many_queries_after_many_turns_as_after_one(studio):
             counted[name] = len(queries)
         costs.append(counted)
     assert costs[0] == costs[1]
-    assert costs[0]["board"] <= 16
+    assert costs[0]["board"] <= 14
     assert costs[0]["lineage"] <= 4
 
 

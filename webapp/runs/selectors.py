@@ -6,13 +6,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Count, Max, QuerySet
+from django.db.models import Max, QuerySet
 from django.db.models.functions import Now
 
 from rlhf_core.config import PRESETS, Settings
-from webapp.feedback.models import Rating, Sample
+from webapp.feedback.models import Rating
 from webapp.feedback.selectors import QueueCounts, queue_counts, with_samples
-from webapp.projects.models import Project, Prompt
+from webapp.projects.models import Project
 from webapp.projects.selectors import PromptCounts, prompt_counts
 from webapp.quality.models import Dataset, DatasetItem
 from webapp.quality.selectors import RatingCounts, usable_ratings
@@ -58,8 +58,6 @@ class Cycle:
     reward_model: Checkpoint | None  # that the run improved against
     reward_run: Run | None  # that made the reward model
     dataset: Dataset | None  # that the reward model learned from
-    samples: int  # that the policy gave to raters
-    ratings: int  # of items whose first sample is the policy's
     is_serving: bool
     served_at: datetime | None  # when it was last promoted
     evaluation: Evaluation | None  # the last one of it
@@ -89,17 +87,9 @@ def board(project: Project) -> Board:
     moves = list(promotions(project))
     runs = list(runs_of(project)[:SHOWN_RUNS])
     usable = usable_ratings(project)
-    given = Sample.objects.filter(checkpoint__project=project, prompt__split=Prompt.Split.TRAIN)
-    samples = dict(given.order_by().values_list("checkpoint").annotate(Count("id")))
     evaluated = last_evaluations(project)
     datasets = [run.dataset for run in sorted(lineage.runs.values(), key=lambda run: -run.number) if run.dataset]
     known = DatasetItem.objects.filter(dataset=datasets[0]).values_list("rating", flat=True) if datasets else []
-    ratings = dict(
-        Rating.objects.filter(project=project, is_current=True)
-        .order_by()
-        .values_list("comparison__first__checkpoint")
-        .annotate(Count("id"))
-    )
     served_at: dict[Any, datetime] = {}
     for move in reversed(moves):
         served_at[move.to_checkpoint_id] = move.at
@@ -116,8 +106,6 @@ def board(project: Project) -> Board:
                 reward_model=reward_model,
                 reward_run=reward_run,
                 dataset=reward_run.dataset if reward_run else None,
-                samples=samples.get(policy.pk, 0),
-                ratings=ratings.get(policy.pk, 0),
                 is_serving=pointer is not None and pointer.checkpoint_id == policy.pk,
                 served_at=served_at.get(policy.pk),
                 evaluation=evaluated.get(policy.pk),
