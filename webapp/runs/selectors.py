@@ -1,4 +1,4 @@
-"""What can be read about runs and the loop: the board, a run's page, curves, and lineage in both directions."""
+"""What can be read about runs and the loop: the board, curves, and lineage in both directions."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from django.db.models.functions import Now
 
 from rlhf_core.config import PRESETS, Settings
 from webapp.feedback.models import Rating
-from webapp.feedback.selectors import QueueCounts, queue_counts, with_samples
+from webapp.feedback.selectors import QueueCounts, queue_counts
 from webapp.projects.models import Project
 from webapp.projects.selectors import PromptCounts, prompt_counts
 from webapp.quality.models import Dataset, DatasetItem
@@ -19,10 +19,9 @@ from webapp.quality.selectors import RatingCounts, usable_ratings
 from webapp.quality.selectors import usable as usable_ones
 from webapp.registry.models import Checkpoint, Promotion, ServingPointer
 from webapp.registry.selectors import policies, promotions, serving
-from webapp.runs.models import Evaluation, EvaluationSample, Run, RunEvent, RunMetrics, RunOutput
+from webapp.runs.models import Evaluation, EvaluationSample, Run, RunMetrics, RunOutput
 
 SHOWN_RUNS = 30
-SHOWN_EVENTS = 200
 SERVED_SETTINGS = ("max_new_tokens", "max_prompt_tokens", "temperature", "top_k", "top_p")
 
 
@@ -171,40 +170,6 @@ def projects_to_simulate() -> QuerySet[Project]:
 # --- One run ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class RunDetail:
-    """Everything that a run's page shows but the curves."""
-
-    run: Run
-    outputs: list[Checkpoint]
-    events: list[RunEvent]  # the last ones, oldest first
-    latest: dict[str, Any]  # the metrics of the last step
-
-    @property
-    def log(self) -> list[RunEvent]:
-        """What the training process said."""
-        return [event for event in self.events if event.kind == "log"]
-
-
-def run_detail(project: Project, number: int) -> RunDetail:
-    """A run of a project by its number (four queries).
-
-    Raises:
-        Run.DoesNotExist: the project has no such run.
-    """
-    run = Run.objects.select_related("project", "dataset", "policy", "reward_model", "started_by").get(
-        project=project, number=number
-    )
-    last = RunMetrics.objects.filter(run=run).order_by("-step").first()
-    events = list(RunEvent.objects.filter(run=run).order_by("-id")[:SHOWN_EVENTS])
-    return RunDetail(
-        run=run,
-        outputs=list(run.outputs.order_by("kind", "version")),
-        events=events[::-1],
-        latest=last.values if last else {},
-    )
-
-
 def curves(run: Run) -> dict[str, list[list[float]]]:
     """The run's metrics as points ``[step, value]`` by name; values that were not finite are left out (one query)."""
     found: dict[str, list[list[float]]] = defaultdict(list)
@@ -308,19 +273,6 @@ def lineage_of(checkpoint: Checkpoint) -> list[LineageStep]:
     return steps
 
 
-def ratings_behind(checkpoint: Checkpoint) -> QuerySet[Rating]:
-    """The ratings that trained a reward model, or a policy by way of its reward model; newest first.
-
-    Those of its own run alone: earlier policies on the way have their own (see ``lineage_of``).
-    """
-    run = Run.objects.filter(run_outputs__checkpoint=checkpoint).first()
-    if run and run.reward_model_id:
-        run = Run.objects.filter(run_outputs__checkpoint=run.reward_model_id).first()
-    if run is None or run.dataset_id is None:
-        return Rating.objects.none()
-    return with_samples(Rating.objects.filter(items__dataset=run.dataset_id)).order_by("-created_at", "-id")
-
-
 @dataclass(frozen=True, slots=True)
 class Taught:
     """A reward model that learned from a rating, and what followed it."""
@@ -372,12 +324,3 @@ def fate_of(rating: Rating) -> Fate:
         taught=[Taught(run, model, followed[model.pk]) for run, model in models],
         heirs=heirs,
     )
-
-
-def runs_using_rating(rating: Rating) -> list[Run]:
-    """The runs that a rating fed: reward models trained on it, and policies trained against those; oldest first."""
-    direct = list(Run.objects.filter(dataset__items__rating=rating).prefetch_related("outputs"))
-    models = [output.pk for run in direct for output in run.outputs.all()]
-    taught = Run.objects.filter(reward_model__in=models, kind=Run.Kind.POLICY)
-    further = list(taught.prefetch_related("outputs"))
-    return sorted(direct + further, key=lambda run: run.number)
