@@ -45,13 +45,14 @@ from webapp.runs.models import Run
 STOP_POLLING = 286  # htmx swaps the answer in and asks no more
 SIMULATED_AT_ONCE = 200
 TITLES = {"reward": "Train reward model", "policy": "Improve policy (PPO)", "evaluate": "Evaluate"}
+ON_CPU = "Sized for a GPU, but in this version all runs use the CPU."
 PRESET_WORDS = {
     ("reward", "CPU"): ("On two CPU cores", "A minute or two for some hundred ratings, with the demo policy."),
-    ("reward", "GPU"): ("On a GPU", "Larger steps, and all weights learn instead of adapters."),
+    ("reward", "GPU"): ("Larger", f"All weights learn instead of adapters. {ON_CPU}"),
     ("policy", "CPU"): ("On two CPU cores", "Some minutes with the demo policy."),
-    ("policy", "GPU"): ("On a GPU", "More updates on larger rounds: hours on a CPU."),
+    ("policy", "GPU"): ("Larger", f"Hours with the demo policy. {ON_CPU}"),
     ("evaluate", "CPU"): ("On two CPU cores", "About a minute with the demo policy."),
-    ("evaluate", "GPU"): ("On a GPU", "The narrowest intervals that the project's prompts allow."),
+    ("evaluate", "GPU"): ("Larger", f"The narrowest intervals that the prompts allow. {ON_CPU}"),
 }
 
 
