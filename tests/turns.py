@@ -41,7 +41,14 @@ def rate(studio: Studio, count: int, *, rater: User | None = None, source: str =
         )
         shown = feedback.claim(rater=rater, project=studio.project)
         assert shown is not None
-        feedback.submit(rater=rater, token=shown.token, submission_id=uuid.uuid4(), choice="26"[n % 2], source=source)
+        feedback.submit(
+            rater=rater,
+            project=studio.project,
+            token=shown.token,
+            submission_id=uuid.uuid4(),
+            choice="26"[n % 2],
+            source=source,
+        )
 
 
 def rate_by_machine(studio: Studio, count: int) -> None:

@@ -17,9 +17,10 @@ from rlhf_core.records import Prompt, feedback_to_line
 from rlhf_core.store import checkpoint_path, verify
 from rlhf_core.training.run_directory import RunDirectory
 from webapp.feedback.services import NewSample
-from webapp.projects.selectors import held_out_prompts, prompts_to_train_on
+from webapp.projects.selectors import prompts_to_train_on
 from webapp.quality import services as quality
 from webapp.registry.models import Checkpoint
+from webapp.registry.selectors import held_out_prompts
 from webapp.runs.models import Run
 from webapp.runs.services import DrawnAnswer, EvaluationResult, references_of
 

@@ -155,6 +155,7 @@ def rate_one(rater: SimulatedRater, project: Project) -> bool:
     item = selectors.shown(presentation)
     services.submit(
         rater=rater.user,
+        project=project,
         token=item.token,
         submission_id=uuid.uuid4(),
         choice=rater.choose(item),

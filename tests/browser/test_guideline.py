@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.test_rate import log_in, press, wait_until_sent
+from tests.browser.test_rate import READY, log_in, press, wait_until_sent
 from tests.studio import Studio, open_studio
 from webapp.feedback.models import Rating
 from webapp.projects.models import Membership
@@ -38,3 +38,22 @@ def test_an_open_page_follows_a_new_guideline_with_the_next_item(page: Page, liv
     first, _, third = Rating.objects.order_by("id").values_list("presentation__guideline__version", flat=True)
     assert (first, third) == (1, 2)
     assert Membership.objects.get(user__username="ada").guideline_read == 2
+
+
+def test_without_a_connection_the_page_stays_and_follows_once_there_is_one(page: Page, live_server, studio: Studio):
+    address = f"{live_server.url}/p/{studio.project.slug}/rate/"
+    log_in(page, address)
+    save_guideline(actor=studio.admin, project=studio.project, body="Prefer the **shorter** text.")
+    page.evaluate("window.isTheSamePage = true")
+    page.route(address, lambda route: route.abort() if route.request.method == "GET" else route.fallback())
+    for key in ("2", "3"):  # the second one may have been fetched ahead, under the first version
+        press(page, key)
+    page.wait_for_selector(READY)
+    wait_until_sent(page)
+    expect(page.locator("#guideline-title")).to_contain_text("version 1")
+    assert page.evaluate("isTheSamePage")
+    page.unroute(address)
+    press(page, "5")
+    expect(page.locator("#guideline-new")).to_have_text("new")
+    expect(page.locator("#guideline-title")).to_contain_text("version 2")
+    assert page.evaluate("isTheSamePage")

@@ -643,6 +643,77 @@ def test_a_fault_of_the_server_is_tried_again(page, address, studio):
     assert Rating.objects.count() == 1
 
 
+@pytest.mark.parametrize("comes_back", ["by a movement", "to the tab"])
+def test_who_comes_back_after_the_page_gave_up_sends_what_it_kept(page, address, studio, comes_back):
+    studio.add_items(pairs=6)
+    page.clock.install()
+    log_in(page, address)
+    page.wait_for_selector(READY)
+    page.route("**/rate/", lambda route: route.abort() if route.request.method == "POST" else route.continue_())
+    page.keyboard.press("2")
+    expect(page.locator("#saved")).to_have_text("offline, will resend")
+    for _ in range(14):
+        page.clock.fast_forward(30_000)
+        page.wait_for_timeout(100)  # for the failure to reach the page, which then sets its next timer
+    expect(page.locator("#saved")).to_have_text("not saved")
+    expect(page.locator("#trouble")).to_contain_text("While you are here, the page tries once a minute.")
+    page.unroute("**/rate/")
+    if comes_back == "to the tab":
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    else:
+        page.mouse.move(200, 200)
+        page.clock.fast_forward(60_000)
+    expect(page.locator("#progress")).to_have_text("1 rated today")
+    expect(page.locator("#trouble")).to_be_hidden()
+    assert Rating.objects.count() == 1
+
+
+def log_in_of_a_network(route: Route) -> None:
+    route.fulfill(status=200, body="<h1>Log in to this network</h1>", content_type="text/html")
+
+
+def page_of_a_proxy(route: Route) -> None:
+    route.fulfill(status=404, body="404 page not found")
+
+
+@pytest.mark.parametrize("answer", [log_in_of_a_network, page_of_a_proxy])
+def test_an_answer_that_is_not_the_studios_loses_no_verdict(page, address, studio, answer):
+    studio.add_items(pairs=6)
+    log_in(page, address)
+    page.wait_for_selector(READY)
+    page.route("**/rate/", lambda route: answer(route) if route.request.method == "POST" else route.fallback())
+    page.keyboard.press("2")
+    expect(page.locator("#trouble")).to_contain_text("Something else than the studio answered")
+    expect(page.locator("#saved")).to_have_text("not saved, will resend")
+    assert not Rating.objects.exists()
+    page.unroute("**/rate/")
+    page.click("#trouble button")
+    expect(page.locator("#progress")).to_have_text("1 rated today")
+    assert Rating.objects.count() == 1
+
+
+def test_a_page_that_a_verdict_was_redirected_to_does_not_say_that_it_is_saved(page, address, studio):
+    studio.add_items(pairs=6)
+    log_in(page, address)
+    page.wait_for_selector(READY)
+    page.evaluate("document.querySelector('#verdict').setAttribute('action', location.pathname.slice(0, -1))")
+    page.keyboard.press("2")  # 301 to the page itself, which a browser then asks for by GET
+    expect(page.locator("#trouble")).to_contain_text("Something else than the studio answered")
+    assert page.evaluate("localStorage.length") == 1
+    assert not Rating.objects.exists()
+
+
+def test_an_item_that_the_studio_does_not_know_is_not_sent_again(page, address, studio):
+    studio.add_items(pairs=6)
+    log_in(page, address)
+    page.wait_for_selector(READY)
+    page.evaluate("document.querySelector('#verdict [name=token]').value = crypto.randomUUID()")
+    page.keyboard.press("2")
+    expect(page.locator("#trouble")).to_contain_text("not yours to rate any more")
+    wait_until_sent(page)
+    assert not Rating.objects.exists()
+
+
 def wait_for_leases(page: Page, count: int) -> None:
     for _ in range(100):
         if Slot.objects.filter(state="leased").count() == count:
@@ -669,6 +740,25 @@ def test_who_leaves_the_page_hands_back_what_was_fetched_ahead(page, address, st
     wait_for_leases(page, 1)
     page.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
     wait_for_leases(page, 2)
+
+
+def test_who_leaves_right_after_the_last_key_has_said_it(page, address, studio):
+    studio.add_items(pairs=6)
+    log_in(page, address)
+    page.wait_for_selector(READY)
+    wait_for_leases(page, 2)
+    on_its_way: list[Route] = []
+    page.route("**/rate/", lambda route: on_its_way.append(route))
+    page.keyboard.press("2")
+    while not on_its_way:
+        page.wait_for_timeout(20)
+    page.goto(address.replace("/rate/", "/history/"))
+    on_its_way[0].continue_()  # a slow network: the page has gone meanwhile
+    for _ in range(100):
+        if Rating.objects.exists():
+            break
+        page.wait_for_timeout(50)
+    assert Rating.objects.count() == 1
 
 
 def test_pause_hands_everything_back_and_enter_goes_on(page, address, studio):

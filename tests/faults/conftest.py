@@ -97,7 +97,7 @@ def project(transactional_db: None, steersman_data: Path) -> Project:
         shown = feedback_selectors.shown(presentation)
         assert shown.right_text is not None
         choice = "2" if shown.left_text.count("good") > shown.right_text.count("good") else "6"
-        feedback.submit(rater=rater, token=shown.token, submission_id=uuid.uuid4(), choice=choice)
+        feedback.submit(rater=rater, project=made, token=shown.token, submission_id=uuid.uuid4(), choice=choice)
     return made
 
 

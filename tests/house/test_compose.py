@@ -143,9 +143,16 @@ def test_every_service_stands_in_the_deployment_page():
     assert {name for name in COMPOSE["volumes"] if f"| `steersman_{name}` |" not in page} == set()
 
 
-def test_cards_are_given_to_the_services_that_have_torch():
+def test_the_service_that_the_deployment_page_brings_a_policy_in_with_may_write_the_store():
+    page = (ROOT / "docs/deployment.md").read_text(encoding="utf-8")
+    (name,) = re.findall(r"docker compose run .* (\S+) python manage\.py add_policy", page)
+    assert "data:/data" in SERVICES[name]["volumes"]
+    assert "data:/data:ro" in SERVICES["web"]["volumes"]  # hence not there
+
+
+def test_cards_are_given_to_the_service_that_uses_one():
     override = yaml.safe_load((ROOT / "docker-compose.gpu.yml").read_text(encoding="utf-8"))
-    assert {SERVICES[name]["image"] for name in override["services"]} == {"steersman-worker"}
+    assert set(override["services"]) == {"sampler"}  # nothing that a run does looks for a card
     for service in override["services"].values():
         (device,) = service["deploy"]["resources"]["reservations"]["devices"]
         assert device["capabilities"] == ["gpu"]

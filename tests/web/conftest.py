@@ -113,7 +113,9 @@ class Studio:
                 return ratings
             is_single = presentation.slot.comparison.kind == "single"
             pressed = str(min(int(choice), 5) or 1) if is_single else choice
-            found = submit(rater=rater, token=presentation.token, submission_id=uuid4(), choice=pressed, **more)
+            found = submit(
+                rater=rater, project=project, token=presentation.token, submission_id=uuid4(), choice=pressed, **more
+            )
             ratings.append(found.rating)
         return ratings
 

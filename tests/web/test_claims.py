@@ -34,7 +34,15 @@ from webapp.quality.services import dataset_bytes, freeze
 
 
 def rate(rater, presentation, choice="1", submission_id=None, **more):
-    return submit(rater=rater, token=presentation.token, submission_id=submission_id or uuid4(), choice=choice, **more)
+    project = presentation.slot.project
+    return submit(
+        rater=rater,
+        project=project,
+        token=presentation.token,
+        submission_id=submission_id or uuid4(),
+        choice=choice,
+        **more,
+    )
 
 
 # --- Under which guideline -------------------------------------------------------------------------------------------
@@ -51,7 +59,7 @@ def test_a_lease_served_again_under_a_new_guideline_is_rated_under_it_and_an_old
     assert studio.shown(ada, project) == new, "once more changes nothing"
     assert (new.slot_id, new.first_is_left) == (old[ada].slot_id, old[ada].first_is_left)
     assert (shown(old[ada]).guideline_version, shown(new).guideline_version) == (1, 2)
-    assert renew(rater=ada, token=new.token)
+    assert renew(rater=ada, project=project, token=new.token)
     assert rate(ada, new).rating.presentation.guideline.version == 2
     assert rate(ben, old[ben]).rating.presentation.guideline.version == 1
 
@@ -244,7 +252,7 @@ def test_an_item_that_was_judged_skipped_or_is_held_is_not_offered_again(studio)
     rate(rater, first)
     second = studio.shown(rater, project)
     assert second.slot.comparison_id != first.slot.comparison_id
-    skip(rater=rater, token=second.token, reason="unclear")
+    skip(rater=rater, project=project, token=second.token, reason="unclear")
     assert claim(rater=rater, project=project) is None
     assert Skip.objects.get().reason == "unclear"
     assert queue_counts(project).open == 3  # for others
@@ -268,12 +276,12 @@ def test_a_lease_is_renewed_by_its_holder_alone(studio):
     rater, other = studio.rater(project), studio.rater(project)
     presentation = studio.shown(rater, project)
     studio.lapse(presentation.slot_id)
-    assert not renew(rater=other, token=presentation.token)
-    assert renew(rater=rater, token=presentation.token)  # nobody had taken it
+    assert not renew(rater=other, project=project, token=presentation.token)
+    assert renew(rater=rater, project=project, token=presentation.token)  # nobody had taken it
     assert studio.slot(presentation).lease_until > timezone.now()
     studio.lapse(presentation.slot_id)
     studio.shown(other, project)
-    assert not renew(rater=rater, token=presentation.token)
+    assert not renew(rater=rater, project=project, token=presentation.token)
 
 
 def test_a_paused_project_gives_no_items(studio):
@@ -355,9 +363,9 @@ def test_a_page_that_is_left_hands_back_only_what_nobody_saw(studio):
     rater, other = studio.rater(project), studio.rater(project)
     now = studio.shown(rater, project)
     ahead = claim(rater=rater, project=project, beside=[now.token])
-    assert not release_unseen(rater=rater, token=now.token)
-    assert not release_unseen(rater=other, token=ahead.token)
-    assert release_unseen(rater=rater, token=ahead.token)
+    assert not release_unseen(rater=rater, project=project, token=now.token)
+    assert not release_unseen(rater=other, project=project, token=ahead.token)
+    assert release_unseen(rater=rater, project=project, token=ahead.token)
     assert studio.slot(ahead).state == "open"
     assert not rate(rater, ahead).is_late  # a page that had it after all loses nothing
     assert release_all(rater=rater, project=project) == 1
@@ -412,7 +420,7 @@ def test_300_wanted_ratings_by_24_pages_that_fetch_ahead_are_300_ratings(live_st
                     except SubmissionConflict as error:
                         faults.append(error)
                 if ahead and chance.random() < 0.2:
-                    release_unseen(rater=rater, token=ahead.token)
+                    release_unseen(rater=rater, project=project, token=ahead.token)
                     ahead = None
         except Exception as error:
             faults.append(error)
@@ -544,7 +552,7 @@ def test_a_judged_item_sent_from_another_tab_gives_no_second_rating(studio):
     with pytest.raises(SubmissionConflict):
         rate(rater, presentation, "6")
     with pytest.raises(SubmissionConflict):
-        skip(rater=rater, token=presentation.token)
+        skip(rater=rater, project=project, token=presentation.token)
     assert Rating.objects.count() == 1
 
 
@@ -553,11 +561,14 @@ def test_a_token_of_another_rater_is_as_good_as_unknown(studio):
     studio.items(project, pairs=1)
     presentation = studio.shown(studio.rater(project), project)
     other = studio.rater(project)
-    for act in (lambda: rate(other, presentation), lambda: skip(rater=other, token=presentation.token)):
+    for act in (
+        lambda: rate(other, presentation),
+        lambda: skip(rater=other, project=project, token=presentation.token),
+    ):
         with pytest.raises(TokenUnknown):
             act()
     with pytest.raises(TokenUnknown):
-        submit(rater=other, token=uuid4(), submission_id=uuid4(), choice="1")
+        submit(rater=other, project=project, token=uuid4(), submission_id=uuid4(), choice="1")
     assert not release(rater=other, token=presentation.token)
 
 
@@ -567,8 +578,8 @@ def test_a_changed_mind_is_a_new_revision(studio):
     rater = studio.rater(project)
     presentation, key = studio.shown(rater, project), uuid4()
     old = rate(rater, presentation, "4").rating
-    new = revise(rater=rater, token=presentation.token, submission_id=key, choice="1").rating
-    assert revise(rater=rater, token=presentation.token, submission_id=key, choice="1").rating == new
+    new = revise(rater=rater, project=project, token=presentation.token, submission_id=key, choice="1").rating
+    assert revise(rater=rater, project=project, token=presentation.token, submission_id=key, choice="1").rating == new
     old.refresh_from_db()
     assert (old.is_current, old.verdict, old.revision) == (False, 0, 1)
     assert (new.is_current, abs(new.verdict), new.revision) == (True, 3, 2)
@@ -581,10 +592,12 @@ def test_a_skip_that_is_undone_becomes_a_first_verdict(studio):
     rater = studio.rater(project)
     presentation = studio.shown(rater, project)
     with pytest.raises(TokenUnknown):
-        revise(rater=rater, token=presentation.token, submission_id=uuid4(), choice="1")  # neither judged nor skipped
-    skip(rater=rater, token=presentation.token)
+        revise(
+            rater=rater, project=project, token=presentation.token, submission_id=uuid4(), choice="1"
+        )  # neither judged nor skipped
+    skip(rater=rater, project=project, token=presentation.token)
     assert claim(rater=rater, project=project) is None
-    found = revise(rater=rater, token=presentation.token, submission_id=uuid4(), choice="1")
+    found = revise(rater=rater, project=project, token=presentation.token, submission_id=uuid4(), choice="1")
     assert (found.rating.revision, found.is_late) == (1, False)
     assert studio.slot(presentation).state == "done"
     assert progress(rater, project).skipped == 0
@@ -595,16 +608,21 @@ def test_only_the_last_ten_and_those_of_a_day_can_be_changed(studio):
     studio.items(project, pairs=12)
     rater = studio.rater(project)
     ratings = studio.rate_all(rater, project, "1")
-    revise(rater=rater, token=ratings[0].presentation.token, submission_id=uuid4(), choice="2")  # old, but of today
+    revise(
+        rater=rater, project=project, token=ratings[0].presentation.token, submission_id=uuid4(), choice="2"
+    )  # old, but of today
     let_a_day_pass()
     # The first was changed last: of the twelve, the second and the third are no longer among the last ten.
     for old in ratings[1:3]:
         with pytest.raises(RevisionClosed, match="only your last 10 and those of the last 24 hours"):
-            revise(rater=rater, token=old.presentation.token, submission_id=uuid4(), choice="3")
+            revise(rater=rater, project=project, token=old.presentation.token, submission_id=uuid4(), choice="3")
     assert (
-        revise(rater=rater, token=ratings[3].presentation.token, submission_id=uuid4(), choice="3").rating.revision == 2
+        revise(
+            rater=rater, project=project, token=ratings[3].presentation.token, submission_id=uuid4(), choice="3"
+        ).rating.revision
+        == 2
     )
-    same = revise(rater=rater, token=ratings[1].presentation.token, submission_id=uuid4(), choice="1")
+    same = revise(rater=rater, project=project, token=ratings[1].presentation.token, submission_id=uuid4(), choice="1")
     assert same.is_duplicate  # nothing changes
 
 
@@ -619,7 +637,7 @@ def test_undo_goes_ten_acts_back_by_the_time_of_each_act(studio):
         if number % 3:
             rate(rater, presentation)
         else:
-            skip(rater=rater, token=presentation.token)
+            skip(rater=rater, project=project, token=presentation.token)
     steps = []
     act = act_before(rater, project)
     while act:
@@ -636,7 +654,7 @@ def test_a_dataset_keeps_the_revision_that_it_was_frozen_with(studio):
     old, _ = studio.rate_all(rater, project, "1")
     dataset = freeze(actor=studio.admin, project=project)
     before = b"".join(dataset_bytes(dataset))
-    new = revise(rater=rater, token=old.presentation.token, submission_id=uuid4(), choice="7").rating
+    new = revise(rater=rater, project=project, token=old.presentation.token, submission_id=uuid4(), choice="7").rating
     assert b"".join(dataset_bytes(dataset)) == before
     assert freeze(actor=studio.admin, project=project).sha256 != dataset.sha256
     assert new.verdict == -old.verdict
@@ -662,7 +680,7 @@ def test_an_unknown_reason_to_skip_is_refused(studio):
     studio.items(project, pairs=1)
     rater = studio.rater(project)
     with pytest.raises(StudioError, match="boring"):
-        skip(rater=rater, token=studio.shown(rater, project).token, reason="boring")
+        skip(rater=rater, project=project, token=studio.shown(rater, project).token, reason="boring")
 
 
 def test_left_and_right_are_balanced_over_10000_draws():
@@ -685,7 +703,7 @@ def test_each_lease_draws_the_sides_anew(studio):
         rater = studio.rater(project)
         while presentation := claim(rater=rater, project=project):
             sides.append(presentation.first_is_left)
-            skip(rater=rater, token=presentation.token)
+            skip(rater=rater, project=project, token=presentation.token)
     assert len(sides) == 120
     assert two_sided(sum(sides), 120) > 0.0001
 

@@ -16,6 +16,7 @@ from webapp.feedback.services import (
     claim,
     make_items,
     record_samples,
+    release,
     skip,
     slots_missing,
     submit,
@@ -106,8 +107,8 @@ def test_a_rater_who_is_ahead_of_the_others_does_not_starve(studio):
     studio.items(project, pairs=2)
     assert slots_missing(project=project) == 0
     rater = studio.rater(project)
-    submit(rater=rater, token=studio.shown(rater, project).token, submission_id=uuid4(), choice="1")
-    skip(rater=rater, token=studio.shown(rater, project).token)
+    submit(rater=rater, project=project, token=studio.shown(rater, project).token, submission_id=uuid4(), choice="1")
+    skip(rater=rater, project=project, token=studio.shown(rater, project).token)
     assert claim(rater=rater, project=project) is None
     assert queue_counts(project).open == 3  # for others
     assert slots_missing(project=project) == 4
@@ -121,8 +122,8 @@ def test_promotion_closes_the_open_slots_of_the_older_policy_and_leaves_leased_o
     studio.lapse(lapsed.slot_id)
     studio.promoted(project)
     assert queue_counts(project).void == 2  # the open one and the one whose holder is gone
-    assert not submit(rater=busy, token=held.token, submission_id=uuid4(), choice="1").is_late
-    late = submit(rater=gone, token=lapsed.token, submission_id=uuid4(), choice="1")
+    assert not submit(rater=busy, project=project, token=held.token, submission_id=uuid4(), choice="1").is_late
+    late = submit(rater=gone, project=project, token=lapsed.token, submission_id=uuid4(), choice="1")
     assert late.is_late  # kept, though its slot is closed
     assert slots_missing(project=project) == 10
     fresh = studio.items(project, pairs=1)
@@ -140,17 +141,35 @@ def test_a_lease_that_lapses_after_a_promotion_is_closed_by_the_next_look(studio
     assert studio.slot(held).state == "void"
 
 
-def test_a_closed_slot_is_nobodys_so_a_late_rating_may_take_one_that_came_back(studio):
+@pytest.mark.parametrize("hands_back", [skip, release], ids=["skipped", "handed back"])
+def test_what_is_handed_back_after_a_promotion_is_offered_to_nobody(studio, hands_back):
+    project = studio.ready_project(overlap=2)
+    studio.items(project, pairs=1)
+    rater, late = studio.rater(project), studio.rater(project)
+    held, old = studio.shown(rater, project), studio.shown(late, project)
+    studio.promoted(project)
+    whose = {} if hands_back is release else {"project": project}
+    hands_back(rater=rater, token=held.token, **whose)
+    assert studio.slot(held).state == "void"
+    assert claim(rater=studio.rater(project), project=project) is None
+    studio.lapse(old.slot_id)
+    assert claim(rater=studio.rater(project), project=project) is None, "nor what lapses, before the next look"
+    assert claim(rater=late, project=project) is None
+    assert not submit(rater=late, project=project, token=old.token, submission_id=uuid4(), choice="1").is_late
+
+
+def test_a_slot_closed_by_a_promotion_is_nobodys_and_does_not_come_back(studio):
     project = studio.ready_project(overlap=2)
     studio.items(project, pairs=1)
     slow, other = studio.rater(project), studio.rater(project)
     old, held = studio.shown(slow, project), studio.shown(other, project)
     studio.lapse(old.slot_id)
     studio.promoted(project)
-    assert studio.slot(old).state == "void"
-    skip(rater=other, token=held.token)  # before the next look closes this one too
-    submission = submit(rater=slow, token=old.token, submission_id=uuid4(), choice="1")
-    assert submission.rating.slot_id == held.slot_id
+    assert (studio.slot(old).state, studio.slot(old).rater_id) == ("void", None)
+    skip(rater=other, project=project, token=held.token)
+    assert (studio.slot(held).state, studio.slot(held).rater_id) == ("void", None)
+    submission = submit(rater=slow, project=project, token=old.token, submission_id=uuid4(), choice="1")
+    assert submission.is_late  # kept, though none of the item's slots came back
 
 
 def test_a_rater_sees_nothing_that_tells_the_policy(studio):
@@ -215,15 +234,15 @@ def test_claim_and_submit_cost_a_fixed_number_of_queries(studio, django_assert_m
         with django_assert_max_num_queries(6):  # savepoints of the test's transaction included
             presentation = claim(rater=rater, project=project)
         with django_assert_max_num_queries(9):
-            submit(rater=rater, token=presentation.token, submission_id=uuid4(), choice="1")
+            submit(rater=rater, project=project, token=presentation.token, submission_id=uuid4(), choice="1")
 
 
 def test_the_database_refuses_to_change_what_is_append_only(studio):
     project = studio.ready_project()
     studio.items(project, pairs=2)
     rater = studio.rater(project)
-    submit(rater=rater, token=studio.shown(rater, project).token, submission_id=uuid4(), choice="1")
-    skip(rater=rater, token=studio.shown(rater, project).token)
+    submit(rater=rater, project=project, token=studio.shown(rater, project).token, submission_id=uuid4(), choice="1")
+    skip(rater=rater, project=project, token=studio.shown(rater, project).token)
     changes = [
         lambda: Sample.objects.update(text="another"),
         lambda: Presentation.objects.update(first_is_left=~F("first_is_left")),

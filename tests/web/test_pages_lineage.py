@@ -9,11 +9,12 @@ from django.test import Client
 from tests.studio import open_studio, queries_of, sha256
 from tests.turns import ask_for_reward_run, rate, rate_by_machine, turn
 from webapp import queue
+from webapp.accounts.models import User
 from webapp.feedback.models import Rating
-from webapp.projects.models import Project
+from webapp.projects.models import Membership, Project
 from webapp.registry.models import Checkpoint
 from webapp.registry.selectors import serving
-from webapp.registry.services import promote
+from webapp.registry.services import adopt_policy, promote
 from webapp.runs.models import Run
 from webapp.runs.tree import LANE, MARGIN, ROW, plant
 
@@ -103,6 +104,23 @@ def test_the_lineage_page_draws_every_policy_and_says_which_serves(studio, admin
     assert "/lineage/" in read(admin, studio, "policies/3/")
 
 
+def test_a_policy_taken_over_says_from_where_to_who_manages_both(studio, admin):
+    rate(studio, 20)
+    promote(project=studio.project, checkpoint=turn(studio), actor=None, expected_epoch=1)
+    poems = Project.objects.create(name="Poems", slug="poems", question="Which?", single_question="How good?")
+    adopt_policy(project=poems, source=serving(studio.project), actor=studio.admin)
+    stranger = Client()
+    stranger.force_login(User.objects.create_user("paula"))
+    Membership.objects.create(project=poems, user=User.objects.get(username="paula"), role="admin")
+    for end in ("policies/1/", "policies/1/ratings/", "lineage/"):
+        mine = admin.get(f"/p/poems/{end}").content.decode()
+        assert "v2 of Film reviews" in mine
+        theirs = stranger.get(f"/p/poems/{end}").content.decode()
+        assert "a policy of another project" in theirs
+        assert "Film reviews" not in theirs
+        assert "pre-training" not in mine + theirs
+
+
 def test_a_project_without_policies_says_what_will_stand_here(studio, admin):
     Project.objects.create(name="Empty", slug="empty", question="Which?", single_question="How good?")
     answer = admin.get("/p/empty/lineage/")
@@ -133,6 +151,11 @@ def test_a_rating_says_how_far_it_came(studio, admin):
     rate(studio, 20)
     rating = Rating.objects.filter(project=studio.project).first()
     assert "the next dataset that is frozen will hold it" in read(admin, studio, f"ratings/{rating.pk}/")
+    rate_by_machine(studio, 1)
+    simulated = f"ratings/{Rating.objects.get(source='simulated').pk}/"
+    assert "the next dataset that is frozen will hold it" in read(admin, studio, simulated)
+    Project.objects.update(use_simulated_ratings=False)
+    assert "Nothing: this project leaves simulated ratings out of its trainings" in read(admin, studio, simulated)
     ask_for_reward_run(studio)
     words = text_of(read(admin, studio, f"ratings/{rating.pk}/"))
     assert "nothing that was trained on it is finished" in words

@@ -68,7 +68,7 @@ def test_no_page_of_a_rater_tells_which_policy_serves(studio):
     Membership.objects.create(project=poems.project, user=rater)
     client.force_login(rater)
     presentation = feedback.claim(rater=rater, project=studio.project)
-    feedback.submit(rater=rater, token=presentation.token, submission_id=uuid4(), choice="2")
+    feedback.submit(rater=rater, project=studio.project, token=presentation.token, submission_id=uuid4(), choice="2")
     for address in ("/", "/p/film-reviews/rate/", "/p/film-reviews/history/", "/p/film-reviews/guideline/"):
         answer = client.get(address)
         assert answer.status_code == 200, address

@@ -277,7 +277,7 @@ def bare(answer) -> tuple[str, dict[str, str]]:
 def test_swapping_which_policy_made_a_and_b_changes_no_byte_of_any_page(studio):
     """Equal texts at equal places: the page, the fragment fetched ahead, the verdict's answer, undo and the list."""
     from webapp.feedback.services import make_items
-    from webapp.registry.models import Checkpoint
+    from webapp.registry.models import Checkpoint, ServingPointer
 
     old, new = [
         Checkpoint.objects.create(
@@ -290,6 +290,7 @@ def test_swapping_which_policy_made_a_and_b_changes_no_byte_of_any_page(studio):
     def pages(maker_of_left, maker_of_right, name) -> list[tuple[str, dict[str, str]]]:
         client = enter(studio, name)
         Slot.objects.filter(state="open").update(state="void")
+        ServingPointer.objects.update(checkpoint=maker_of_left)  # else what a pause hands back is withdrawn
         for text in ("The opening", "Another opening", "A third opening"):
             by_prompt = {}
             for maker, answer in zip((maker_of_left, maker_of_right), texts, strict=True):
@@ -517,7 +518,24 @@ def test_what_is_not_mine_or_not_judged_yet_cannot_be_opened(studio, rater):
     elsewhere = open_studio("poems", "Poems")
     Membership.objects.create(project=elsewhere.project, user=studio.raters["ada"])
     assert rater.get(url(elsewhere, f"history/{fields['token']}/")).status_code == 404
+    assert rater.post(url(elsewhere, f"history/{fields['token']}/"), {**sent, "choice": "5"}).status_code == 404
     assert Rating.objects.count() == 1
+
+
+def test_an_item_of_one_project_is_unknown_at_the_addresses_of_another(studio, rater):
+    studio.add_items(pairs=5)
+    elsewhere = open_studio("poems", "Poems")
+    Membership.objects.create(project=elsewhere.project, user=studio.raters["ada"])
+    _, fields = look(rater, studio)
+    fragment = rater.get(url(studio), {"showing": fields["token"]}, headers=HTMX).content.decode()
+    ahead = field_of(fragment, "token")
+    for end in ("rate/", "rate/skip/"):
+        assert rater.post(url(elsewhere, end), {**fields, "choice": "1"}, headers=HTMX).status_code == 404
+    assert rater.post(url(elsewhere, "rate/heartbeat/"), {"token": fields["token"]}).status_code == 410
+    rater.post(url(elsewhere, "rate/release/"), {"token": ahead})
+    assert Slot.objects.filter(state="leased").count() == 2
+    assert not Rating.objects.exists()
+    assert not Skip.objects.exists()
 
 
 def test_a_change_after_a_run_says_which(studio, rater):

@@ -323,6 +323,13 @@ def test_a_reward_model_of_another_project_is_refused(studio, admin):
     assert not Run.objects.filter(kind="policy").exists()
 
 
+def test_no_preset_promises_a_card_that_no_run_uses(studio, admin):
+    rate(studio, 20)
+    html = page(admin, studio, "runs/reward/")
+    assert "On a GPU" not in html
+    assert "Sized for a GPU, but in this version all runs use the CPU." in html
+
+
 def test_an_unknown_preset_starts_nothing(studio, admin):
     rate(studio, 20)
     sent = {"preset": "TPU", "request_id": str(uuid.uuid4())}

@@ -52,7 +52,7 @@ def test_a_later_rating_or_a_changed_mind_leaves_a_frozen_dataset_as_it_is(studi
     rating = studio.rate_all(rater, project, "1")[0]
     old = freeze(actor=None, project=project)
     lines = list(dataset_bytes(old))
-    revise(rater=rater, token=rating.presentation.token, submission_id=uuid4(), choice="4")
+    revise(rater=rater, project=project, token=rating.presentation.token, submission_id=uuid4(), choice="4")
     new = freeze(actor=None, project=project)
     assert new.sha256 != old.sha256
     assert list(dataset_bytes(old)) == lines
@@ -68,7 +68,7 @@ def test_a_verdict_becomes_chosen_and_rejected_with_its_strength(studio, winner)
     rater = studio.rater(project)
     presentation = studio.shown(rater, project)
     choice = "2" if presentation.first_is_left == (winner == "first") else "6"  # clearly better, left or right
-    found = submit(rater=rater, token=presentation.token, submission_id=uuid4(), choice=choice)
+    found = submit(rater=rater, project=project, token=presentation.token, submission_id=uuid4(), choice=choice)
     (record,) = feedback_records(freeze(actor=None, project=project))
     chosen, rejected = (item.first, item.second) if winner == "first" else (item.second, item.first)
     assert record == Comparison(
@@ -114,7 +114,7 @@ def test_late_ratings_are_trained_on_too(studio):
     studio.lapse(old.slot_id)
     studio.rate_all(quick, project)
     studio.rate_all(slow, project)
-    assert submit(rater=slow, token=old.token, submission_id=uuid4(), choice="1").is_late
+    assert submit(rater=slow, project=project, token=old.token, submission_id=uuid4(), choice="1").is_late
     assert freeze(actor=None, project=project).counts["total"] == 2
 
 

@@ -9,9 +9,10 @@ from rlhf_core.config import SamplingConfig
 from webapp import queue
 from webapp.accounts.models import Audit
 from webapp.errors import NoPolicy, PromotionConflict, WrongCheckpoint
+from webapp.projects.services import import_prompts
 from webapp.registry.models import Checkpoint, Promotion, SamplingSettings
-from webapp.registry.selectors import policies, promotions, serving
-from webapp.registry.services import change_sampling, promote, record_checkpoint, sampling_settings
+from webapp.registry.selectors import held_out_prompts, policies, promotions, serving
+from webapp.registry.services import adopt_policy, change_sampling, promote, record_checkpoint, sampling_settings
 
 
 def test_checkpoints_are_numbered_by_project_and_kind_and_recorded_once(studio):
@@ -134,3 +135,35 @@ def test_what_is_registered_cannot_be_changed(studio):
         with pytest.raises(IntegrityError, match="append-only"), transaction.atomic():
             change()
     assert serving(project).epoch == 1
+
+
+# --- Taken over from another project ---------------------------------------------------------------------------------
+
+
+def test_a_policy_keeps_where_it_was_taken_over_from(studio):
+    here, there, by_command = studio.ready_project(), studio.project(), studio.project()
+    source = serving(here).checkpoint
+    taken = adopt_policy(project=there, source=serving(here), actor=studio.admin).to_checkpoint
+    assert (taken.source, taken.parent, source.source) == (source, None, None)
+    assert record_checkpoint(project=by_command, kind="policy", sha256=source.sha256).source == source
+    child = record_checkpoint(project=there, kind="policy", sha256="c" * 64, parent=taken)
+    assert child.source is None
+
+
+def test_what_a_policy_learned_from_in_another_project_is_not_held_out_here(studio):
+    """The same 200 prompts everywhere: 20 of 100 are held out where it was trained, 50 of 100 where it went to."""
+    here, early, there, beyond = studio.ready_project(), studio.project(), studio.project(), studio.project()
+    text = "".join(f"prompt {number}\n" for number in range(200))
+    for project, percent in ((here, 20), (early, 50), (there, 50), (beyond, 50)):
+        import_prompts(actor=studio.admin, project=project, text=text, format="text", held_out_percent=percent)
+    hashes = {project: set(project.prompts.filter(split="held_out").values_list("sha256")) for project in (here, there)}
+    base = serving(here).checkpoint
+    adopt_policy(project=early, source=serving(here), actor=studio.admin)
+    studio.promoted(here, studio.checkpoint(here, parent=base))
+    adopt_policy(project=there, source=serving(here), actor=studio.admin)
+    adopt_policy(project=beyond, source=serving(there), actor=studio.admin)
+    assert set(held_out_prompts(here).values_list("sha256")) == hashes[here]
+    assert set(held_out_prompts(early).values_list("sha256")) == hashes[there], "the base had learned from none"
+    assert 0 < len(hashes[here] & hashes[there]) < len(hashes[there])
+    for project in (there, beyond):
+        assert set(held_out_prompts(project).values_list("sha256")) == hashes[here] & hashes[there]

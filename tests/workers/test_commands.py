@@ -20,7 +20,7 @@ from webapp.accounts.services import ensure_admin, use_login_link
 from webapp.projects.models import Project
 from webapp.projects.selectors import current_guideline, prompt_counts
 from webapp.projects.services import create_project, split_of
-from webapp.registry.models import Promotion
+from webapp.registry.models import Checkpoint, Promotion
 from webapp.registry.selectors import serving
 from webapp.runs.models import Run
 from workers.management.commands.prepare_demo import HELD_OUT_PERCENT
@@ -106,6 +106,15 @@ def test_a_policy_of_ones_own_becomes_the_next_version_and_serves_if_wished(db, 
         call("add_policy", project="prose", checkpoint=first.path)
     with pytest.raises(CommandError, match="no checkpoint"):
         call("add_policy", project="poems", checkpoint=tmp_path)
+
+
+def test_where_the_store_cannot_be_written_to_cause_and_cure_are_told(db, settings, make_policy, tmp_path):
+    create_project(actor=ensure_admin(), name="Poems", slug="poems", question="?", single_question="?")
+    (tmp_path / "store").touch()  # for lack of a file system that only reads
+    settings.CHECKPOINT_STORE = tmp_path / "store" / "checkpoints"
+    with pytest.raises(CommandError, match=r"Not a directory.*write into .*docker compose run .* migrate"):
+        call("add_policy", project="poems", checkpoint=make_policy(tmp_path / "mine").path)
+    assert not Checkpoint.objects.exists()
 
 
 def test_a_trainer_takes_the_next_run_where_the_oldest_is_not_to_be_had(db, steersman_data, make_policy, monkeypatch):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from django.db.models import Count, Exists, Max, Min, OuterRef, Q, QuerySet, Subquery
+from django.db.models import Count, Exists, Max, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Now, TruncDay
 
 from webapp.accounts.models import User
@@ -234,7 +234,6 @@ class QueueCounts:
     expired: int
     done: int
     void: int
-    oldest_lease_until: datetime | None
 
     @property
     def waiting(self) -> int:
@@ -252,7 +251,6 @@ def queue_counts(project: Project) -> QueueCounts:
         expired=Count("id", filter=is_leased & is_over),
         done=Count("id", filter=Q(state=Slot.State.DONE)),
         void=Count("id", filter=Q(state=Slot.State.VOID)),
-        oldest_lease_until=Min("lease_until", filter=is_leased),
     )
     return QueueCounts(**found)
 

@@ -18,7 +18,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from django.db import IntegrityError, connection, transaction
-from django.db.models import Exists, F, OuterRef, Q, QuerySet
+from django.db.models import Case, Exists, F, OuterRef, Q, QuerySet, Value, When
 from django.db.models.functions import Now
 
 from webapp.accounts.models import User
@@ -29,7 +29,6 @@ from webapp.feedback.verdicts import choice_of, verdict_of
 from webapp.projects.models import Project
 from webapp.projects.selectors import current_guideline
 from webapp.registry.models import Checkpoint, SamplingSettings
-from webapp.registry.selectors import serving
 
 SKIP_REASONS = {
     "unclear": "unclear",
@@ -134,17 +133,23 @@ def are_twins(item: Comparison) -> bool:
     return item.second is not None and item.first.text_sha256 == item.second.text_sha256
 
 
+IS_RETIRED = Exists(
+    Comparison.objects.filter(
+        ~Q(first__checkpoint=F("project__serving__checkpoint")),
+        pk=OuterRef("comparison"),
+        project__serving__isnull=False,
+    )
+)
+"""Of a slot: another policy serves by now than the one whose samples it shows."""
+
+
 def void_retired(*, project: Project) -> int:
     """Close the slots, held by nobody, whose samples are not of the serving policy; the number of them.
 
     So raters see a new policy as soon as it is promoted. Whoever is just judging an older sample keeps the slot.
     """
-    pointer = serving(project)
-    if pointer is None:
-        return 0
     is_free = Q(state=Slot.State.OPEN) | Q(state=Slot.State.LEASED, lease_until__lt=Now())
-    of_serving = Comparison.objects.filter(pk=OuterRef("comparison"), first__checkpoint=pointer.checkpoint_id)
-    return Slot.objects.filter(is_free, ~Exists(of_serving), project=project).update(
+    return Slot.objects.filter(is_free, IS_RETIRED, project=project).update(
         state=Slot.State.VOID, rater=None, lease_until=None
     )
 
@@ -180,7 +185,11 @@ WITH next AS MATERIALIZED (
     WHERE slot.project_id = %(project)s
       AND NOT (SELECT is_paused FROM projects_project WHERE id = %(project)s)
       AND slot.state IN ('open', 'leased')
-      AND (slot.state = 'open' OR slot.lease_until IS NULL OR slot.lease_until < now())
+      AND (slot.state = 'open' OR ((slot.lease_until IS NULL OR slot.lease_until < now()) AND NOT EXISTS (
+               SELECT FROM registry_servingpointer AS pointer
+               JOIN feedback_comparison AS lapsed ON lapsed.id = slot.comparison_id
+               JOIN feedback_sample AS sample ON sample.id = lapsed.first_id
+               WHERE pointer.project_id = slot.project_id AND pointer.checkpoint_id <> sample.checkpoint_id)))
       AND (NOT %(ahead)s OR (SELECT count(*) FROM (SELECT 1 FROM feedback_slot AS free
                WHERE free.project_id = %(project)s AND free.state = 'open'
                ORDER BY free.priority DESC, free.id LIMIT 2) AS two) = 2)
@@ -295,11 +304,10 @@ def draw_side() -> bool:
     return secrets.randbits(1) == 1
 
 
-def renew(*, rater: User, token: UUID) -> bool:
+def renew(*, rater: User, project: Project, token: UUID) -> bool:
     """Keep a lease for another ``lease_minutes``; False where the item is no longer this rater's."""
-    slot = Slot.objects.filter(rater=rater, token=token, state=Slot.State.LEASED)
-    minutes = slot.values_list("project__lease_minutes", flat=True).first()
-    return minutes is not None and slot.update(lease_until=Now() + timedelta(minutes=minutes)) == 1
+    slot = Slot.objects.filter(rater=rater, project=project, token=token, state=Slot.State.LEASED)
+    return slot.update(lease_until=Now() + timedelta(minutes=project.lease_minutes)) == 1
 
 
 def release(*, rater: User, token: UUID) -> bool:
@@ -307,10 +315,11 @@ def release(*, rater: User, token: UUID) -> bool:
     return free(Slot.objects.filter(rater=rater, token=token, state=Slot.State.LEASED)) == 1
 
 
-def release_unseen(*, rater: User, token: UUID) -> bool:
+def release_unseen(*, rater: User, project: Project, token: UUID) -> bool:
     """Hand an item back that was fetched ahead; False where it was not held or was shown, perhaps by another tab."""
     unseen = Presentation.objects.filter(rater=rater, token=token, shown_at=None)
-    return free(Slot.objects.filter(rater=rater, token__in=unseen.values("token"), state=Slot.State.LEASED)) == 1
+    held = Slot.objects.filter(rater=rater, project=project, state=Slot.State.LEASED)
+    return free(held.filter(token__in=unseen.values("token"))) == 1
 
 
 def release_all(*, rater: User, project: Project) -> int:
@@ -319,16 +328,16 @@ def release_all(*, rater: User, project: Project) -> int:
     return sum(release(rater=rater, token=token) for token in held.values_list("token", flat=True))
 
 
-def skip(*, rater: User, token: UUID, reason: str = "") -> None:
+def skip(*, rater: User, project: Project, token: UUID, reason: str = "") -> None:
     """Pass an item by: this rater is never offered it again, others may be. ``reason``: one of SKIP_REASONS, or none.
 
     Raises:
-        TokenUnknown: the item was never shown to this rater.
+        TokenUnknown: the item was never shown to this rater in this project.
         SubmissionConflict: the rater has judged it already.
     """
     if reason and reason not in SKIP_REASONS:
         raise StudioError(f"There is no reason {reason[:20]!r} to skip an item: {', '.join(SKIP_REASONS)} or none.")
-    presentation = find_presentation(rater=rater, token=token)
+    presentation = find_presentation(rater=rater, project=project, token=token)
     comparison = presentation.slot.comparison
     with transaction.atomic():
         lock_rater(rater)
@@ -340,8 +349,9 @@ def skip(*, rater: User, token: UUID, reason: str = "") -> None:
 
 
 def free(slots: QuerySet[Slot]) -> int:
-    """Open a slot again, under a fresh token; 1, or 0 where ``slots`` is empty."""
-    return slots.update(state=Slot.State.OPEN, rater=None, lease_until=None, token=uuid.uuid4())
+    """Open a slot again, under a fresh token, or close it where its policy has retired; 0 where ``slots`` is empty."""
+    state = Case(When(IS_RETIRED, then=Value(Slot.State.VOID)), default=Value(Slot.State.OPEN))
+    return slots.update(state=state, rater=None, lease_until=None, token=uuid.uuid4())
 
 
 # --- Verdicts --------------------------------------------------------------------------------------------------------
@@ -363,6 +373,7 @@ class Submission:
 def submit(
     *,
     rater: User,
+    project: Project,
     token: UUID,
     submission_id: UUID,
     choice: str,
@@ -378,11 +389,11 @@ def submit(
         source: a simulated rater's ratings are stored as simulated, whatever is said here.
 
     Raises:
-        TokenUnknown: the item was never shown to this rater.
+        TokenUnknown: the item was never shown to this rater in this project.
         ChoiceInvalid: this kind of item has no such choice.
         SubmissionConflict: the rater has given another verdict on this item, or used this key for another.
     """
-    presentation = find_presentation(rater=rater, token=token)
+    presentation = find_presentation(rater=rater, project=project, token=token)
     comparison = presentation.slot.comparison
     verdict, both_bad = verdict_of(choice=choice, kind=comparison.kind, first_is_left=presentation.first_is_left)
     with transaction.atomic():
@@ -394,7 +405,7 @@ def submit(
             return Submission(stored, is_duplicate=True, is_late=not stored.counts_toward_overlap)
         slot = take_slot(presentation)
         rating = Rating.objects.create(
-            project_id=comparison.project_id,
+            project=project,
             comparison=comparison,
             slot=slot or presentation.slot,
             presentation=presentation,
@@ -424,18 +435,20 @@ def take_slot(presentation: Presentation) -> Slot | None:
     return slot
 
 
-def revise(*, rater: User, token: UUID, submission_id: UUID, choice: str, active_ms: int | None = None) -> Submission:
+def revise(
+    *, rater: User, project: Project, token: UUID, submission_id: UUID, choice: str, active_ms: int | None = None
+) -> Submission:
     """Change one's mind: the verdict becomes a new revision, the old one stays as it was, no longer current.
 
     Datasets that were frozen before keep the old revision. An item that was skipped gets its first verdict.
 
     Raises:
-        TokenUnknown: the item was never shown to this rater, or never judged nor skipped.
+        TokenUnknown: the item was never shown to this rater in this project, or never judged nor skipped.
         ChoiceInvalid: this kind of item has no such choice.
         SubmissionConflict: this key was used for another verdict.
         RevisionClosed: it is neither among the rater's last acts nor young enough.
     """
-    presentation = find_presentation(rater=rater, token=token)
+    presentation = find_presentation(rater=rater, project=project, token=token)
     comparison = presentation.slot.comparison
     verdict, both_bad = verdict_of(choice=choice, kind=comparison.kind, first_is_left=presentation.first_is_left)
     with transaction.atomic():
@@ -452,10 +465,17 @@ def revise(*, rater: User, token: UUID, submission_id: UUID, choice: str, active
             raise SubmissionConflict(pressed(stored))
         if stored and is_same:
             return Submission(stored, is_duplicate=True, is_late=not stored.counts_toward_overlap)
-        if not may_revise(rater, comparison.project, comparison.pk):
+        if not may_revise(rater, project, comparison.pk):
             raise RevisionClosed(acts=LAST_ACTS, hours=REVISION_HOURS)
         if stored is None:
-            return submit(rater=rater, token=token, submission_id=submission_id, choice=choice, active_ms=active_ms)
+            return submit(
+                rater=rater,
+                project=project,
+                token=token,
+                submission_id=submission_id,
+                choice=choice,
+                active_ms=active_ms,
+            )
         Rating.objects.filter(pk=stored.pk).update(is_current=False)
         rating = Rating.objects.create(
             project_id=stored.project_id,
@@ -489,13 +509,14 @@ def bounded(active_ms: int | None) -> int | None:
     return active_ms if active_ms is not None and 0 <= active_ms < 2**31 else None
 
 
-def find_presentation(*, rater: User, token: UUID) -> Presentation:
-    """What was shown to ``rater`` under ``token``, however long ago.
+def find_presentation(*, rater: User, project: Project, token: UUID) -> Presentation:
+    """What was shown to ``rater`` under ``token`` in ``project``, however long ago.
 
     Raises:
         TokenUnknown: nothing was.
     """
-    found = Presentation.objects.select_related("slot__comparison__project").filter(rater=rater, token=token).first()
+    shown_then = Presentation.objects.filter(rater=rater, slot__project=project, token=token)
+    found = shown_then.select_related("slot__comparison").first()
     if found is None:
         raise TokenUnknown
     return found

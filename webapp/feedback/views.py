@@ -67,16 +67,16 @@ def rate(request: MemberRequest, project: Project) -> HttpResponse:
     told = None
     if request.method == "POST":
         form = VerdictForm(request.POST)
-        told = record_verdict(request, form) if form.is_valid() else NOT_UNDERSTOOD
+        told = record_verdict(request, project, form) if form.is_valid() else NOT_UNDERSTOOD
         if not request.htmx:
             return say_and_go_on(request, project, told)
     return show_item(request, project, told)
 
 
-def record_verdict(request: MemberRequest, form: VerdictForm) -> Told | None:
+def record_verdict(request: MemberRequest, project: Project, form: VerdictForm) -> Told | None:
     """Submit; raises Http404 for an item that this rater was never shown."""
     try:
-        submission = services.submit(rater=request.user, **form.cleaned_data)
+        submission = services.submit(rater=request.user, project=project, **form.cleaned_data)
     except TokenUnknown as error:
         raise Http404(str(error)) from None
     except ChoiceInvalid as error:
@@ -100,7 +100,7 @@ def skip(request: MemberRequest, project: Project) -> HttpResponse:
     told = None
     if form.is_valid():
         try:
-            services.skip(rater=request.user, **form.cleaned_data)
+            services.skip(rater=request.user, project=project, **form.cleaned_data)
         except TokenUnknown as error:
             raise Http404(str(error)) from None
         except SubmissionConflict as error:
@@ -128,7 +128,8 @@ def heartbeat(request: MemberRequest, project: Project) -> HttpResponse:
     if not form.is_valid():
         return HttpResponse("which item?\n", content_type="text/plain", status=410)
     tokens = [token for token in form.cleaned_data.values() if token]
-    gone = [str(token) for token in tokens if not services.renew(rater=request.user, token=token)]
+    renewed = {token: services.renew(rater=request.user, project=project, token=token) for token in tokens}
+    gone = [str(token) for token, is_held in renewed.items() if not is_held]
     if gone:
         return HttpResponse("\n".join(gone), content_type="text/plain", status=410)
     return HttpResponse(status=204)
@@ -141,7 +142,7 @@ def release(request: MemberRequest, project: Project) -> HttpResponse:
     """Hand back what the page fetched ahead and did not show, as it is hidden or left."""
     form = LeaseForm(request.POST)
     if form.is_valid():
-        services.release_unseen(rater=request.user, token=form.cleaned_data["token"])
+        services.release_unseen(rater=request.user, project=project, token=form.cleaned_data["token"])
     return HttpResponse(status=204)
 
 
@@ -238,7 +239,7 @@ def judged(request: MemberRequest, project: Project, token: uuid.UUID) -> HttpRe
     then = "rate" if request.GET.get("then") == "rate" else "history"
     form = ChoiceForm(request.POST) if request.method == "POST" else None
     if form is not None and form.is_valid():
-        told = revise_verdict(request, token, form)
+        told = revise_verdict(request, project, token, form)
     else:
         try:
             entry = selectors.own_item(request.user, project, token)
@@ -262,10 +263,10 @@ def judged(request: MemberRequest, project: Project, token: uuid.UUID) -> HttpRe
     return render(request, "feedback/rate.html", context | guideline_context(request, project))
 
 
-def revise_verdict(request: MemberRequest, token: uuid.UUID, form: ChoiceForm) -> Told:
+def revise_verdict(request: MemberRequest, project: Project, token: uuid.UUID, form: ChoiceForm) -> Told:
     """Change a verdict; raises Http404 for an item that this rater never judged."""
     try:
-        submission = services.revise(rater=request.user, token=token, **form.cleaned_data)
+        submission = services.revise(rater=request.user, project=project, token=token, **form.cleaned_data)
     except TokenUnknown as error:
         raise Http404(str(error)) from None
     except ChoiceInvalid as error:

@@ -137,11 +137,6 @@ def prompts_to_train_on(project: Project) -> QuerySet[Prompt]:
     return project.prompts.filter(split=Prompt.Split.TRAIN).order_by("sha256")
 
 
-def held_out_prompts(project: Project) -> QuerySet[Prompt]:
-    """The prompts that nothing is trained on, in a fixed order."""
-    return project.prompts.filter(split=Prompt.Split.HELD_OUT).order_by("sha256")
-
-
 def prompts_to_sample(project: Project, count: int) -> list[Prompt]:
     """Up to ``count`` prompts of the train split that the sampler should answer next.
 

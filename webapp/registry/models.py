@@ -20,6 +20,14 @@ class Checkpoint(models.Model):
     version = models.PositiveIntegerField(help_text="1, 2, 3 ... within project and kind")
     sha256 = models.CharField(max_length=64)
     parent = models.ForeignKey("self", null=True, blank=True, on_delete=models.PROTECT, related_name="children")
+    source = models.ForeignKey(
+        "self",
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="copies",
+        help_text="the same policy in the project that it was taken over from",
+    )
     metrics = models.JSONField(default=dict)
     created_at = models.DateTimeField(auto_now_add=True)
 

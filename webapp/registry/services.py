@@ -25,9 +25,12 @@ def record_checkpoint(
     kind: str,
     sha256: str,
     parent: Checkpoint | None = None,
+    source: Checkpoint | None = None,
     metrics: Mapping[str, Any] | None = None,
 ) -> Checkpoint:
     """The row of a checkpoint in the store, with the next version of its kind; the row there is, if it is known.
+
+    What has no ``parent`` was brought in: from ``source``, else from the project that had this content first, if any.
 
     Raises:
         WrongCheckpoint: the checkpoint is known in this project as of another kind.
@@ -39,6 +42,8 @@ def record_checkpoint(
             if known.kind != kind:
                 raise WrongCheckpoint(f"Checkpoint {sha256[:12]} is {known}, not a {kind}.")
             return known
+        if kind == Checkpoint.Kind.POLICY and parent is None and source is None:
+            source = Checkpoint.objects.filter(sha256=sha256, kind=kind).order_by("created_at").first()
         of_kind = Checkpoint.objects.filter(project=project, kind=kind)
         return Checkpoint.objects.create(
             project=project,
@@ -46,6 +51,7 @@ def record_checkpoint(
             version=(of_kind.aggregate(last=Max("version"))["last"] or 0) + 1,
             sha256=sha256,
             parent=parent,
+            source=source,
             metrics=dict(metrics or {}),
         )
 
@@ -99,11 +105,16 @@ def adopt_policy(*, project: Project, source: ServingPointer, actor: User | None
     with transaction.atomic():
         return promote(
             project=project,
-            checkpoint=record_checkpoint(project=project, kind=Checkpoint.Kind.POLICY, sha256=source.checkpoint.sha256),
+            checkpoint=record_checkpoint(
+                project=project,
+                kind=Checkpoint.Kind.POLICY,
+                sha256=source.checkpoint.sha256,
+                source=source.checkpoint,
+            ),
             sampling=source.sampling,
             actor=actor,
             expected_epoch=0,
-            reason=f"{source.checkpoint} of {source.project.name}",
+            reason="taken over from another project",
         )
 
 

@@ -12,9 +12,11 @@ from django.core.paginator import Page, Paginator
 from django.db.models import Count, Max, Q, QuerySet
 
 from rlhf_core.config import METRICS, PRESETS, RUN_CONFIGS, RewardConfig
+from webapp.accounts.models import User
 from webapp.feedback.models import Comparison, Rating, Sample
 from webapp.feedback.selectors import with_samples
 from webapp.projects.models import Membership, Project, Prompt
+from webapp.projects.selectors import projects_for
 from webapp.quality.models import Dataset
 from webapp.quality.selectors import RatingCounts
 from webapp.registry.models import Checkpoint, Promotion
@@ -559,6 +561,20 @@ def find_policy(project: Project, version: int) -> Checkpoint:
     )
 
 
+def sources_of(policies: Sequence[Checkpoint], reader: User) -> dict[Any, str]:
+    """Where the policies that were taken over from other projects come from, in words, by id (two queries at most).
+
+    A project that ``reader`` doesn't manage is not named.
+    """
+    taken = {policy.pk: policy.source_id for policy in policies if policy.source_id}
+    if not taken:
+        return {}
+    managed = projects_for(reader, Membership.Role.ADMIN).order_by()
+    named = Checkpoint.objects.filter(pk__in=taken.values(), project__in=managed).select_related("project")
+    words = {source.pk: f"{source} of {source.project.name}" for source in named}
+    return {pk: words.get(source, "a policy of another project") for pk, source in taken.items()}
+
+
 def samples_of(policy: Checkpoint, page: str | None) -> Page[Sample]:
     """Samples of a policy that were made for raters, the newest first; those of evaluations are shown beside others."""
     given = Sample.objects.filter(checkpoint=policy, prompt__split=Prompt.Split.TRAIN)
@@ -580,6 +596,7 @@ class Relative:
 
     node: tree.Node
     version: Version
+    source: str  # where it was taken over from; empty: made here, or brought in from outside
 
     @property
     def state(self) -> str:
@@ -596,12 +613,16 @@ class Family:
     relatives: tuple[Relative, ...]
 
 
-def family_of(project: Project) -> Family:
-    """The family tree of a project's policies; constant in queries."""
+def family_of(project: Project, reader: User) -> Family:
+    """The family tree of a project's policies, as ``reader`` may see it; constant in queries."""
     look = Outlook(board=selectors.board(project), raters=0)
     versions = {version.policy.pk: version for version in look.all_versions}
     picture = tree.plant([version.policy for version in versions.values()])
-    return Family(picture, tuple(Relative(node, versions[node.policy.pk]) for node in picture.nodes))
+    sources = sources_of([version.policy for version in versions.values()], reader)
+    return Family(
+        picture,
+        tuple(Relative(node, versions[node.policy.pk], sources.get(node.policy.pk, "")) for node in picture.nodes),
+    )
 
 
 # --- Ratings behind a model ------------------------------------------------------------------------------------------

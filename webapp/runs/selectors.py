@@ -1,4 +1,4 @@
-"""What can be read about runs and the loop: the board, a run's page, curves, and lineage in both directions."""
+"""What can be read about runs and the loop: the board, curves, and lineage in both directions."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -6,23 +6,22 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Count, Max, QuerySet
+from django.db.models import Max, QuerySet
 from django.db.models.functions import Now
 
 from rlhf_core.config import PRESETS, Settings
-from webapp.feedback.models import Rating, Sample
-from webapp.feedback.selectors import QueueCounts, queue_counts, with_samples
-from webapp.projects.models import Project, Prompt
+from webapp.feedback.models import Rating
+from webapp.feedback.selectors import QueueCounts, queue_counts
+from webapp.projects.models import Project
 from webapp.projects.selectors import PromptCounts, prompt_counts
 from webapp.quality.models import Dataset, DatasetItem
 from webapp.quality.selectors import RatingCounts, usable_ratings
 from webapp.quality.selectors import usable as usable_ones
 from webapp.registry.models import Checkpoint, Promotion, ServingPointer
 from webapp.registry.selectors import policies, promotions, serving
-from webapp.runs.models import Evaluation, EvaluationSample, Run, RunEvent, RunMetrics, RunOutput
+from webapp.runs.models import Evaluation, EvaluationSample, Run, RunMetrics, RunOutput
 
 SHOWN_RUNS = 30
-SHOWN_EVENTS = 200
 SERVED_SETTINGS = ("max_new_tokens", "max_prompt_tokens", "temperature", "top_k", "top_p")
 
 
@@ -58,8 +57,6 @@ class Cycle:
     reward_model: Checkpoint | None  # that the run improved against
     reward_run: Run | None  # that made the reward model
     dataset: Dataset | None  # that the reward model learned from
-    samples: int  # that the policy gave to raters
-    ratings: int  # of items whose first sample is the policy's
     is_serving: bool
     served_at: datetime | None  # when it was last promoted
     evaluation: Evaluation | None  # the last one of it
@@ -89,17 +86,9 @@ def board(project: Project) -> Board:
     moves = list(promotions(project))
     runs = list(runs_of(project)[:SHOWN_RUNS])
     usable = usable_ratings(project)
-    given = Sample.objects.filter(checkpoint__project=project, prompt__split=Prompt.Split.TRAIN)
-    samples = dict(given.order_by().values_list("checkpoint").annotate(Count("id")))
     evaluated = last_evaluations(project)
     datasets = [run.dataset for run in sorted(lineage.runs.values(), key=lambda run: -run.number) if run.dataset]
     known = DatasetItem.objects.filter(dataset=datasets[0]).values_list("rating", flat=True) if datasets else []
-    ratings = dict(
-        Rating.objects.filter(project=project, is_current=True)
-        .order_by()
-        .values_list("comparison__first__checkpoint")
-        .annotate(Count("id"))
-    )
     served_at: dict[Any, datetime] = {}
     for move in reversed(moves):
         served_at[move.to_checkpoint_id] = move.at
@@ -116,8 +105,6 @@ def board(project: Project) -> Board:
                 reward_model=reward_model,
                 reward_run=reward_run,
                 dataset=reward_run.dataset if reward_run else None,
-                samples=samples.get(policy.pk, 0),
-                ratings=ratings.get(policy.pk, 0),
                 is_serving=pointer is not None and pointer.checkpoint_id == policy.pk,
                 served_at=served_at.get(policy.pk),
                 evaluation=evaluated.get(policy.pk),
@@ -181,40 +168,6 @@ def projects_to_simulate() -> QuerySet[Project]:
 
 
 # --- One run ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class RunDetail:
-    """Everything that a run's page shows but the curves."""
-
-    run: Run
-    outputs: list[Checkpoint]
-    events: list[RunEvent]  # the last ones, oldest first
-    latest: dict[str, Any]  # the metrics of the last step
-
-    @property
-    def log(self) -> list[RunEvent]:
-        """What the training process said."""
-        return [event for event in self.events if event.kind == "log"]
-
-
-def run_detail(project: Project, number: int) -> RunDetail:
-    """A run of a project by its number (four queries).
-
-    Raises:
-        Run.DoesNotExist: the project has no such run.
-    """
-    run = Run.objects.select_related("project", "dataset", "policy", "reward_model", "started_by").get(
-        project=project, number=number
-    )
-    last = RunMetrics.objects.filter(run=run).order_by("-step").first()
-    events = list(RunEvent.objects.filter(run=run).order_by("-id")[:SHOWN_EVENTS])
-    return RunDetail(
-        run=run,
-        outputs=list(run.outputs.order_by("kind", "version")),
-        events=events[::-1],
-        latest=last.values if last else {},
-    )
 
 
 def curves(run: Run) -> dict[str, list[list[float]]]:
@@ -320,19 +273,6 @@ def lineage_of(checkpoint: Checkpoint) -> list[LineageStep]:
     return steps
 
 
-def ratings_behind(checkpoint: Checkpoint) -> QuerySet[Rating]:
-    """The ratings that trained a reward model, or a policy by way of its reward model; newest first.
-
-    Those of its own run alone: earlier policies on the way have their own (see ``lineage_of``).
-    """
-    run = Run.objects.filter(run_outputs__checkpoint=checkpoint).first()
-    if run and run.reward_model_id:
-        run = Run.objects.filter(run_outputs__checkpoint=run.reward_model_id).first()
-    if run is None or run.dataset_id is None:
-        return Rating.objects.none()
-    return with_samples(Rating.objects.filter(items__dataset=run.dataset_id)).order_by("-created_at", "-id")
-
-
 @dataclass(frozen=True, slots=True)
 class Taught:
     """A reward model that learned from a rating, and what followed it."""
@@ -384,12 +324,3 @@ def fate_of(rating: Rating) -> Fate:
         taught=[Taught(run, model, followed[model.pk]) for run, model in models],
         heirs=heirs,
     )
-
-
-def runs_using_rating(rating: Rating) -> list[Run]:
-    """The runs that a rating fed: reward models trained on it, and policies trained against those; oldest first."""
-    direct = list(Run.objects.filter(dataset__items__rating=rating).prefetch_related("outputs"))
-    models = [output.pk for run in direct for output in run.outputs.all()]
-    taught = Run.objects.filter(reward_model__in=models, kind=Run.Kind.POLICY)
-    further = list(taught.prefetch_related("outputs"))
-    return sorted(direct + further, key=lambda run: run.number)

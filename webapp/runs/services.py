@@ -47,12 +47,12 @@ from webapp.errors import (
 )
 from webapp.feedback.services import NewSample, record_samples
 from webapp.projects.models import Project
-from webapp.projects.selectors import held_out_prompts, prompts_to_train_on
+from webapp.projects.selectors import prompts_to_train_on
 from webapp.quality.models import Dataset
 from webapp.quality.selectors import usable_ratings
 from webapp.quality.services import freeze
 from webapp.registry.models import Checkpoint
-from webapp.registry.selectors import policies, serving
+from webapp.registry.selectors import held_out_prompts, policies, serving
 from webapp.registry.services import record_checkpoint, sampling_settings
 from webapp.runs.models import Evaluation, EvaluationSample, Run, RunEvent, RunMetrics, RunOutput
 from webapp.runs.selectors import simulated_ratings, simulating

@@ -22,13 +22,13 @@ from webapp.errors import NoHeldOutPrompts, NotEnoughFeedback, OneSidedFeedback,
 from webapp.feedback.models import Rating
 from webapp.projects.access import MemberRequest, admin_required
 from webapp.projects.models import Membership, Project
-from webapp.projects.selectors import projects_for, prompt_counts
+from webapp.projects.selectors import projects_for
 from webapp.quality.models import Dataset
-from webapp.quality.selectors import usable_ratings
+from webapp.quality.selectors import sources_used, usable_ratings
 from webapp.registry import services as registry
 from webapp.registry.forms import PromoteForm
 from webapp.registry.models import Checkpoint, ServingPointer
-from webapp.registry.selectors import serving, serving_in
+from webapp.registry.selectors import held_out_prompts, serving, serving_in
 from webapp.runs import charts, pages, selectors, services
 from webapp.runs.figures import seconds_left
 from webapp.runs.forms import (
@@ -45,13 +45,14 @@ from webapp.runs.models import Run
 STOP_POLLING = 286  # htmx swaps the answer in and asks no more
 SIMULATED_AT_ONCE = 200
 TITLES = {"reward": "Train reward model", "policy": "Improve policy (PPO)", "evaluate": "Evaluate"}
+ON_CPU = "Sized for a GPU, but in this version all runs use the CPU."
 PRESET_WORDS = {
     ("reward", "CPU"): ("On two CPU cores", "A minute or two for some hundred ratings, with the demo policy."),
-    ("reward", "GPU"): ("On a GPU", "Larger steps, and all weights learn instead of adapters."),
+    ("reward", "GPU"): ("Larger", f"All weights learn instead of adapters. {ON_CPU}"),
     ("policy", "CPU"): ("On two CPU cores", "Some minutes with the demo policy."),
-    ("policy", "GPU"): ("On a GPU", "More updates on larger rounds: hours on a CPU."),
+    ("policy", "GPU"): ("Larger", f"Hours with the demo policy. {ON_CPU}"),
     ("evaluate", "CPU"): ("On two CPU cores", "About a minute with the demo policy."),
-    ("evaluate", "GPU"): ("On a GPU", "The narrowest intervals that the project's prompts allow."),
+    ("evaluate", "GPU"): ("Larger", f"The narrowest intervals that the prompts allow. {ON_CPU}"),
 }
 
 
@@ -323,7 +324,7 @@ def start_context(project: Project, kind: str, form: SettingsForm, refusal: Stud
             "chosen_reward_model": chosen,
             "chosen_reward_model_words": describe_reward_model(chosen) if chosen else "",
             "policy": pointer.checkpoint if pointer else None,
-            "held_out": prompt_counts(project).held_out,
+            "held_out": held_out_prompts(project).count(),
         }
     else:
         context["usable"] = pages.counts_now(usable_ratings(project))
@@ -472,6 +473,7 @@ def policy_context(
         "was_serving": any(event.to_checkpoint_id == policy.pk for event in history),
         "history": history,
         "origin": origin,
+        "source": pages.sources_of([policy], request.user).get(policy.pk, ""),
         "seconds": pages.duration_of(origin.run),
         "samples": pages.samples_of(policy, request.GET.get("page")),
         "evaluating": pages.running_evaluation(policy),
@@ -549,6 +551,7 @@ def show_ratings(
         "here": "loop",
         "dataset": dataset,
         "policy": policy,
+        "policy_source": pages.sources_of([policy], request.user).get(policy.pk, "") if policy else "",
         "source": source,
         "sources": Rating.Source.choices,
         "counts": pages.counts_of(dataset),
@@ -574,6 +577,7 @@ def rating(request: MemberRequest, project: Project, pk: uuid.UUID) -> HttpRespo
         "here": "queue",
         "one": pages.show_rating(found),
         "fate": selectors.fate_of(found),
+        "is_taken": found.source in sources_used(project),
         "serving_id": pointer.checkpoint_id if pointer else None,
     }
     return render(request, "runs/rating.html", context)
@@ -583,7 +587,7 @@ def rating(request: MemberRequest, project: Project, pk: uuid.UUID) -> HttpRespo
 @admin_required
 def lineage(request: MemberRequest, project: Project) -> HttpResponse:
     """The family of policies as a tree: which came from which, which served, which were evaluated."""
-    context = {"project": project, "is_admin": True, "here": "loop", "family": pages.family_of(project)}
+    context = {"project": project, "is_admin": True, "here": "loop", "family": pages.family_of(project, request.user)}
     return render(request, "runs/lineage.html", context)
 
 

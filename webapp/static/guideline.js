@@ -5,13 +5,19 @@ async function followGuideline() {
   const item = document.getElementById("item");
   const drawer = document.getElementById("guideline");
   if (!(Number(item?.dataset.guideline) > Number(drawer.dataset.version))) return;
+  const { version } = drawer.dataset;
   drawer.dataset.version = item.dataset.guideline; // once for each version
-  let page;
+  let answer;
+  let text;
   try {
-    const answer = await fetch(location.pathname, { headers: { "X-Requested-With": "fetch" } });
-    if (!answer.ok) throw new Error(String(answer.status));
-    page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    answer = await fetch(location.pathname, { headers: { "X-Requested-With": "fetch" } });
+    text = await answer.text();
   } catch {
+    drawer.dataset.version = version; // no connection: with the next item once more
+    return;
+  }
+  const page = new DOMParser().parseFromString(text, "text/html");
+  if (!answer.ok || !page.getElementById("guideline")) {
     location.reload(); // the item is still this rater's: the whole page comes with both
     return;
   }

@@ -14,6 +14,9 @@ const HEARTBEAT_MS = 60_000;
 const IDLE_MS = 300_000; // a page left alone gives its item back
 const RETRIES_MS = [1000, 2000, 4000, 8000, 15_000, 30_000, 30_000, 30_000, 30_000, 30_000];
 
+const MARKS = { 200: 'id="progress"', 404: 'id="not-found"', 409: 'id="progress"', 422: 'id="progress"' };
+const FOREIGN = 1; // in place of a status: another than the studio answered, perhaps the log-in page of a network
+
 const byId = (id) => document.getElementById(id);
 const addresses = byId("keys").dataset; // rate, heartbeat, release, pause
 const UNSENT = `steersman-unsent:${addresses.unsent}`;
@@ -26,7 +29,7 @@ let isFetching = false;
 let undoing = Promise.resolve(); // one step back after the other
 let stepsBack = 0; // wanted while a verdict was on its way
 let tries = 0;
-let retryTimer = 0;
+let retryTimer = 0; // 0: it does not try again by itself
 let hintTimer = 0;
 let toldTimer = 0;
 let shownAt = 0; // of this item, in performance.now()
@@ -193,15 +196,18 @@ async function send() {
   const [entry] = unsent();
   if (isSending || !entry) return;
   clearTimeout(retryTimer);
+  retryTimer = 0;
   isSending = true;
   const slowTimer = setTimeout(say, 400, "saving …");
   let status = 0; // no answer at all
   let text = "";
   try {
     const values = { ...entry.values, ...yetToJudge() };
-    const answer = await post(entry.url, values, { signal: AbortSignal.timeout(TIMEOUT_MS) });
+    const signal = AbortSignal.timeout(TIMEOUT_MS);
+    const answer = await post(entry.url, values, { signal, keepalive: true }); // who leaves at once is not cut short
     text = await answer.text();
-    status = answer.status;
+    const isOurs = !answer.redirected && text.includes(MARKS[answer.status] ?? "");
+    status = isOurs ? answer.status : FOREIGN;
   } catch {
     text = "";
   }
@@ -266,20 +272,22 @@ function refused(entry, status) {
     tell("This item is not yours to rate any more. Reload the page for the next one.");
     send();
   } else {
-    say(status ? "not saved, will resend" : "offline, will resend", true);
     const wait = RETRIES_MS[tries];
     if (wait) retryTimer = setTimeout(send, wait);
     tries = Math.min(tries + 1, RETRIES_MS.length);
-    if (isWaiting || !wait) tellOfTrouble(status);
+    say(`${status || !wait ? "not saved" : "offline"}${wait ? ", will resend" : ""}`, true);
+    if (isWaiting || !wait || status === FOREIGN) tellOfTrouble(status);
   }
 }
 
 function tellOfTrouble(status = 0) {
   const count = unsent().length;
-  const cause = status ? `The server could not save it (error ${status}).` : "The server cannot be reached.";
+  let cause = status ? `The server could not save it (error ${status}).` : "The server cannot be reached.";
+  if (status === FOREIGN) cause = "Something else than the studio answered: reload the page, perhaps to log in there.";
   const kept = count === 1 ? "Your verdict is" : `Your last ${count} verdicts are`;
-  const again = tries < RETRIES_MS.length ? "and sent again by itself" : "until it is sent";
-  tell(`${cause} ${kept} kept on this computer ${again}.`, { resend: true });
+  const byItself = retryTimer || isSending;
+  const again = byItself ? " and sent again by itself" : ". While you are here, the page tries once a minute";
+  tell(`${cause} ${kept} kept on this computer${again}.`, { resend: true });
 }
 
 // What a POST brings: how many today, perhaps a word about the verdict, perhaps an item.
@@ -343,6 +351,7 @@ document.addEventListener("visibilitychange", () => {
     handBack();
   } else {
     countedFrom = performance.now();
+    send();
     fetchAhead();
   }
 });
@@ -397,9 +406,14 @@ async function stepBack() {
   else if (answer.status === 204) say("nothing more to undo");
   else if (!answer.ok) say(`undo failed (error ${answer.status})`, true);
   else {
+    const item = new DOMParser().parseFromString(text, "text/html").getElementById("item");
+    if (!item) {
+      say("undo failed: reload the page", true); // not the studio has answered
+      return;
+    }
     aside ??= { item: byId("item"), activeMs: millisecondsSeen() };
     say("");
-    show(new DOMParser().parseFromString(text, "text/html").getElementById("item"));
+    show(item);
   }
 }
 
@@ -531,8 +545,10 @@ for (const name of ["pointermove", "pointerdown", "scroll", "wheel"]) {
 }
 
 setInterval(async () => {
+  if (document.hidden || performance.now() - lastMove > IDLE_MS) return;
+  send(); // what is still kept here, after the page has given up trying by itself
   const { showing, ahead: next } = yetToJudge();
-  if (!showing || document.hidden || performance.now() - lastMove > IDLE_MS) return;
+  if (!showing) return;
   try {
     const answer = await post(addresses.heartbeat, { token: showing, ahead: next });
     if (answer.status === 401) tell("You are logged out. Log in again to go on.", { logIn: true });

@@ -43,5 +43,11 @@ class Command(BaseCommand):
                 )
         except (CheckpointError, StudioError) as error:
             raise CommandError(str(error)) from error
+        except OSError as error:
+            raise CommandError(
+                f"{error}. Whoever runs this must be able to read {options['checkpoint']} and to write into "
+                f"{settings.CHECKPOINT_STORE}. In the containers the service 'migrate' may: docker compose run --rm "
+                "-v ./FOLDER:/mine:ro migrate python manage.py add_policy --project SLUG --checkpoint /mine"
+            ) from error
         now = "serves" if options["promote"] else "is there; promote it on the loop board or with --promote"
         self.stdout.write(f"Policy {checkpoint} ({identity[:8]}) of {project.name!r} {now}.")
