@@ -13,6 +13,7 @@ from rlhf_core.errors import ConfigError, DatasetError, TrainingDiverged
 from rlhf_core.modules.palm import PaLM
 from rlhf_core.text.tokenizer import Tokenizer
 from rlhf_core.training import pretrain
+from rlhf_core.training.next_token import learning_rate
 from rlhf_core.training.run_directory import RunDirectory, RunStopped, read_events
 
 SHAPE = ModelConfig(num_tokens=280, dim=16, depth=2, heads=2, dim_head=8)
@@ -221,7 +222,7 @@ def test_the_learning_rate_rises_stays_and_falls():
     config = PretrainConfig(
         steps=10, learning_rate=0.1, warmup_steps=4, decay_fraction=0.4, final_learning_rate_fraction=0.5
     )
-    found = [pretrain.learning_rate(config, step) for step in range(1, 11)]
+    found = [learning_rate(config, step, 10) for step in range(1, 11)]
     # Up by quarters; from step 6 on, four steps down to a half.
     expected = [0.025, 0.05, 0.075, 0.1, 0.1, 0.1, 0.0875, 0.075, 0.0625, 0.05]
     assert found == pytest.approx(expected)
