@@ -42,15 +42,18 @@ def showing(mode: Mode, stream: TextIO | None = None) -> Iterator[Listener | Non
     else:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.table import Column
 
+        rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # what a narrow terminal has no room for is cut here
         columns = (
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=16),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
             TextColumn("{task.fields[left]}", style="progress.remaining"),
+            TextColumn("{task.fields[speed]}"),
+            TextColumn("{task.fields[figures]}", table_column=rest),
         )
-        with Progress(*columns, console=Console(file=stream, force_terminal=True)) as progress:
+        with Progress(*columns, console=Console(file=stream, force_terminal=True), expand=True) as progress:
             yield Bar(progress)
 
 
@@ -61,11 +64,11 @@ class Pace:
         self.began: tuple[float, int, int] | None = None
 
     def left(self, step: int, total: int, now: float) -> float | None:
-        """Seconds until ``total``; None before there is anything to judge by."""
+        """Seconds until ``total``; None when it is reached, or before there is anything to judge by."""
         if self.began is None or total != self.began[2] or step < self.began[1]:  # another part of the work
             self.began = (now, step, total)
         seconds, steps = now - self.began[0], step - self.began[1]
-        return seconds / steps * (total - step) if steps and seconds > 0 else None
+        return seconds / steps * (total - step) if steps and seconds > 0 and step < total else None
 
 
 class Bar:
@@ -73,7 +76,7 @@ class Bar:
 
     def __init__(self, progress: "Progress") -> None:
         self.progress = progress
-        self.task = progress.add_task("starting", total=None, figures="", left="")
+        self.task = progress.add_task("starting", total=None, left="", speed="", figures="")
         self.pace = Pace()
         self.latest: dict[str, float | None] = {}
 
@@ -89,7 +92,7 @@ class Bar:
             )
         elif event["kind"] == "metrics":
             self.latest |= event["metrics"]
-            self.progress.update(self.task, figures=figures(self.latest))
+            self.progress.update(self.task, speed=speed(self.latest), figures=figures(self.latest))
         elif (line := line_of(event)) is not None:
             self.progress.console.print(line, markup=False, highlight=False)
 
@@ -122,7 +125,12 @@ class Lines:
         self.is_rare, self.phase = False, phase
         if is_news or now - self.written >= SECONDS_BETWEEN_LINES:
             self.written = now
-            parts = [f"{phase} {step}/{total}", figures(self.latest), f"{left} left" if left else ""]
+            parts = [
+                f"{phase} {step}/{total}",
+                figures(self.latest),
+                speed(self.latest),
+                f"{left} left" if left else "",
+            ]
             self.write("  ".join(part for part in parts if part))
 
     def write(self, line: str) -> None:
@@ -141,9 +149,13 @@ def line_of(event: dict[str, Any]) -> str | None:
 
 def figures(metrics: dict[str, float | None]) -> str:
     """The few numbers to show beside the bar."""
-    parts = [f"{name} {metrics[key]:.3f}" for key, name in SHOWN.items() if metrics.get(key) is not None]
-    speed = metrics.get("tokens_per_second")
-    return "  ".join(parts + ([f"{speed:,.0f} tokens/s"] if speed is not None else []))
+    return "  ".join(f"{name} {metrics[key]:.3f}" for key, name in SHOWN.items() if metrics.get(key) is not None)
+
+
+def speed(metrics: dict[str, float | None]) -> str:
+    """``1,234 tokens/s``; nothing where it isn't known."""
+    found = metrics.get("tokens_per_second")
+    return "" if found is None else f"{found:,.0f} tokens/s"
 
 
 def in_words(seconds: float | None) -> str:

@@ -6,7 +6,6 @@ schedule "wsd" the learning rate does not depend on the number of steps until it
 """
 
 import math
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +102,7 @@ def prepare(run: RunDirectory, shape: ModelConfig) -> tuple[Tokenizer, np.ndarra
                 shuffle_seed=0 if part == "train" else None,
                 on_batch=told_while_reading(run, corpus.count(part), f"encode {part}"),
             )
-            run.log(f"{part}: {asdict(written)}")
+            run.log(f"{part}: {written.documents:,} documents, {written.tokens:,} tokens")
     tokenizer = load_fitting(tokenizer_path, shape)
     train, _ = read_token_file(files["train"])
     validation, described = read_token_file(files["validation"])

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from rlhf_core import progress
-from rlhf_core.progress import Lines, Pace, figures, in_words, line_of, showing
+from rlhf_core.progress import Lines, Pace, figures, in_words, line_of, showing, speed
 
 
 def metrics(step: int, **values) -> dict:
@@ -18,8 +18,10 @@ def at(step: int, total: int = 100, phase: str = "train") -> dict:
 
 
 def test_the_figures_leave_out_what_is_not_known():
-    assert figures({"loss": 0.5, "kl": None, "tokens_per_second": 1234.4}) == "loss 0.500  1,234 tokens/s"
-    assert figures({}) == ""
+    known = {"loss": 0.5, "kl": None, "validation_loss": 0.25, "tokens_per_second": 1234.4}
+    assert figures(known) == "loss 0.500  validation 0.250"
+    assert speed(known) == "1,234 tokens/s"
+    assert figures({}) == speed({}) == ""
 
 
 def test_the_time_left_counts_the_steps_of_this_process_alone():
@@ -63,6 +65,7 @@ def test_words_and_samples_are_lines_for_people():
 
 
 def test_a_bar_shows_speed_and_time_left_and_lets_words_pass_above(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     clock = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
     stream = io.StringIO()
@@ -76,7 +79,8 @@ def test_a_bar_shows_speed_and_time_left_and_lets_words_pass_above(monkeypatch):
     shown = stream.getvalue()
     assert "training on [3] demonstrations" in shown
     assert "20/100" in shown
-    assert "4,321" in shown
+    assert "4,321 tokens/s" in shown
+    assert "loss 0.500" in shown
     assert "0:00:08 left" in shown
 
 
