@@ -528,7 +528,8 @@ def use_threads(count: int) -> None:
     """Give torch ``count`` threads, or, given 0, as many as this process may use cores."""
     import torch
 
-    torch.set_num_threads(count or len(os.sched_getaffinity(0)))
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(count or usable)
 
 
 # Sampling

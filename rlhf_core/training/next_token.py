@@ -4,7 +4,6 @@ Everything random in a step comes from the seed and the step, so the resume stat
 """
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -60,8 +59,9 @@ def learning_parameters(palm: PaLM) -> list[nn.Parameter]:
 
 
 def use_device(threads: int) -> torch.device:
-    """The device to train on; sets the CPU threads, all cores where ``threads`` is 0."""
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+    """The device to train on; sets the CPU threads, unless ``threads`` is 0."""
+    if threads:
+        torch.set_num_threads(threads)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -28,6 +28,7 @@ from rlhf_core.training.next_token import Course, make_optimizer, told_while_rea
 from rlhf_core.training.run_directory import RunDirectory, settings_digest
 
 SCOPE = "sft"
+QUICK_VALIDATION = 256  # demonstrations that the loss is measured on while training; at the end all are
 PARTS: tuple[Part, ...] = ("train", "validation")
 
 
@@ -61,30 +62,34 @@ def train_sft(run: RunDirectory) -> None:
     run_digest = settings_digest(run)
     course = Course(run, palm, make_optimizer(palm, config), config, steps=steps, digest=run_digest)
 
-    palm.train()
+    quick = np.unique(np.linspace(0, max(0, len(held_out) - 1), QUICK_VALIDATION).astype(np.int64))
     for step in course:
         total, tokens = response_nats(palm, training, order.rows(step), scope)
         course.learn(total / tokens, tokens)
         if course.is_due:
             found = {"epoch": step / order.steps_an_epoch}
             if len(held_out):
-                found["validation_loss"] = validation_loss(palm, held_out, config.batch_size, scope)
+                found["validation_loss"] = validation_loss(palm, held_out, quick, config.batch_size, scope)
             course.measured(found, found.get("validation_loss"))
             course.show_samples(prompts, tokenizer, scope)
         course.close()
 
-    final = {name: value for name, value in course.last.items() if name != "tokens_per_second"}
+    final = dict(course.last)
+    if len(held_out) > QUICK_VALIDATION:
+        run.progress(steps, steps, "evaluate")
+        everything = np.arange(len(held_out))
+        final["validation_loss"] = validation_loss(palm, held_out, everything, config.batch_size, scope)
     meta = {
         **run.meta,
         "parent": parent["id"],
         "config": settings_to_dict(config),
         "run_digest": run_digest,
-        "metrics": final,
+        "metrics": {name: value for name, value in final.items() if name != "tokens_per_second"},
         "curve": course.curve,
         "training_demonstrations": len(training),
         "holdout_demonstrations": len(held_out),
     }
-    run.finish([save_policy(run.store, palm.cpu(), tokenizer, meta, finetune_scope=scope)], course.last)
+    run.finish([save_policy(run.store, palm.cpu(), tokenizer, meta, finetune_scope=scope)], final)
 
 
 # What to learn from
@@ -197,11 +202,14 @@ def response_nats(palm: PaLM, data: EncodedDemonstrations, places: np.ndarray, s
 
 
 @torch.no_grad()
-def validation_loss(palm: PaLM, data: EncodedDemonstrations, batch_size: int, scope: str | None) -> float:
-    """Mean nats a response token over all of ``data``; rows of like length are read together, to pad little."""
-    by_length = np.argsort(data.bounds[:, 2] - data.bounds[:, 0], kind="stable")
+def validation_loss(
+    palm: PaLM, data: EncodedDemonstrations, places: np.ndarray, batch_size: int, scope: str | None
+) -> float:
+    """Mean nats a response token of some demonstrations; those of like length are read together, to pad little."""
+    lengths = data.bounds[places, 2] - data.bounds[places, 0]
+    by_length = places[np.argsort(lengths, kind="stable")]
     total, counted = 0.0, 0
-    for at in range(0, len(data), batch_size):
+    for at in range(0, len(by_length), batch_size):
         nats, tokens = response_nats(palm, data, by_length[at : at + batch_size], scope)
         total, counted = total + float(nats), counted + tokens
     return total / counted

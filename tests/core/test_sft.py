@@ -189,7 +189,9 @@ def test_the_loss_is_that_of_the_response_tokens_alone(policy, tmp_path):
     nats, tokens = sft.response_nats(palm, encoded, np.array([0, 1]), None)
     assert tokens == count == 10
     assert float(nats.detach()) == pytest.approx(expected, rel=1e-5)
-    assert sft.validation_loss(palm, encoded, 1, None) == pytest.approx(expected / count, rel=1e-5)
+    both = np.array([0, 1])
+    assert sft.validation_loss(palm, encoded, both, 1, None) == pytest.approx(expected / count, rel=1e-5)
+    assert sft.validation_loss(palm, encoded, both, 2, None) == pytest.approx(expected / count, rel=1e-5)
 
 
 def test_what_a_prompt_says_has_no_gradient_of_its_own(policy):
@@ -228,6 +230,26 @@ def test_all_demonstrations_of_a_prompt_stand_on_the_same_side(tmp_path):
     grown.write_text('{"prompt": "another", "response": "a"}\n' + data.read_text())
     assert sft.plan_holdout([grown], 0.2)[1:].tolist() == held.tolist()
     assert not sft.plan_holdout([data], 0.0).any()
+
+
+def test_a_large_holdout_is_measured_in_part_on_the_way_and_whole_at_the_end(policy, tmp_path, monkeypatch):
+    monkeypatch.setattr(sft, "QUICK_VALIDATION", 3)
+    measured: list[list[int]] = []
+    whole = sft.validation_loss
+
+    def watched(palm, data, places, *rest):
+        measured.append(places.tolist())
+        return whole(palm, data, places, *rest)
+
+    monkeypatch.setattr(sft, "validation_loss", watched)
+    run = make_run(tmp_path, policy, holdout_fraction=0.5, epochs=1, samples=0)
+    sft.train_sft(run)
+    assert run.result is not None
+    held_out = output(run)[2]["meta"]["holdout_demonstrations"]
+    assert [len(places) for places in measured] == [3] * (len(measured) - 1) + [held_out]
+    assert measured[0][0] == 0  # spread over the file, which may be sorted
+    assert measured[0][-1] == held_out - 1
+    assert run.result["metrics"]["validation_loss"] != learning_log(run)[max(learning_log(run))]["validation_loss"]
 
 
 def test_without_a_holdout_all_is_learned_from_and_the_samples_answer_the_first(policy, tmp_path):
