@@ -14,6 +14,7 @@ import torch
 
 from rlhf_core import cli
 from rlhf_core.checkpoint import load_policy
+from rlhf_core.commands import SMALLEST_VOCABULARY
 from rlhf_core.config import (
     METRICS,
     PRESETS,
@@ -24,6 +25,7 @@ from rlhf_core.config import (
     RewardConfig,
     SamplingConfig,
 )
+from rlhf_core.errors import ConfigError
 from rlhf_core.generation.sampler import generate_batch
 from rlhf_core.options import GROUPS
 from rlhf_core.records import Comparison, Feedback, Prompt, ScoredResponse, write_feedback, write_prompts
@@ -294,6 +296,12 @@ def test_every_setting_stands_in_one_group_of_the_help():
     assert len(names) == len(set(names))
     for settings in (*RUN_CONFIGS.values(), ModelConfig, SamplingConfig):
         assert {item.name for item in dataclasses.fields(settings)} <= set(names)  # type: ignore[arg-type]
+
+
+def test_the_smallest_vocabulary_is_the_tokenizers():
+    assert Tokenizer.train(["a"], SMALLEST_VOCABULARY).vocab_size == SMALLEST_VOCABULARY
+    with pytest.raises(ConfigError):
+        Tokenizer.train(["a"], SMALLEST_VOCABULARY - 1)
 
 
 def test_help_says_default_range_and_unit(capsys):
