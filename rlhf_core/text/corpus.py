@@ -27,7 +27,8 @@ class Corpus:
     """The documents of text files, each text once, split into training and validation.
 
     In a ``.jsonl`` file each line is an object with a ``text``; in any other, blank lines stand between documents. The
-    files are read as streams, twice or more: in memory are one document at a time, and nine bytes for each.
+    files are read as streams, twice or more: in memory are one document at a time, and some fifty bytes for each while
+    the parts are told apart (measured: 25 MiB for 520,000 documents).
 
     Args:
         paths: the files, in order.
