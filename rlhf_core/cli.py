@@ -24,7 +24,7 @@ from rlhf_core.options import (
     settings_as_yaml,
     settings_fields,
 )
-from rlhf_core.progress import Listener, showing
+from rlhf_core.progress import Listener, Mode, showing
 from rlhf_core.records import Prompt, read_prompts
 from rlhf_core.trackers import check_trackers, tracking
 from rlhf_core.training.run_directory import (
@@ -66,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SteersmanError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_REFUSED
-    return train(path, options)
+    mode = "none" if options.control_fd is not None else options.progress
+    return train(path, options.command, options.control_fd, mode, options.track or (), options.track_project)
 
 
 # From options to a run
@@ -253,9 +254,21 @@ def config_as_yaml(kind: str, given: dict[str, Any]) -> str:
 # Training
 
 
-def train(path: Path, options: argparse.Namespace) -> int:
-    """Train in a run directory until it is done, refused, diverged or stopped; returns the exit code."""
-    kind: str = options.command
+def train(
+    path: Path,
+    kind: str,
+    control_fd: int | None = None,
+    progress: Mode = "none",
+    trackers: Sequence[str] = (),
+    project: str = "steersman",
+) -> int:
+    """Train in a run directory until it is done, refused, diverged or stopped; returns the exit code.
+
+    Args:
+        control_fd: stop when the other end of this pipe closes.
+        progress: how to show it on stderr.
+        trackers, project: what else to log to, and under which name.
+    """
     try:
         run = RunDirectory(path)
         if run.kind != kind:
@@ -271,19 +284,18 @@ def train(path: Path, options: argparse.Namespace) -> int:
         print(json.dumps(run.result))
         return EXIT_DONE
     run.forget_error()
-    run.listen(options.control_fd)
-    is_supervised = options.control_fd is not None
+    run.listen(control_fd)
     module, name = TRAINERS[kind]
     with ExitStack() as stack:
         try:
-            show = stack.enter_context(showing("none" if is_supervised else options.progress))
-            track = stack.enter_context(tracking(options.track or (), run, options.track_project))
+            show = stack.enter_context(showing(progress))
+            track = stack.enter_context(tracking(trackers, run, project))
             run.listener = each_of([listener for listener in (show, track) if listener is not None])
             use_threads(getattr(run.config, "threads", 0))
             getattr(import_module(module), name)(run)
         except RunStopped as stopped:
             run.log(str(stopped))
-            if not is_supervised:
+            if progress != "none":
                 stack.close()  # the bar, before the last words
                 print(f"to go on: python -m rlhf_core {kind} --run-dir {path}", file=sys.stderr)
             return EXIT_STOPPED
