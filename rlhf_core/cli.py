@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SteersmanError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_REFUSED
-    mode = "none" if options.control_fd is not None else options.progress
+    mode: Mode = "none" if options.control_fd is not None else options.progress
     return train(path, options.command, options.control_fd, mode, options.track or (), options.track_project)
 
 
