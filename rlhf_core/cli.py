@@ -12,7 +12,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from rlhf_core.commands import NOT_SHAPE, SMALLEST_VOCABULARY, SUMMARIES, make_parser, sources_of
+from rlhf_core.commands import (
+    NOT_SHAPE,
+    SMALLEST_VOCABULARY,
+    STORE_HELP,
+    SUMMARIES,
+    VOCABULARY_HELP,
+    make_parser,
+    sources_of,
+)
 from rlhf_core.config import PRESETS, RUN_CONFIGS, ModelConfig, SamplingConfig, Settings, settings_to_dict
 from rlhf_core.errors import ConfigError, SteersmanError, TrainingDiverged
 from rlhf_core.options import (
@@ -241,14 +249,22 @@ def config_as_yaml(kind: str, given: dict[str, Any]) -> str:
     wanted = build_request(kind, given)
     lines = [f"# {SUMMARIES[kind]}", f"# python -m rlhf_core {kind} --config FILE", "", "# what it reads"]
     for name, source in sources_of(kind).items():
-        value = wanted.inputs.get(name)
-        shown = json.dumps(value, default=str) if value is not None else ""
-        lines.append(f"{'' if value is not None else '# '}{name}: {shown}".ljust(36) + f"  # {source.help}")
-    lines.append(f"store: {json.dumps(wanted.inputs.get('store', 'checkpoints'), default=str)}")
+        lines.append(yaml_line(name, wanted.inputs.get(name), source.help))
+    if wanted.model is not None:
+        lines.append(
+            yaml_line("vocab_size", wanted.model.num_tokens if wanted.names_vocabulary else None, VOCABULARY_HELP)
+        )
+    lines += ["", "# what it writes", yaml_line("store", wanted.inputs.get("store", "checkpoints"), STORE_HELP)]
     text = "\n".join(lines) + "\n"
     if wanted.model is not None:
-        text += "\nmodel:" + settings_as_yaml(wanted.model, skip=("causal",), indent="  ")
+        text += "\nmodel:" + settings_as_yaml(wanted.model, skip=NOT_SHAPE, indent="  ")
     return text + settings_as_yaml(wanted.config)
+
+
+def yaml_line(name: str, value: Any, help: str) -> str:
+    """A line of a settings file, commented out where there is no value yet."""
+    entry = f"# {name}:" if value is None else f"{name}: {json.dumps(value, default=str)}"
+    return f"{entry:<36}  # {help}"
 
 
 # Training

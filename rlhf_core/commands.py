@@ -12,6 +12,7 @@ from rlhf_core.trackers import TRACKERS
 
 SMALLEST_VOCABULARY = 256 + 3  # every byte, and the special tokens (rlhf_core.text.tokenizer)
 VOCABULARY_HELP = f"tokens of the model [default that of --tokenizer, or 4096; from {SMALLEST_VOCABULARY}]"
+STORE_HELP = "folder for the checkpoint [default checkpoints]"
 NOT_SHAPE = ("num_tokens", "causal")  # the vocabulary has an option of its own, and only causal models can write
 SUMMARIES = {
     "pretrain": "train a policy from nothing on plain text",
@@ -131,6 +132,7 @@ def make_parser() -> Parser:
     for kind, summary in SUMMARIES.items():
         command = commands.add_parser(
             kind,
+            prog=f"python -m rlhf_core {kind}",
             usage=f"python -m rlhf_core {kind} [options]",
             description=summary[0].upper() + summary[1:] + ".",
             epilog="examples:\n" + EXAMPLES[kind],
@@ -169,7 +171,7 @@ def add_run_options(command: Parser, kind: str) -> None:
         metavar="DIR",
         help="folder of the run; one that holds a run is resumed and takes no settings [default runs/KIND-TIME]",
     )
-    group.add_argument("--store", type=Path, metavar="DIR", help="folder for the checkpoint [default checkpoints]")
+    group.add_argument("--store", type=Path, metavar="DIR", help=STORE_HELP)
     add_config_option(group)
     if kind in PRESETS:
         group.add_argument("--preset", choices=sorted(PRESETS[kind]), help="settings to begin from, under --config")

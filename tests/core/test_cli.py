@@ -206,7 +206,7 @@ def test_what_is_not_permitted_is_named_and_nothing_is_made(files, capsys, argum
     ("arguments", "message"),
     [
         (["reward", "--learing-rate", "3"], "--learing-rate is no option of reward; did you mean --learning-rate?"),
-        (["reward", "--epochs"], "argument --epochs: expected one argument"),
+        (["reward", "--epochs"], "argument --epochs: expected one argument\nsee python -m rlhf_core reward --help\n"),
         (["policy", "--preset", "TPU"], "argument --preset: invalid choice: 'TPU'"),
         (["rewrad"], "argument COMMAND: invalid choice: 'rewrad'"),
         ([], "the following arguments are required: COMMAND"),
@@ -263,7 +263,10 @@ def test_a_vocabulary_follows_the_tokenizer_unless_it_is_named(files, tiny_token
 
 @pytest.mark.parametrize("kind", RUN_CONFIGS)
 def test_the_printed_settings_are_a_file_that_gives_the_same_settings(files, capsys, kind):
-    options = {"pretrain": ["--dim", "32"], "policy": ["--kl-target", "none", "--preset", "GPU"]}.get(kind, [])
+    options = {
+        "pretrain": ["--dim", "32", "--vocab-size", "300"],
+        "policy": ["--kl-target", "none", "--preset", "GPU"],
+    }.get(kind, [])
     assert cli.main([kind, "--print-config", "--seed", "7", *options]) == 0
     (files / "printed.yaml").write_text(capsys.readouterr().out)
     parse = cli.make_parser().parse_args
