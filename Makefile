@@ -73,6 +73,6 @@ $(DONE)/run: $(TORCH_DONE) requirements/local.txt requirements/base.txt requirem
 	$(PIP) --no-deps -r requirements/demo.txt
 	@touch $@
 
-$(DONE)/dev: $(DONE)/run requirements/dev.txt
+$(DONE)/dev: $(DONE)/run requirements/dev.txt requirements/track.txt
 	$(PIP) -r requirements/dev.txt
 	@touch $@

@@ -1,27 +1,40 @@
-"""The command line: ``python -m rlhf_core {pretrain,reward,policy,evaluate,sample}``; torch loads when it works."""
+"""The command line: ``python -m rlhf_core {pretrain,sft,reward,policy,evaluate,sample}``; torch loads when it works."""
 
 import argparse
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rlhf_core.config import (
-    PRESETS,
-    RUN_CONFIGS,
-    ModelConfig,
-    SamplingConfig,
-    settings_to_dict,
+from rlhf_core.commands import (
+    NOT_SHAPE,
+    SMALLEST_VOCABULARY,
+    STORE_HELP,
+    SUMMARIES,
+    VOCABULARY_HELP,
+    make_parser,
+    sources_of,
 )
+from rlhf_core.config import PRESETS, RUN_CONFIGS, ModelConfig, SamplingConfig, Settings, settings_to_dict
 from rlhf_core.errors import ConfigError, SteersmanError, TrainingDiverged
-from rlhf_core.options import add_settings_options, build_settings, read_settings_file, settings_fields
+from rlhf_core.options import (
+    build_settings,
+    check_names,
+    option_name,
+    parse_value,
+    read_settings_file,
+    settings_as_yaml,
+    settings_fields,
+)
+from rlhf_core.progress import Listener, Mode, showing
 from rlhf_core.records import Prompt, read_prompts
+from rlhf_core.trackers import check_trackers, tracking
 from rlhf_core.training.run_directory import (
     EXIT_DIVERGED,
     EXIT_DONE,
@@ -34,101 +47,43 @@ from rlhf_core.training.run_directory import (
     write_error,
 )
 
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
 EXIT_BUSY = 1
 ROWS_AT_ONCE = 64
+OF_THIS_START = ("command", "run_dir", "control_fd", "progress", "track", "track_project")  # not kept in run.json
 TRAINERS = {
     "pretrain": ("rlhf_core.training.pretrain", "train_pretrain"),
+    "sft": ("rlhf_core.training.sft", "train_sft"),
     "reward": ("rlhf_core.training.reward", "train_reward"),
     "policy": ("rlhf_core.training.ppo", "train_policy"),
     "evaluate": ("rlhf_core.training.evaluate", "evaluate_policy"),
 }
-SUMMARIES = {
-    "pretrain": "train a policy from nothing on plain text",
-    "reward": "train a reward model on ratings and comparisons",
-    "policy": "improve a policy by PPO against a reward model",
-    "evaluate": "compare a policy with those before it on held-out prompts",
-}
-Listener = Callable[[dict[str, Any]], None]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code (docs/run-protocol.md)."""
-    options = make_parser().parse_args(arguments)
+    options = make_parser().parse_strictly(arguments)
     try:
         if options.command == "sample":
             return sample(options)
+        given = given_options(options)
+        if given.pop("print_config", False):
+            print(config_as_yaml(options.command, given), end="")
+            return EXIT_DONE
+        check_trackers(options.track or ())
         path = prepare_run(options)
     except (SteersmanError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_REFUSED
-    return train(path, options.command, options.control_fd)
+    mode: Mode = "none" if options.control_fd is not None else options.progress
+    return train(path, options.command, options.control_fd, mode, options.track or (), options.track_project)
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The parser of all commands; each setting is an option, described by its own metadata."""
-    parser = argparse.ArgumentParser(prog="python -m rlhf_core", description="Train and sample language models.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for kind, summary in SUMMARIES.items():
-        command = commands.add_parser(kind, help=summary, description=summary.capitalize() + ".", allow_abbrev=False)
-        add_run_options(command, kind)
-        add_settings_options(command, RUN_CONFIGS[kind], "settings")
-        if kind == "pretrain":
-            add_settings_options(command, ModelConfig, "shape of the model", skip=("num_tokens", "causal"))
-    add_sample_options(
-        commands.add_parser("sample", help="draw responses", description="Draw responses.", allow_abbrev=False)
-    )
-    return parser
+# From options to a run
 
 
-def add_run_options(command: argparse.ArgumentParser, kind: str) -> None:
-    group = command.add_argument_group("the run")
-    group.add_argument(
-        "--run-dir",
-        type=Path,
-        metavar="DIR",
-        help="folder of the run; one that holds a run is resumed and takes no other options (default runs/KIND-TIME)",
-    )
-    group.add_argument("--control-fd", type=int, metavar="N", help="stop when the other end of this pipe closes")
-    group.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML or JSON; options win over it")
-    group.add_argument("--store", type=Path, metavar="DIR", help="folder for the checkpoint (default checkpoints)")
-    if kind in PRESETS:
-        group.add_argument("--preset", choices=sorted(PRESETS[kind]), help="settings to begin from")
-    if kind == "pretrain":
-        group.add_argument("--text", type=Path, nargs="+", metavar="FILE", help="plain text to learn from, UTF-8")
-        group.add_argument("--tokenizer", type=Path, metavar="FILE", help="a tokenizer.json; default: trained anew")
-        group.add_argument("--vocab-size", metavar="INTEGER", help="tokens of a new tokenizer (default 4096)")
-        return
-    group.add_argument("--policy", type=Path, metavar="CKPT", help="folder of the policy's checkpoint")
-    if kind == "reward":
-        group.add_argument("--feedback", type=Path, metavar="FILE", help="ratings and comparisons, JSON lines")
-        return
-    group.add_argument("--reward-model", type=Path, metavar="CKPT", help="folder of the reward model's checkpoint")
-    if kind == "policy":
-        group.add_argument("--prompts", type=Path, metavar="FILE", help="prompts to practise on, JSON lines")
-        return
-    group.add_argument("--parent", type=Path, metavar="CKPT", help="the policy that this one was improved from")
-    group.add_argument("--base", type=Path, metavar="CKPT", help="the first policy of its lineage; default the parent")
-    group.add_argument("--held-out", type=Path, metavar="FILE", help="prompts that nothing was trained on, JSON lines")
-
-
-def add_sample_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--policy", type=Path, required=True, metavar="CKPT", help="folder of the policy's checkpoint")
-    source = command.add_mutually_exclusive_group(required=True)
-    source.add_argument("--prompt", metavar="TEXT", help="one prompt")
-    source.add_argument("--prompts", type=Path, metavar="FILE", help="prompts, JSON lines")
-    command.add_argument("--samples", metavar="INTEGER", default="1", help="responses to each prompt (default 1)")
-    command.add_argument(
-        "--seed", metavar="INTEGER", default="0", help="seed of the first response, one more for each next (default 0)"
-    )
-    command.add_argument("--json", action="store_true", help="one JSON line a response")
-    command.add_argument("--threads", metavar="INTEGER", default="0", help="CPU threads; 0 takes the machine's cores")
-    add_settings_options(command, SamplingConfig, "settings")
-
-
-# Training
+def given_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What was given of all that decides a run, and nothing of how this start of it is shown."""
+    return {name: value for name, value in vars(options).items() if value is not None and name not in OF_THIS_START}
 
 
 def prepare_run(options: argparse.Namespace) -> Path:
@@ -139,9 +94,7 @@ def prepare_run(options: argparse.Namespace) -> Path:
     """
     kind: str = options.command
     path: Path = options.run_dir or Path("runs") / time.strftime(f"{kind}-%Y%m%d-%H%M%S")
-    given = {name: value for name, value in vars(options).items() if value is not None}
-    for name in ("command", "run_dir", "control_fd"):
-        given.pop(name, None)
+    given = given_options(options)
     if (path / "run.json").exists():
         if given:
             name, value = next(iter(given.items()))
@@ -149,61 +102,189 @@ def prepare_run(options: argparse.Namespace) -> Path:
         return path
     if options.run_dir is not None and not given:
         raise ConfigError("run-dir", str(path), "a folder with a run.json, or options to make one from")
-    from_file = read_settings_file(given.pop("config")) if "config" in given else {}
-    preset = settings_to_dict(PRESETS[kind][given.pop("preset")]) if "preset" in given else {}
-    inputs: dict[str, Any] = {name: given.pop(name) for name in SOURCES[kind] if name in given}
-    model = None
-    if kind == "pretrain":
-        names = {item.name for item in settings_fields(ModelConfig)}
-        shape = {name: given.pop(name) for name in list(given) if name in names}
-        if "vocab_size" in given:
-            shape["num_tokens"] = given.pop("vocab_size")
-        model = build_settings(ModelConfig, from_file.pop("model", {}), shape)
-    config = build_settings(RUN_CONFIGS[kind], preset, from_file, given)
-    require_inputs(kind, inputs)
+    wanted = build_request(kind, given)
+    check_inputs(kind, wanted.inputs)
+    model = fit_vocabulary(wanted) if wanted.model is not None else None
+    inputs: dict[str, Any] = {"store": Path("checkpoints"), **wanted.inputs}
     if kind == "evaluate":
         inputs["prompts"] = inputs.pop("held_out")
         parent = inputs.pop("parent")
         inputs["references"] = {"parent": parent, "base": inputs.pop("base", parent)}
-    RunDirectory.create(path, kind=kind, config=config, model=model, **{"store": Path("checkpoints"), **inputs})
+    RunDirectory.create(path, kind=kind, config=wanted.config, model=model, **inputs)
     print(f"run directory: {path}", file=sys.stderr)
     return path
 
 
-REQUIRED = {
-    "pretrain": ("text",),
-    "reward": ("policy", "feedback"),
-    "policy": ("policy", "reward_model", "prompts"),
-    "evaluate": ("policy", "parent", "held_out"),
-}
-OPTIONAL = {
-    "pretrain": ("store", "tokenizer"),
-    "reward": ("store",),
-    "policy": ("store",),
-    "evaluate": ("store", "base", "reward_model"),
-}
-SOURCES = {kind: (*REQUIRED[kind], *OPTIONAL[kind]) for kind in REQUIRED}
-CHECKPOINTS = ("policy", "reward_model", "parent", "base")
+@dataclass(frozen=True)
+class Request:
+    """What a run was asked to do, before anything is made of it.
+
+    Attributes:
+        model: shape of the model to make; None but for pretrain.
+        inputs: paths by the name of their source, and "store".
+        names_vocabulary: whether the size of the vocabulary was said.
+    """
+
+    config: Settings
+    model: ModelConfig | None
+    inputs: dict[str, Any]
+    names_vocabulary: bool
 
 
-def require_inputs(kind: str, inputs: dict[str, Any]) -> None:
-    """Refuse a run that lacks an input, or names a file or checkpoint that isn't there."""
-    for name in REQUIRED[kind]:
-        if name not in inputs:
-            raise ConfigError(name, None, f"given: {'an' if kind == 'evaluate' else 'a'} {kind} run needs it")
+def build_request(kind: str, given: dict[str, Any]) -> Request:
+    """Settings and inputs from preset, file and options, later ones winning.
+
+    Raises:
+        ConfigError: a name is unknown, a value is not permitted, or two settings contradict each other.
+    """
+    given = dict(given)
+    from_file = read_settings_file(given.pop("config")) if "config" in given else {}
+    names = {item.name for item in settings_fields(RUN_CONFIGS[kind])}
+    shape = {item.name for item in settings_fields(ModelConfig)} - set(NOT_SHAPE) if kind == "pretrain" else set()
+    places = {*sources_of(kind), "store"}
+    others = {"model", "vocab_size"} if kind == "pretrain" else {"preset"} if kind in PRESETS else set()
+    check_names(names | shape | places | others, from_file)
+    merged = {**from_file, **given}
+    inputs = {name: as_paths(kind, name, merged.pop(name)) for name in places if name in merged}
+    preset = settings_to_dict(preset_of(kind, merged.pop("preset"))) if "preset" in merged else {}
+    model, names_vocabulary = None, False
+    if kind == "pretrain":
+        nested = merged.pop("model", {})
+        if not isinstance(nested, dict):
+            raise ConfigError("model", nested, "a mapping of the settings of its shape")
+        chosen = {**nested, **{name: merged.pop(name) for name in shape if name in merged}}
+        if "vocab_size" in merged:
+            chosen["num_tokens"] = vocabulary_size(merged.pop("vocab_size"))
+        model, names_vocabulary = build_settings(ModelConfig, chosen), "num_tokens" in chosen
+        if not model.causal:
+            raise ConfigError("causal", False, "yes: a model that sees what comes after cannot learn to write it")
+    config = build_settings(RUN_CONFIGS[kind], preset, merged)
+    if getattr(config, "schedule", None) == "cosine" and "decay_fraction" in given:  # in a file it does no harm
+        permitted = "left out with the schedule cosine, which falls all the way; it belongs to wsd"
+        raise ConfigError("decay_fraction", given["decay_fraction"], permitted)
+    return Request(config, model, inputs, names_vocabulary)
+
+
+def as_paths(kind: str, name: str, value: Any) -> Any:
+    """A place from an option or a file as a path, or a list of paths where several may be named.
+
+    Raises:
+        ConfigError: it is no text.
+    """
+    is_list = name != "store" and sources_of(kind)[name].is_list
+    items = value if isinstance(value, list) else [value]
+    if not all(isinstance(item, str | Path) for item in items) or (isinstance(value, list) and not is_list):
+        raise ConfigError(name, value, "a path, or a list of paths" if is_list else "a path")
+    paths = [Path(item) for item in items]
+    return paths if is_list else paths[0]
+
+
+def preset_of(kind: str, name: Any) -> Settings:
+    """The preset of this name."""
+    if name not in PRESETS[kind]:
+        raise ConfigError("preset", name, "one of " + ", ".join(sorted(PRESETS[kind])))
+    return PRESETS[kind][name]
+
+
+def vocabulary_size(value: Any) -> int:
+    """``--vocab-size`` as a number; a tokenizer needs 256 bytes and three special tokens."""
+    found = value if type(value) is int else parse_value("vocab_size", str(value), int)
+    if found < SMALLEST_VOCABULARY:
+        permitted = f"at least {SMALLEST_VOCABULARY}: the 256 bytes and the special tokens"
+        raise ConfigError("vocab_size", found, permitted)
+    return int(found)
+
+
+def fit_vocabulary(wanted: Request) -> ModelConfig:
+    """The shape of the model to pre-train, as large as the given tokenizer where no size was said.
+
+    Raises:
+        ConfigError: the tokenizer is none of ours, or larger than the size that was said.
+    """
+    assert wanted.model is not None
+    if "tokenizer" not in wanted.inputs:
+        return wanted.model
+    from rlhf_core.text.tokenizer import Tokenizer
+
+    size = Tokenizer.load(wanted.inputs["tokenizer"]).vocab_size
+    if not wanted.names_vocabulary:
+        return replace(wanted.model, num_tokens=size)
+    if size > wanted.model.num_tokens:
+        raise ConfigError("vocab_size", wanted.model.num_tokens, f"at least the tokenizer's {size}")
+    return wanted.model
+
+
+def check_inputs(kind: str, inputs: dict[str, Any]) -> None:
+    """Refuse a run that lacks an input, or names a file or checkpoint that isn't there, or one of another kind."""
+    sources = sources_of(kind)
+    for name, source in sources.items():
+        if source.kinds[kind] and name not in inputs:
+            article = "an" if kind[0] in "aeiou" or kind == "sft" else "a"
+            raise ConfigError(name, None, f"given ({option_name(name)}): {article} {kind} run needs it")
     for name, value in inputs.items():
         if name == "store":
             store_folder(value)
             continue
         for path in value if isinstance(value, list) else [value]:
-            wanted = path / "manifest.json" if name in CHECKPOINTS else path
-            if not wanted.is_file():
-                what = "the folder of a checkpoint" if wanted is not path else "an existing file"
-                raise ConfigError(name, str(path), what)
+            if sources[name].checkpoint is not None:
+                check_checkpoint(name, path, str(sources[name].checkpoint))
+            elif not path.is_file():
+                raise ConfigError(name, str(path), "an existing file")
 
 
-def train(path: Path, kind: str, control_fd: int | None = None) -> int:
-    """Train in a run directory until it is done, refused, diverged or stopped; returns the exit code."""
+def check_checkpoint(name: str, path: Path, kind: str) -> None:
+    """Refuse a folder that holds no checkpoint of this kind; whether it is whole, its loading tells."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_bytes())
+    except (OSError, ValueError):
+        manifest = None
+    if not isinstance(manifest, dict):
+        raise ConfigError(name, str(path), "the folder of a checkpoint")
+    if manifest.get("kind") != kind:
+        raise ConfigError(name, str(path), f"the folder of a {kind}; this one holds a {manifest.get('kind')}")
+
+
+def config_as_yaml(kind: str, given: dict[str, Any]) -> str:
+    """All settings of a run as a YAML file for ``--config``; what is still missing is left to be filled in."""
+    wanted = build_request(kind, given)
+    lines = [f"# {SUMMARIES[kind]}", f"# python -m rlhf_core {kind} --config FILE", "", "# what it reads"]
+    for name, source in sources_of(kind).items():
+        lines.append(yaml_line(name, wanted.inputs.get(name), source.help))
+    if wanted.model is not None:
+        lines.append(
+            yaml_line("vocab_size", wanted.model.num_tokens if wanted.names_vocabulary else None, VOCABULARY_HELP)
+        )
+    lines += ["", "# what it writes", yaml_line("store", wanted.inputs.get("store", "checkpoints"), STORE_HELP)]
+    text = "\n".join(lines) + "\n"
+    if wanted.model is not None:
+        text += "\nmodel:" + settings_as_yaml(wanted.model, skip=NOT_SHAPE, indent="  ")
+    return text + settings_as_yaml(wanted.config)
+
+
+def yaml_line(name: str, value: Any, help: str) -> str:
+    """A line of a settings file, commented out where there is no value yet."""
+    entry = f"# {name}:" if value is None else f"{name}: {json.dumps(value, default=str)}"
+    return f"{entry:<36}  # {help}"
+
+
+# Training
+
+
+def train(
+    path: Path,
+    kind: str,
+    control_fd: int | None = None,
+    progress: Mode = "none",
+    trackers: Sequence[str] = (),
+    project: str = "steersman",
+) -> int:
+    """Train in a run directory until it is done, refused, diverged or stopped; returns the exit code.
+
+    Args:
+        control_fd: stop when the other end of this pipe closes.
+        progress: how to show it on stderr.
+        trackers, project: what else to log to, and under which name.
+    """
     try:
         run = RunDirectory(path)
         if run.kind != kind:
@@ -221,19 +302,37 @@ def train(path: Path, kind: str, control_fd: int | None = None) -> int:
     run.forget_error()
     run.listen(control_fd)
     module, name = TRAINERS[kind]
-    with watching() as run.listener:
+    with ExitStack() as stack:
         try:
+            show = stack.enter_context(showing(progress))
+            track = stack.enter_context(tracking(trackers, run, project))
+            run.listener = each_of([listener for listener in (show, track) if listener is not None])
             use_threads(getattr(run.config, "threads", 0))
             getattr(import_module(module), name)(run)
         except RunStopped as stopped:
             run.log(str(stopped))
+            if progress != "none":
+                stack.close()  # the bar, before the last words
+                print(f"to go on: python -m rlhf_core {kind} --run-dir {path}", file=sys.stderr)
             return EXIT_STOPPED
         except TrainingDiverged as error:
+            stack.close()
             return refuse(path, error, EXIT_DIVERGED)
         except SteersmanError as error:
+            stack.close()
             return refuse(path, error, EXIT_REFUSED)
     print(json.dumps(run.result))
     return EXIT_DONE
+
+
+def each_of(listeners: Sequence[Listener]) -> Listener:
+    """One function that calls each of several."""
+
+    def call(event: dict[str, Any]) -> None:
+        for listener in listeners:
+            listener(event)
+
+    return call
 
 
 def refuse(path: Path, error: SteersmanError, code: int) -> int:
@@ -248,47 +347,8 @@ def use_threads(count: int) -> None:
     """Give torch ``count`` threads, or, given 0, as many as this process may use cores."""
     import torch
 
-    torch.set_num_threads(count or len(os.sched_getaffinity(0)))
-
-
-@contextmanager
-def watching() -> Iterator[Listener | None]:
-    """A progress bar with speed and remaining time on a terminal; nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[figures]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        yield partial(show_event, bar, bar.add_task("starting", total=None, figures=""))
-
-
-def show_event(bar: "Progress", task: "TaskID", event: dict[str, Any]) -> None:
-    """Move the bar by one event of the run."""
-    if event["kind"] == "progress":
-        bar.update(task, description=event["phase"], completed=event["step"], total=event["total_steps"])
-    elif event["kind"] == "metrics":
-        bar.update(task, figures=figures(event["metrics"]))
-    elif event["kind"] == "log":
-        bar.console.print(event["message"], markup=False, highlight=False)
-
-
-SHOWN = ("loss", "accuracy", "reward", "kl", "bits_per_character")
-
-
-def figures(metrics: dict[str, float | None]) -> str:
-    """The few numbers to show beside the bar."""
-    parts = [f"{name} {metrics[name]:.3f}" for name in SHOWN if metrics.get(name) is not None]
-    speed = metrics.get("tokens_per_second")
-    return "  ".join(parts + ([f"{speed:,.0f} tokens/s"] if speed is not None else []))
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(count or usable)
 
 
 # Sampling
@@ -296,18 +356,24 @@ def figures(metrics: dict[str, float | None]) -> str:
 
 def sample(options: argparse.Namespace) -> int:
     """Draw responses and print them."""
+    given = {name: value for name, value in vars(options).items() if value is not None and name != "command"}
+    from_file = read_settings_file(given.pop("config")) if "config" in given else {}
     names = {item.name for item in settings_fields(SamplingConfig)}
-    sampling = build_settings(SamplingConfig, {k: v for k, v in vars(options).items() if k in names})
-    samples = whole_number("samples", options.samples, 1, 100_000)
-    seed = whole_number("seed", options.seed, 0, 2**63)
-    threads = whole_number("threads", options.threads, 0, 1024)
-    prompts = [Prompt("prompt", options.prompt)] if options.prompts is None else read_prompt_file(options.prompts)
+    check_names(names | SAMPLE_OPTIONS, from_file)
+    wanted = {**from_file, **given}
+    sampling = build_settings(SamplingConfig, {name: value for name, value in wanted.items() if name in names})
+    samples = number_between("samples", wanted.get("samples", 1), 1, 100_000)
+    seed = number_between("seed", wanted.get("seed", 0), 0, 2**63)
+    threads = number_between("threads", wanted.get("threads", 0), 0, 1024)
+    if "policy" not in wanted:
+        raise ConfigError("policy", None, "given (--policy): the folder of a checkpoint")
+    prompts = prompts_to_answer(wanted)
 
     from rlhf_core.checkpoint import load_policy  # torch loads here
     from rlhf_core.generation.sampler import generate_batch
     from rlhf_core.text.template import encode_prompt
 
-    palm, tokenizer, _ = load_policy(options.policy)
+    palm, tokenizer, _ = load_policy(wanted["policy"])
     use_threads(threads)
     encoded = [encode_prompt(tokenizer, prompt.text, sampling.max_prompt_tokens) for prompt in prompts]
     together = max(1, ROWS_AT_ONCE // samples)  # prompts in a batch
@@ -322,7 +388,7 @@ def sample(options: argparse.Namespace) -> int:
             )
             for (row, _), number, generation in zip(places, seeds, drawn, strict=True):
                 text = tokenizer.decode(generation.tokens)
-                if not options.json:
+                if not wanted.get("json"):
                     print(f"[{number}] {prompts[row].text.rstrip()}{text}\n")
                     continue
                 line = {
@@ -338,20 +404,35 @@ def sample(options: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def whole_number(name: str, text: str, minimum: int, maximum: int) -> int:
-    """An option that is no setting, checked as one."""
-    permitted = f"a whole number from {minimum} to {maximum}"
-    try:
-        value = int(text)
-    except ValueError:
-        raise ConfigError(name, text, permitted) from None
-    if not minimum <= value <= maximum:
-        raise ConfigError(name, value, permitted)
-    return value
+SAMPLE_OPTIONS = {"policy", "prompt", "prompts", "samples", "seed", "json", "threads"}
 
 
-def read_prompt_file(path: Path) -> list[Prompt]:
-    """The prompts of a file that must be there."""
+def prompts_to_answer(wanted: dict[str, Any]) -> list[Prompt]:
+    """The one prompt, or those of a file.
+
+    Raises:
+        ConfigError: neither is given, or both, or the prompt is empty, or the file is missing.
+        DatasetError: a line of the file is malformed.
+    """
+    if ("prompt" in wanted) == ("prompts" in wanted):
+        raise ConfigError("prompt", wanted.get("prompt"), "given, or else --prompts FILE, and not both")
+    if "prompt" in wanted:
+        if not isinstance(wanted["prompt"], str) or not wanted["prompt"].strip():
+            raise ConfigError("prompt", wanted["prompt"], "text that is not empty")
+        return [Prompt("prompt", wanted["prompt"])]
+    path = Path(wanted["prompts"])
     if not path.is_file():
         raise ConfigError("prompts", str(path), "an existing file")
     return read_prompts(path)
+
+
+def number_between(name: str, value: Any, minimum: int, maximum: int) -> int:
+    """An option that is no setting, checked as one."""
+    permitted = f"a whole number from {minimum} to {maximum}"
+    try:
+        found = parse_value(name, str(value), int)
+    except ConfigError:
+        raise ConfigError(name, value, permitted) from None
+    if not minimum <= found <= maximum:
+        raise ConfigError(name, found, permitted)
+    return int(found)

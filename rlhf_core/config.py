@@ -97,6 +97,9 @@ class ModelConfig(Settings):
             raise ConfigError("dim_head", self.dim_head, "an even number, since rotary embedding turns pairs")
 
 
+Schedule = Literal["wsd", "cosine"]
+
+
 @dataclass(frozen=True)
 class PretrainConfig(Settings):
     """Next-token training on plain text."""
@@ -105,17 +108,60 @@ class PretrainConfig(Settings):
     batch_size: int = setting(16, "sequences a step", minimum=1, maximum=65_536)
     sequence_length: int = setting(128, "tokens a sequence", minimum=8, maximum=65_536)
     learning_rate: float = setting(3e-3, "peak learning rate", above=0, maximum=1)
+    schedule: Schedule = setting(
+        "wsd", "after the rise, wsd stays at the peak and falls at the end; cosine falls all the way"
+    )
     warmup_steps: int = setting(200, "steps of linear rise to the peak", minimum=0, maximum=1_000_000)
     decay_fraction: float = setting(
-        0.3, "share of the steps, the last ones, over which the learning rate falls", minimum=0, maximum=1
+        0.3,
+        "share of the steps, the last ones, over which the learning rate of wsd falls",
+        minimum=0,
+        maximum=1,
     )
     final_learning_rate_fraction: float = setting(0.0, "learning rate at the end, of the peak", minimum=0, maximum=1)
     weight_decay: float = setting(0.1, "AdamW weight decay of the matrices", minimum=0, maximum=10)
     beta2: float = setting(0.95, "AdamW decay of the second moment", minimum=0, maximum=0.9999, advanced=True)
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm", above=0, maximum=1e6)
     validation_interval: int = setting(500, "steps between validations", minimum=1, maximum=1_000_000)
+    samples: int = setting(2, "texts drawn and shown at each validation", minimum=0, maximum=256)
+    sample_tokens: int = setting(64, "longest of these texts", minimum=1, maximum=4096, unit="tokens")
     save_interval: int = setting(200, "steps between saved states", minimum=1, maximum=1_000_000)
     seed: int = setting(0, "seed of initialisation and order", minimum=0, maximum=2**32 - 1)
+    threads: int = setting(0, "CPU threads; 0 takes the machine's cores", minimum=0, maximum=1024, advanced=True)
+
+
+@dataclass(frozen=True)
+class SFTConfig(Settings):
+    """Supervised fine-tuning of a policy on demonstrations: prompts with the responses that are wanted."""
+
+    epochs: int = setting(3, "passes over the demonstrations", minimum=1, maximum=10_000)
+    batch_size: int = setting(16, "demonstrations a step", minimum=1, maximum=65_536)
+    max_prompt_tokens: int = setting(128, "longer prompts keep their end", minimum=2, maximum=8192, unit="tokens")
+    max_response_tokens: int = setting(
+        256, "longer responses are cut, and a cut is not learned as an end", minimum=1, maximum=8192, unit="tokens"
+    )
+    learning_rate: float = setting(5e-4, "peak learning rate", above=0, maximum=1)
+    schedule: Schedule = setting(
+        "cosine", "after the rise, wsd stays at the peak and falls at the end; cosine falls all the way"
+    )
+    warmup_steps: int = setting(20, "steps of linear rise to the peak", minimum=0, maximum=1_000_000)
+    decay_fraction: float = setting(
+        0.3,
+        "share of the steps, the last ones, over which the learning rate of wsd falls",
+        minimum=0,
+        maximum=1,
+    )
+    final_learning_rate_fraction: float = setting(0.1, "learning rate at the end, of the peak", minimum=0, maximum=1)
+    weight_decay: float = setting(0.01, "AdamW weight decay of the matrices", minimum=0, maximum=10)
+    beta2: float = setting(0.95, "AdamW decay of the second moment", minimum=0, maximum=0.9999, advanced=True)
+    max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm", above=0, maximum=1e6)
+    lora_rank: int = setting(0, "rank of the adapters; 0 trains all weights", minimum=0, maximum=1024)
+    holdout_fraction: float = setting(0.05, "share of the prompts kept for validation", minimum=0, maximum=0.5)
+    validation_interval: int = setting(50, "steps between validations", minimum=1, maximum=1_000_000)
+    samples: int = setting(2, "responses drawn and shown at each validation", minimum=0, maximum=256)
+    sample_tokens: int = setting(64, "longest of these responses", minimum=1, maximum=4096, unit="tokens")
+    save_interval: int = setting(50, "steps between saved states", minimum=1, maximum=1_000_000)
+    seed: int = setting(0, "seed of adapters and order", minimum=0, maximum=2**32 - 1)
     threads: int = setting(0, "CPU threads; 0 takes the machine's cores", minimum=0, maximum=1024, advanced=True)
 
 
@@ -227,9 +273,10 @@ class EvaluateConfig(Settings):
         )
 
 
-RunKind = Literal["pretrain", "reward", "policy", "evaluate"]
+RunKind = Literal["pretrain", "sft", "reward", "policy", "evaluate"]
 RUN_CONFIGS: dict[str, type[Settings]] = {
     "pretrain": PretrainConfig,
+    "sft": SFTConfig,
     "reward": RewardConfig,
     "policy": PolicyConfig,
     "evaluate": EvaluateConfig,
@@ -259,6 +306,13 @@ METRICS: dict[str, dict[str, tuple[str, str]]] = {
         "loss": ("mean surprise of the next token on the training text", "nats/token"),
         "validation_loss": ("the same on text that is never trained on", "nats/token"),
         "bits_per_character": ("surprise on the validation text, comparable between vocabularies", "bits/character"),
+        "grad_norm": ("length of the gradient before it is clipped", ""),
+        **COMMON_METRICS,
+    },
+    "sft": {
+        "loss": ("mean surprise of a response's next token on the step's demonstrations", "nats/token"),
+        "validation_loss": ("the same on prompts that are never trained on", "nats/token"),
+        "epoch": ("passes over the demonstrations so far", "epochs"),
         "grad_norm": ("length of the gradient before it is clipped", ""),
         **COMMON_METRICS,
     },

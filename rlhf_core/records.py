@@ -18,6 +18,14 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
+class Demonstration:
+    """A prompt with the response that is wanted, both as text."""
+
+    prompt: str
+    response: str
+
+
+@dataclass(frozen=True, slots=True)
 class ScoredResponse:
     """One response with a score from 1 (worst) to 5 (best)."""
 

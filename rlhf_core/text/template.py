@@ -32,10 +32,31 @@ def encode_prompt(tokenizer: Tokenizer, text: str, max_prompt_tokens: int) -> li
     Raises:
         ValueError: ``max_prompt_tokens`` leaves no room for a token of the text.
     """
+    return frame_prompt(tokenizer, tokenizer.encode(text.rstrip()), max_prompt_tokens)
+
+
+def frame_prompt(tokenizer: Tokenizer, tokens: Sequence[int], max_prompt_tokens: int) -> list[int]:
+    """``encode_prompt`` of a text whose tokens are at hand."""
     if max_prompt_tokens < 2:
         raise ValueError(f"max_prompt_tokens = {max_prompt_tokens} leaves no room for the prompt after its begin token")
-    tokens = tokenizer.encode(text.rstrip())
     return [tokenizer.begin, *tokens[-(max_prompt_tokens - 1) :]]
+
+
+def split_demonstration(prompt: str, response: str) -> tuple[str, str]:
+    """A prompt and its response as sampling divides them: whitespace between the two belongs to the response.
+
+    A prompt loses the whitespace at its end when it is encoded, so the policy must learn to write it. Whitespace at the
+    end of the response is dropped, as it is in documents.
+    """
+    stripped = prompt.rstrip()
+    return stripped, (prompt[len(stripped) :] + response).rstrip()
+
+
+def frame_response(tokenizer: Tokenizer, tokens: Sequence[int], max_response_tokens: int) -> list[int]:
+    """The tokens of a response and ``end``; of one that is too long for both, the first tokens alone."""
+    if len(tokens) >= max_response_tokens:
+        return list(tokens[:max_response_tokens])
+    return [*tokens, tokenizer.end]
 
 
 def cut_response(tokens: Sequence[int], end: int) -> list[int]:

@@ -1,17 +1,12 @@
 """Next-token training of a PaLM on plain text, resumable at every saved step.
 
-The order of the text is a function of seed and step, so the resume state holds weights and optimiser alone. The
-learning rate rises, stays, and falls at the end (Hu et al. 2024, arXiv 2404.06395): until the fall begins it does not
-depend on the number of steps, so ``steps`` in ``run.json`` may still be changed, up or down, before resuming.
+The order of the text is a function of seed and step, so the resume state holds weights and optimiser alone. With the
+schedule "wsd" the learning rate does not depend on the number of steps until its fall begins, so ``steps`` in
+``run.json`` may still be changed, up or down, before resuming.
 """
 
 import math
-import os
-import random
-import time
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,26 +14,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rlhf_core.checkpoint import save_policy
-from rlhf_core.config import ModelConfig, PretrainConfig, settings_to_dict
+from rlhf_core.config import ModelConfig, PretrainConfig, SamplingConfig, settings_to_dict
 from rlhf_core.errors import ConfigError, DatasetError
 from rlhf_core.modules.palm import PaLM
-from rlhf_core.text.corpus import TokenFile, read_documents, split_documents
+from rlhf_core.text.corpus import Corpus, Part, TokenFile
+from rlhf_core.text.template import encode_prompt
 from rlhf_core.text.tokenizer import Tokenizer
-from rlhf_core.training.descent import descend
+from rlhf_core.training.next_token import Course, make_optimizer, told_while_reading, use_device
 from rlhf_core.training.run_directory import RunDirectory
-from rlhf_core.training.state import Tensors, optimizer_tensors, restore_optimizer, take_prefix, with_prefix
 
-METRICS_INTERVAL = 10
 QUICK_VALIDATION_TOKENS = 16_384
-ADAM_EPS = 1e-8  # not RL's 1e-5: gradients of rare tokens' embeddings are smaller than that and would be damped
+PROMPT_TOKENS = SamplingConfig().max_prompt_tokens
+PARTS: tuple[Part, ...] = ("train", "validation")
 
 
 def train_pretrain(run: RunDirectory) -> None:
     """Train as ``run`` asks and leave a policy checkpoint in its store.
 
     ``run.model`` is the shape (its vocabulary is trained from the text unless ``inputs["tokenizer"]`` names one), and
-    ``inputs["text"]`` lists the files (see ``read_documents``). Two percent of the documents, chosen by their hash, are
-    held out.
+    ``inputs["text"]`` lists the files (see ``Corpus``). Two percent of the documents, chosen by their hash, are held
+    out. Texts drawn on the way continue the run's prompts, or, where it has none, begin from nothing.
 
     Raises:
         DatasetError: the text is missing, malformed, or shorter than one batch.
@@ -49,60 +44,37 @@ def train_pretrain(run: RunDirectory) -> None:
     config = run.config
     assert isinstance(config, PretrainConfig)
     shape = run.model or ModelConfig()
-    torch.set_num_threads(config.threads or os.cpu_count() or 1)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = use_device(config.threads)
     tokenizer, train_tokens, validation_tokens, validation_characters = prepare(run, shape)
     windows = Windows(train_tokens, config.sequence_length, config.batch_size, config.seed)
+    prompts = [[tokenizer.begin]]
+    if run.prompts_name is not None:
+        prompts = [encode_prompt(tokenizer, prompt.text, PROMPT_TOKENS) for prompt in run.read_prompts()]
 
     torch.manual_seed(config.seed)
     palm = PaLM.from_config(shape).to(device)
-    optimizer = make_optimizer(palm, config)
-    done, curve = 0, []
-    if state := run.load_state():
-        palm.load_state_dict(take_prefix("model", state.tensors))
-        restore_optimizer(optimizer, take_prefix("optimizer", state.tensors), state.values["optimizer"])
-        done, curve = state.step, state.values["curve"]
-
-    def capture() -> tuple[Tensors, dict[str, Any]]:
-        tensors, values = optimizer_tensors(optimizer)
-        saved = {**with_prefix("model", palm.state_dict()), **with_prefix("optimizer", tensors)}
-        return saved, {"optimizer": values, "curve": curve}
+    course = Course(run, palm, make_optimizer(palm, config), config, steps=config.steps)
 
     characters_a_token = validation_characters / len(validation_tokens)
     quick = validation_tokens[: QUICK_VALIDATION_TOKENS + 1]
-    clock, counted = time.perf_counter(), done
-    for step in range(done + 1, config.steps + 1):
+    for step in course:
         batch = windows.batch(step).to(device)
-        rate = learning_rate(config, step)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        loss = next_token_loss(palm, batch)
-        grad_norm = descend(optimizer, loss, palm.parameters(), config.max_grad_norm, f"step {step}")
-
-        is_last = step == config.steps
-        metrics = {}
-        if step % config.validation_interval == 0 or is_last:
+        course.learn(next_token_loss(palm, batch), batch[:, 1:].numel())
+        if course.is_due:
             nats = validation_loss(palm, quick, config.sequence_length, config.sequence_length)
-            metrics["validation_loss"] = nats
-            metrics["bits_per_character"] = nats / math.log(2) / characters_a_token
-            curve.append([step, round(metrics["bits_per_character"], 4)])
-        if metrics or step % METRICS_INTERVAL == 0 or step == 1:
-            now = time.perf_counter()
-            metrics["tokens_per_second"] = (step - counted) * batch[:, 1:].numel() / (now - clock)
-            clock, counted = now, step
-            metrics |= {"loss": loss.item(), "learning_rate": rate, "grad_norm": grad_norm}
-            run.metrics(step, metrics)
-            run.progress(step, config.steps, "train")
-        run.save_or_stop(step, config.save_interval, capture)
+            bits = nats / math.log(2) / characters_a_token
+            course.measured({"validation_loss": nats, "bits_per_character": bits}, bits)
+            course.show_samples(prompts, tokenizer)
+        course.close()
 
     run.progress(config.steps, config.steps, "evaluate")
     final = evaluate(palm, validation_tokens, validation_characters, config.sequence_length)
     meta = {
         **run.meta,
         "pretraining": settings_to_dict(config),
-        "tokens_seen": max(done, config.steps) * config.batch_size * config.sequence_length,
+        "tokens_seen": max(course.done, config.steps) * config.batch_size * config.sequence_length,
         "train_tokens": len(train_tokens),
-        "curve": curve,
+        "curve": course.curve,
         **final,
     }
     run.finish([save_policy(run.store, palm.cpu(), tokenizer, meta)], final)
@@ -113,34 +85,42 @@ def prepare(run: RunDirectory, shape: ModelConfig) -> tuple[Tokenizer, np.ndarra
     folder = run.path / "data"
     folder.mkdir(exist_ok=True)
     tokenizer_path = folder / "tokenizer.json"
-    files = {name: folder / f"{name}.tokens" for name in ("train", "validation")}
+    files = {part: folder / f"{part}.tokens" for part in PARTS}
     if not all(TokenFile.describe(path) for path in files.values()):
+        tokenizer = load_fitting(run.inputs["tokenizer"], shape) if run.inputs.get("tokenizer") else None
         run.log("reading the text")
-        train, validation = split_documents(read_documents(run.inputs.get("text") or []))
-        random.Random(0).shuffle(train)  # corpora are often sorted, by label or by source
-        if given := run.inputs.get("tokenizer"):
-            if not Path(given).is_file():
-                raise ConfigError("tokenizer", given, "an existing file")
-            tokenizer = Tokenizer.load(given)
-        else:
-            tokenizer = Tokenizer.train(train, shape.num_tokens)
+        corpus = Corpus(run.inputs.get("text") or [])
+        if tokenizer is None:
+            run.log(f"training a tokenizer of {shape.num_tokens} tokens")
+            tokenizer = Tokenizer.train(corpus.documents("train"), shape.num_tokens)
         tokenizer.save(tokenizer_path)
-        for name, documents in (("train", train), ("validation", validation)):
-            written = TokenFile.write(files[name], documents, tokenizer)
-            run.log(f"{name}: {asdict(written)}")
-    tokenizer = Tokenizer.load(tokenizer_path)
+        for part in PARTS:
+            written = TokenFile.write(
+                files[part],
+                corpus.documents(part),
+                tokenizer,
+                shuffle_seed=0 if part == "train" else None,
+                on_batch=told_while_reading(run, corpus.count(part), f"encode {part}"),
+            )
+            run.log(f"{part}: {written.documents:,} documents, {written.tokens:,} tokens")
+    tokenizer = load_fitting(tokenizer_path, shape)
+    train, _ = read_token_file(files["train"])
+    validation, described = read_token_file(files["validation"])
+    return tokenizer, train, validation, described.characters
+
+
+def load_fitting(path: Path | str, shape: ModelConfig) -> Tokenizer:
+    """A tokenizer whose tokens all have a place in a model of this shape.
+
+    Raises:
+        ConfigError: it is missing, none of ours, or too large.
+    """
+    if not Path(path).is_file():
+        raise ConfigError("tokenizer", str(path), "an existing file")
+    tokenizer = Tokenizer.load(path)
     if tokenizer.vocab_size > shape.num_tokens:
         raise ConfigError("num_tokens", shape.num_tokens, f"at least the tokenizer's {tokenizer.vocab_size}")
-    described = {name: TokenFile.describe(path) for name, path in files.items()}
-    train_file, validation_file = described["train"], described["validation"]
-    assert train_file is not None
-    assert validation_file is not None
-    return (
-        tokenizer,
-        train_file.open(files["train"]),
-        validation_file.open(files["validation"]),
-        validation_file.characters,
-    )
+    return tokenizer
 
 
 class Windows:
@@ -169,27 +149,10 @@ class Windows:
         )
 
 
-def learning_rate(config: PretrainConfig, step: int) -> float:
-    """Rate of a step, counted from 1: linear rise, plateau, linear fall over the last ``decay_fraction`` of steps."""
-    decay_steps = max(1, round(config.decay_fraction * config.steps))
-    rise = min(1.0, step / max(1, config.warmup_steps))
-    left = min(1.0, (config.steps - step) / decay_steps)
-    end = config.final_learning_rate_fraction
-    return config.learning_rate * rise * (end + (1 - end) * left)
-
-
-def make_optimizer(palm: PaLM, config: PretrainConfig) -> torch.optim.AdamW:
-    """AdamW that decays matrices only."""
-    matrices = [parameter for parameter in palm.parameters() if parameter.ndim >= 2]
-    vectors = [parameter for parameter in palm.parameters() if parameter.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.beta2), eps=ADAM_EPS)
-
-
 def next_token_loss(palm: PaLM, batch: Tensor) -> Tensor:
     """Mean cross-entropy in nats of each token of (batch, length + 1) but the first."""
-    logits = palm(batch[:, :-1])
-    return F.cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten())
+    loss: Tensor = palm(batch, return_loss=True)
+    return loss
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ when a state is saved or read.
 
 import ctypes
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -74,11 +75,12 @@ class RunDirectory:
 
     Attributes:
         path: the folder.
-        kind: "pretrain", "reward", "policy" or "evaluate".
+        kind: "pretrain", "sft", "reward", "policy" or "evaluate".
         config: the stage's settings.
         model: shape of the model to make (pretrain), else None.
-        inputs: absolute paths: "policy", "reward_model"; for pretrain "text" (a list) and "tokenizer"; for evaluate
-            "references", the policies to compare with, by their part: "parent", "base" and others.
+        inputs: absolute paths: "policy", "reward_model"; for pretrain "text" (a list) and "tokenizer"; for sft
+            "demonstrations" (a list); for evaluate "references", the policies to compare with, by their part:
+            "parent", "base" and others.
         store: folder of the checkpoint store for outputs.
         meta: goes into the checkpoint's ``meta``.
         listener: called with every event after it is written; the command line draws its bar from it.
@@ -120,6 +122,7 @@ class RunDirectory:
         prompts: Path | str | None = None,
         text: Sequence[Path | str] = (),
         tokenizer: Path | str | None = None,
+        demonstrations: Sequence[Path | str] = (),
         references: Mapping[str, Path | str] | None = None,
         model: ModelConfig | None = None,
         meta: Mapping[str, Any] | None = None,
@@ -139,6 +142,8 @@ class RunDirectory:
         inputs: dict[str, Any] = {"policy": absolute(policy), "reward_model": absolute(reward_model)}
         if kind == "pretrain":
             inputs |= {"text": [absolute(file) for file in text], "tokenizer": absolute(tokenizer)}
+        if kind == "sft":
+            inputs["demonstrations"] = [absolute(file) for file in demonstrations]
         if kind == "evaluate":
             inputs["references"] = {name: absolute(path) for name, path in (references or {}).items()}
         request = {
@@ -215,6 +220,10 @@ class RunDirectory:
         """Record the metrics of one step; a number that is not finite is written as null."""
         self.append("metrics", step=step, metrics={name: finite(value) for name, value in metrics.items()})
 
+    def sample(self, step: int, prompt: str, response: str) -> None:
+        """Record what the model in training answers after ``step``."""
+        self.append("sample", step=step, prompt=prompt, response=response)
+
     def log(self, message: str) -> None:
         """Record a line for people."""
         self.append("log", message=message)
@@ -241,6 +250,15 @@ class RunDirectory:
         return descriptor
 
     # Stopping
+
+    def stop_unsaved(self) -> None:
+        """Leave, if a stop was asked for, from work that the next start does again, such as reading the data.
+
+        Raises:
+            RunStopped: it was.
+        """
+        if self.stop_requested:
+            raise RunStopped("stopped before the next step")
 
     @property
     def stop_requested(self) -> bool:
@@ -420,9 +438,10 @@ def read_request(path: Path) -> dict[str, Any]:
     inputs = request.get("inputs") or {}
     for name in ("policy", "reward_model", "tokenizer"):
         check_type(name, inputs.get(name), str, type(None))
-    check_type("text", inputs.get("text"), list, type(None))
-    for file in inputs.get("text") or []:
-        check_type("text", file, str)
+    for name in ("text", "demonstrations"):
+        check_type(name, inputs.get(name), list, type(None))
+        for file in inputs.get(name) or []:
+            check_type(name, file, str)
     return request
 
 
@@ -523,10 +542,15 @@ def settings_digest(run: RunDirectory) -> str:
     inputs = dict(request.get("inputs") or {})
     for name in ("policy", "reward_model"):
         inputs[name] = file_digest(Path(inputs[name]) / "manifest.json") if inputs.get(name) else None
+    if "demonstrations" in inputs:
+        inputs["demonstrations"] = [file_digest(Path(file)) for file in inputs["demonstrations"]]
     records = {name: file_digest(run.path / request[name]) for name in ("feedback", "prompts") if request.get(name)}
     return sha256(canonical_json({**request, "config": config, "inputs": inputs, **records}))
 
 
 def file_digest(path: Path) -> str | None:
     """SHA-256 of a file, or None where there is none."""
-    return sha256(path.read_bytes()) if path.is_file() else None
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

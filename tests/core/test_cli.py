@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,10 +14,23 @@ import torch
 
 from rlhf_core import cli
 from rlhf_core.checkpoint import load_policy
-from rlhf_core.config import METRICS, PRESETS, RUN_CONFIGS, ModelConfig, PolicyConfig, RewardConfig, SamplingConfig
+from rlhf_core.commands import SMALLEST_VOCABULARY
+from rlhf_core.config import (
+    METRICS,
+    PRESETS,
+    RUN_CONFIGS,
+    ModelConfig,
+    PolicyConfig,
+    PretrainConfig,
+    RewardConfig,
+    SamplingConfig,
+)
+from rlhf_core.errors import ConfigError
 from rlhf_core.generation.sampler import generate_batch
+from rlhf_core.options import GROUPS
 from rlhf_core.records import Comparison, Feedback, Prompt, ScoredResponse, write_feedback, write_prompts
 from rlhf_core.text.template import encode_prompt
+from rlhf_core.text.tokenizer import Tokenizer
 from rlhf_core.training.run_directory import RunDirectory, read_events
 
 HERE = Path(__file__).parent
@@ -78,7 +92,7 @@ def files(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in ("policy", "reward_model"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "manifest.json").write_text("{}")
+        (tmp_path / name / "manifest.json").write_text(json.dumps({"kind": name}))
     for name in ("feedback.jsonl", "prompts.jsonl", "text.txt"):
         (tmp_path / name).write_text("")
     (tmp_path / "latin.jsonl").write_bytes(b'{"prompt_id":"a","text":"It"}\n{"prompt_id":"b","text":"caf\xe9"}\n')
@@ -149,7 +163,25 @@ def test_without_a_folder_the_run_gets_one_of_its_own(files, capsys):
             ["pretrain", "--run-dir", "run", "--text", "gone.txt"],
             "text = 'gone.txt' is not permitted: an existing file",
         ),
-        (["pretrain", "--run-dir", "run", "--steps", "3"], "text = None is not permitted: given"),
+        (["pretrain", "--run-dir", "run", "--steps", "3"], "text = None is not permitted: given (--text)"),
+        (
+            ["pretrain", "--run-dir", "run", "--text", "text.txt", "--schedule", "linear"],
+            "schedule = 'linear' is not permitted: one of wsd, cosine",
+        ),
+        (
+            ["pretrain", "--run-dir", "run", "--text", "text.txt", "--schedule", "cosine", "--decay-fraction", ".2"],
+            "decay_fraction = '.2' is not permitted: left out with the schedule cosine",
+        ),
+        (
+            ["sft", "--run-dir", "run", "--policy", "reward_model", "--demonstrations", "text.txt"],
+            "policy = 'reward_model' is not permitted: the folder of a policy; this one holds a reward_model",
+        ),
+        (["sft", "--run-dir", "run", "--policy", "policy"], "demonstrations = None is not permitted: given (--demon"),
+        ([*REWARD, "--track", "tensorbord"], "track = 'tensorbord' is not permitted: one of tensorboard, wandb"),
+        (["sample", "--policy", "policy", "--prompt", " "], "prompt = ' ' is not permitted: text that is not empty"),
+        (["sample", "--policy", "policy"], "prompt = None is not permitted: given, or else --prompts FILE"),
+        (["sample", "--policy", "policy", "--prompt", "a", "--prompts", "prompts.jsonl"], "and not both"),
+        (["sample", "--prompt", "a"], "policy = None is not permitted: given (--policy)"),
         (["reward", "--run-dir", "run", "--policy", "policy"], "feedback = None"),
         ([*REWARD[:4], "nowhere", *REWARD[5:]], "policy = 'nowhere' is not permitted: the folder of a checkpoint"),
         ([*REWARD, "--config", "gone.yaml"], "config = 'gone.yaml'"),
@@ -170,6 +202,85 @@ def test_what_is_not_permitted_is_named_and_nothing_is_made(files, capsys, argum
     assert not (files / "run" / "run.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["reward", "--learing-rate", "3"], "--learing-rate is no option of reward; did you mean --learning-rate?"),
+        (["reward", "--epochs"], "argument --epochs: expected one argument\nsee python -m rlhf_core reward --help\n"),
+        (["policy", "--preset", "TPU"], "argument --preset: invalid choice: 'TPU'"),
+        (["rewrad"], "argument COMMAND: invalid choice: 'rewrad'"),
+        ([], "the following arguments are required: COMMAND"),
+    ],
+)
+def test_a_mistyped_option_is_answered_in_two_lines(capsys, arguments, message):
+    with pytest.raises(SystemExit) as left:
+        cli.main(arguments)
+    assert left.value.code == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 2
+    assert "--help" in said
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("epoch: 3", "epoch = 3 is not permitted: no such setting; did you mean epochs?"),
+        ("feedback: 3", "feedback = 3 is not permitted: a path"),
+        ("feedback: [a, b]", "feedback = ['a', 'b'] is not permitted: a path"),
+        ("preset: TPU", "preset = 'TPU' is not permitted: one of CPU, GPU"),
+    ],
+)
+def test_what_a_settings_file_may_not_say_is_named(files, capsys, content, message):
+    (files / "settings.yaml").write_text(content)
+    assert cli.main(["reward", "--run-dir", "run", "--config", "settings.yaml"]) == 2
+    assert message in capsys.readouterr().err
+    assert not (files / "run").exists()
+
+
+def test_a_settings_file_may_name_everything_and_options_win_over_it(files):
+    (files / "run.yaml").write_text(
+        "text: [text.txt, prompts.jsonl]\nstore: kept\nsteps: 1e4\nlearning-rate: 3e-4\nschedule: cosine\n"
+        "vocab_size: 300\ndim: 32\nmodel:\n  depth: 3\n  heads: 2\n"
+    )
+    run = prepared("pretrain", "--run-dir", "run", "--config", "run.yaml", "--heads", "1", "--text", "text.txt")
+    assert run.config == PretrainConfig(steps=10_000, learning_rate=3e-4, schedule="cosine")
+    assert run.model == ModelConfig(num_tokens=300, dim=32, depth=3, heads=1)
+    assert run.inputs["text"] == [str(files / "text.txt")]
+    assert run.store == files / "kept"
+
+
+def test_a_vocabulary_follows_the_tokenizer_unless_it_is_named(files, tiny_tokenizer, capsys):
+    tiny_tokenizer.save(files / "tokenizer.json")
+    common = ("--text", "text.txt", "--tokenizer", "tokenizer.json")
+    assert prepared("pretrain", "--run-dir", "a", *common).model == ModelConfig(num_tokens=259)
+    assert prepared("pretrain", "--run-dir", "b", *common, "--vocab-size", "512").model == ModelConfig(num_tokens=512)
+    larger = Tokenizer.train(["a good film and a good plot"] * 4, 270)
+    larger.save(files / "tokenizer.json")
+    assert cli.main(["pretrain", "--run-dir", "c", *common, "--vocab-size", "260"]) == 2
+    assert f"vocab_size = 260 is not permitted: at least the tokenizer's {larger.vocab_size}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", RUN_CONFIGS)
+def test_the_printed_settings_are_a_file_that_gives_the_same_settings(files, capsys, kind):
+    options = {
+        "pretrain": ["--dim", "32", "--vocab-size", "300"],
+        "policy": ["--kl-target", "none", "--preset", "GPU"],
+    }.get(kind, [])
+    assert cli.main([kind, "--print-config", "--seed", "7", *options]) == 0
+    (files / "printed.yaml").write_text(capsys.readouterr().out)
+    parse = cli.make_parser().parse_args
+    asked = cli.build_request(kind, cli.given_options(parse([kind, "--seed", "7", *options])))
+    again = cli.build_request(kind, cli.given_options(parse([kind, "--config", "printed.yaml"])))
+    assert (again.config, again.model) == (asked.config, asked.model)
+    assert again.config.seed == 7  # type: ignore[attr-defined]
+    assert not (files / "runs").exists()
+
+
+def test_a_switch_alone_means_yes(files):
+    assert prepared(*POLICY, "--whiten-rewards").config == PolicyConfig(whiten_rewards=True)
+
+
 @pytest.mark.parametrize("content", ["epochs: [", "- 1", "just words", "epoch: 3", "epochs: 1.5"])
 def test_a_bad_settings_file_is_refused(files, capsys, content):
     (files / "settings.yaml").write_text(content)
@@ -183,12 +294,59 @@ def test_a_run_that_exists_takes_no_settings_again(files, capsys):
     assert "already holds a run" in capsys.readouterr().err
 
 
+def test_every_setting_stands_in_one_group_of_the_help():
+    names = [name for group in GROUPS.values() for name in group]
+    assert len(names) == len(set(names))
+    for settings in (*RUN_CONFIGS.values(), ModelConfig, SamplingConfig):
+        assert {item.name for item in dataclasses.fields(settings)} <= set(names)  # type: ignore[arg-type]
+
+
+def test_the_smallest_vocabulary_is_the_tokenizers():
+    assert Tokenizer.train(["a"], SMALLEST_VOCABULARY).vocab_size == SMALLEST_VOCABULARY
+    with pytest.raises(ConfigError):
+        Tokenizer.train(["a"], SMALLEST_VOCABULARY - 1)
+
+
+def test_help_says_default_range_and_unit(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["policy", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert (
+        "--learning-rate NUMBER peak learning rate of the policy, falls linearly to 0 [default 0.005; above 0, to 1]"
+        in shown
+    )
+    assert "--kl-target NUMBER/none" in shown
+    assert "--max-new-tokens INTEGER longest response, in tokens [default 64; 1 to 4,096]" in shown
+    assert "--updates INTEGER rounds of sampling and learning [default 40; 1 to 1,000,000]" in shown
+
+
 # Ends of a run
+
+
+def test_away_from_a_terminal_a_run_tells_in_lines_and_a_supervised_one_keeps_quiet(tmp_path):
+    lines = finish(make_run(tmp_path / "a"))[2].splitlines()
+    assert lines[0].endswith("train 1/5  loss 1.000")
+    assert "train 5/5  loss 0.200" in lines[-1]
+    reading, writing = os.pipe()
+    child = start(make_run(tmp_path / "b"), "--control-fd", str(reading), pass_fds=[reading])
+    assert child.communicate(timeout=60)[1] == ""
+    for end in (reading, writing):
+        os.close(end)
+
+
+def test_a_run_that_is_stopped_says_how_to_go_on(tmp_path):
+    run = make_run(tmp_path, "slow")
+    child = start(run)
+    while not run.saved_states():
+        assert child.poll() is None
+    child.send_signal(signal.SIGINT)
+    said = child.communicate(timeout=20)[1]
+    assert said.endswith(f"to go on: python -m rlhf_core reward --run-dir {run.path}\n")
 
 
 def test_a_run_that_is_done_says_so_and_is_done_the_next_time_too(tmp_path):
     run = make_run(tmp_path)
-    code, out, err = finish(run)
+    code, out, err = finish(run, "--progress", "none")
     assert (code, err) == (0, "")
     assert json.loads(out) == run.result
     assert json.loads(out)["metrics"] == {"total": 15.0}
@@ -298,11 +456,6 @@ def test_a_run_whose_supervisor_is_gone_saves_and_leaves(tmp_path):
     child.communicate()
 
 
-def test_the_figures_beside_the_bar_leave_out_what_is_not_known():
-    assert cli.figures({"loss": 0.5, "kl": None, "tokens_per_second": 1234.4}) == "loss 0.500  1,234 tokens/s"
-    assert cli.figures({}) == ""
-
-
 # From text to responses
 
 
@@ -358,6 +511,30 @@ def test_responses_read_as_text_without_json(policy, capsys):
     assert capsys.readouterr().out.startswith("[0] Review")
 
 
+def test_a_policy_is_fine_tuned_from_a_shell(policy, tmp_path):
+    lines = [json.dumps({"prompt": f"Review {n}:", "response": "the film was good"}) for n in range(40)]
+    (tmp_path / "shown.jsonl").write_text("\n".join(lines))
+    options = ("--policy", str(policy), "--demonstrations", str(tmp_path / "shown.jsonl"), "--threads", "1")
+    ended = trained("sft", tmp_path / "run", *options, "--store", str(tmp_path / "store"), "--epochs", "1")
+    assert ended.returncode == 0, ended.stderr
+    output = json.loads(ended.stdout)["outputs"][0]
+    assert load_policy(output["path"])[2]["meta"]["parent"] == policy.name
+    assert metric_names(tmp_path / "run") <= set(METRICS["sft"])
+    lines = ended.stderr.splitlines()
+    assert any(
+        re.fullmatch(r"\d\d:\d\d:\d\d train 3/3  loss \d\.\d{3}  validation .* tokens/s.*", line) for line in lines
+    ), lines
+    assert any("sample after step 3: Review" in line for line in lines)
+
+
+def test_the_settings_of_sampling_may_stand_in_a_file(policy, capsys, tmp_path):
+    (tmp_path / "sampling.yaml").write_text(f"policy: {policy}\nprompt: Review\nsamples: 2\nmax_new_tokens: 3\n")
+    assert cli.main(["sample", "--config", str(tmp_path / "sampling.yaml"), "--json", "--threads", "1"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["seed"] for line in lines] == [0, 1]
+    assert all(len(line["tokens"]) <= 3 for line in lines)
+
+
 def trained(kind: str, folder: Path, *arguments: str, failpoint: str = "") -> subprocess.CompletedProcess:
     options = ["--run-dir", str(folder), *arguments]
     environment = {**os.environ, "STEERSMAN_FAILPOINT": failpoint}
@@ -391,12 +568,15 @@ def test_feedback_that_is_malformed_ends_a_run_with_2_and_an_error_file(policy, 
         (["--tokenizer", "broken.json"], "broken.json' is not permitted: a tokenizer.json of this library"),
     ],
 )
-def test_a_vocabulary_that_cannot_be_ends_a_run_with_2_and_an_error_file(tmp_path, arguments, message):
+def test_a_vocabulary_that_cannot_be_is_refused_before_anything_is_made(tmp_path, arguments, message):
     (tmp_path / "text.txt").write_text("\n\n".join(f"Review {number} of a film" for number in range(60)))
     (tmp_path / "broken.json").write_text("{")
     placed = [str(tmp_path / argument) if argument.endswith(".json") else argument for argument in arguments]
     ended = trained("pretrain", tmp_path / "run", "--text", str(tmp_path / "text.txt"), "--threads", "1", *placed)
-    refused(ended, tmp_path / "run", message)
+    assert ended.returncode == 2
+    assert message in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def refused(ended: subprocess.CompletedProcess, folder: Path, message: str) -> None:

@@ -17,6 +17,7 @@ from rlhf_core.config import (
     PretrainConfig,
     RewardConfig,
     SamplingConfig,
+    SFTConfig,
     permitted_range,
     settings_from_dict,
     settings_hash,
@@ -25,7 +26,7 @@ from rlhf_core.config import (
 from rlhf_core.errors import ConfigError
 from rlhf_core.options import inner_type
 
-ALL = [ModelConfig, PretrainConfig, SamplingConfig, RewardConfig, PolicyConfig]
+ALL = [ModelConfig, PretrainConfig, SFTConfig, SamplingConfig, RewardConfig, PolicyConfig]
 FIELDS = [(kind, field) for kind in ALL for field in dataclasses.fields(kind)]
 OPEN_FIELDS = [  # those of named choices have their own test
     (kind, field) for kind, field in FIELDS if not get_args(inner_type(get_type_hints(kind)[field.name]))
@@ -89,6 +90,12 @@ def test_the_borders_themselves_are_permitted():
 def test_an_odd_head_width_is_refused():
     with pytest.raises(ConfigError, match="dim_head = 33"):
         ModelConfig(dim_head=33)
+
+
+@pytest.mark.parametrize("kind", [PretrainConfig, SFTConfig])
+def test_a_schedule_of_another_name_is_refused_with_those_there_are(kind):
+    with pytest.raises(ConfigError, match="schedule = 'linear' is not permitted: one of wsd, cosine"):
+        kind(schedule="linear")
 
 
 def test_ranges_read_as_words():

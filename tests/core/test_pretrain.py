@@ -11,8 +11,10 @@ from rlhf_core.checkpoint import load_policy
 from rlhf_core.config import ModelConfig, PretrainConfig
 from rlhf_core.errors import ConfigError, DatasetError, TrainingDiverged
 from rlhf_core.modules.palm import PaLM
+from rlhf_core.records import Prompt, write_prompts
 from rlhf_core.text.tokenizer import Tokenizer
 from rlhf_core.training import pretrain
+from rlhf_core.training.next_token import learning_rate
 from rlhf_core.training.run_directory import RunDirectory, RunStopped, read_events
 
 SHAPE = ModelConfig(num_tokens=280, dim=16, depth=2, heads=2, dim_head=8)
@@ -122,6 +124,51 @@ def test_validation_leaves_the_training_alone(whole, tmp_path):
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights_of(run).items())
 
 
+def test_samples_are_drawn_at_validations_from_nothing_or_from_the_prompts_given(whole, tmp_path):
+    def samples(run: RunDirectory) -> list[tuple[int, str]]:
+        found = read_events(run.path / "events.jsonl")[0]
+        return [(event["step"], event["prompt"]) for event in found if event["kind"] == "sample"]
+
+    assert samples(whole) == [(step, "") for step in (4, 4, 8, 8, 12, 12)]
+    write_prompts(tmp_path / "asked.jsonl", [Prompt("a", "the good film ")])
+    text = write_text(tmp_path / "text.txt")
+    config = PretrainConfig(**{**SETTINGS, "samples": 1})
+    run = RunDirectory.create(
+        tmp_path / "run",
+        kind="pretrain",
+        config=config,
+        store=tmp_path / "store",
+        text=[text],
+        model=SHAPE,
+        prompts=tmp_path / "asked.jsonl",
+    )
+    pretrain.train_pretrain(run)
+    assert samples(run) == [(4, "the good film"), (8, "the good film"), (12, "the good film")]
+    assert run.result["outputs"][0]["path"] != whole.result["outputs"][0]["path"]  # its settings differ,
+    assert learning_log(run) == learning_log(whole)  # what it learned does not
+
+
+def test_data_that_was_altered_is_refused_when_a_run_goes_on(tmp_path):
+    run = make_run(tmp_path)
+    stop_after(run, 5)
+    with pytest.raises(RunStopped):
+        pretrain.train_pretrain(run)
+    tokens = run.path / "data" / "train.tokens"
+    tokens.write_bytes(tokens.read_bytes()[:-2])
+    with pytest.raises(DatasetError, match=r"train.tokens is missing, cut short or altered; remove .*data"):
+        pretrain.train_pretrain(RunDirectory(run.path))
+
+
+def test_a_stop_while_the_text_is_read_leaves_at_once_and_the_next_start_reads_it_again(whole, tmp_path):
+    run = make_run(tmp_path)
+    run.stop_event.set()
+    with pytest.raises(RunStopped, match="before the next step"):
+        pretrain.train_pretrain(run)
+    run = RunDirectory(run.path)
+    pretrain.train_pretrain(run)
+    assert run.result["outputs"][0]["id"] == whole.result["outputs"][0]["id"]
+
+
 def test_steps_may_be_changed_before_the_rate_falls(whole, tmp_path):
     run = make_run(tmp_path, steps=100)
     stop_after(run, 5)
@@ -221,7 +268,7 @@ def test_the_learning_rate_rises_stays_and_falls():
     config = PretrainConfig(
         steps=10, learning_rate=0.1, warmup_steps=4, decay_fraction=0.4, final_learning_rate_fraction=0.5
     )
-    found = [pretrain.learning_rate(config, step) for step in range(1, 11)]
+    found = [learning_rate(config, step, 10) for step in range(1, 11)]
     # Up by quarters; from step 6 on, four steps down to a half.
     expected = [0.025, 0.05, 0.075, 0.1, 0.1, 0.1, 0.0875, 0.075, 0.0625, 0.05]
     assert found == pytest.approx(expected)

@@ -1,6 +1,13 @@
 import pytest
 
-from rlhf_core.text.template import TEMPLATE_SHA256, cut_response, encode_document, encode_prompt
+from rlhf_core.text.template import (
+    TEMPLATE_SHA256,
+    cut_response,
+    encode_document,
+    encode_prompt,
+    frame_response,
+    split_demonstration,
+)
 from rlhf_core.text.tokenizer import Tokenizer
 
 
@@ -39,6 +46,25 @@ def test_a_response_ends_with_its_first_end_token():
     assert cut_response([5, 0, 7, 2, 9, 2], end=2) == [5, 0, 7, 2]
     assert cut_response([5, 0, 7], end=2) == [5, 0, 7]
     assert cut_response([], end=2) == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "response", "divided"),
+    [
+        ("A: ", "yes", ("A:", " yes")),
+        ("A:", " yes\n", ("A:", " yes")),
+        ("A:\n\n", "yes", ("A:", "\n\nyes")),
+        ("A", "bc", ("A", "bc")),
+    ],
+)
+def test_whitespace_between_prompt_and_response_belongs_to_the_response(prompt, response, divided):
+    assert split_demonstration(prompt, response) == divided
+
+
+def test_a_response_that_was_cut_has_no_end(tokenizer):
+    assert frame_response(tokenizer, [7, 8], 3) == [7, 8, tokenizer.end]
+    assert frame_response(tokenizer, [7, 8, 9], 3) == [7, 8, 9]
+    assert frame_response(tokenizer, [7, 8, 9, 10], 3) == [7, 8, 9]
 
 
 def test_the_template_has_the_hash_that_checkpoints_hold():

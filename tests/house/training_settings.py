@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 from pathlib import Path
-from typing import get_type_hints
+from typing import get_args, get_type_hints
 
 from rlhf_core.config import METRICS, RUN_CONFIGS, ModelConfig, SamplingConfig, permitted_range
 
@@ -11,6 +11,7 @@ SECTIONS = {
     "Shape of a model": ModelConfig,
     "Sampling": SamplingConfig,
     "Run: pretrain": RUN_CONFIGS["pretrain"],
+    "Run: sft": RUN_CONFIGS["sft"],
     "Run: reward": RUN_CONFIGS["reward"],
     "Run: policy": RUN_CONFIGS["policy"],
     "Run: evaluate": RUN_CONFIGS["evaluate"],
@@ -32,7 +33,8 @@ def render() -> str:
         hints = get_type_hints(settings_type)
         for item in fields(settings_type):
             is_number = hints[item.name] in (int, float) or hints[item.name] == float | None
-            permitted = permitted_range(item.metadata) if is_number else "on or off"
+            choices = " or ".join(get_args(hints[item.name])) if not is_number else ""
+            permitted = permitted_range(item.metadata) if is_number else choices or "on or off"
             default = in_words(item.default)
             unit = f" ({item.metadata['unit']})" if item.metadata["unit"] else ""
             parts.append(f"| `{item.name}` | {default} | {permitted} | {item.metadata['help']}{unit} |\n")
