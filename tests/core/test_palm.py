@@ -112,10 +112,10 @@ def test_a_cache_needs_causality():
 def test_the_loss_is_the_mean_of_the_next_tokens_but_the_ignored_label():
     palm, tokens = make_palm(), torch.tensor([[3, 8, 0, 9]])
     log_probs = palm(tokens).log_softmax(-1)[0]
-    expected = -(log_probs[0, 8] + log_probs[2, 9]) / 2  # the label 0 is left out, as in the seed library
-    assert_close(palm(tokens, return_loss=True), expected)
-    palm.cross_entropy_ignore_index = -100
-    assert_close(palm(tokens, return_loss=True), -(log_probs[0, 8] + log_probs[1, 0] + log_probs[2, 9]) / 3)
+    every_token = -(log_probs[0, 8] + log_probs[1, 0] + log_probs[2, 9]) / 3
+    assert_close(palm(tokens, return_loss=True), every_token)  # index 0 is learned too: fault 19 of the seed library
+    palm.cross_entropy_ignore_index = 0
+    assert_close(palm(tokens, return_loss=True), -(log_probs[0, 8] + log_probs[2, 9]) / 2)
 
 
 def test_padding_stays_out_of_the_loss():
@@ -242,17 +242,17 @@ def test_generating_that_fails_leaves_the_mode_as_it_was():
 def test_a_torn_or_foreign_file_is_refused(tmp_path):
     palm = make_palm()
     path = tmp_path / "palm.safetensors"
-    with pytest.raises(CheckpointError, match="no readable PaLM file"):
+    with pytest.raises(CheckpointError, match="no readable file of weights"):
         palm.load(path)
     palm.save(path)
     with pytest.raises(CheckpointError, match="another shape"):
         make_palm(heads=2).load(path)
     adapted = make_palm()
     adapted.add_finetune_params("other", lora_r=2)
-    with pytest.raises(CheckpointError, match="(?s)does not fit: .*lora.other"):
+    with pytest.raises(CheckpointError, match="does not fit .*it lacks lora.other"):
         adapted.load(path)
     path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(CheckpointError, match="no readable PaLM file"):
+    with pytest.raises(CheckpointError, match="no readable file of weights"):
         palm.load(path)
 
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 SEED_DEFAULTS = {
     "PaLM": dict(
         causal=True, dim_head=64, heads=8, ff_mult=4, attn_dropout=0.0, ff_dropout=0.0, qk_rmsnorm=False, lora_r=8,
-        rotary_xpos_scale_base=512, flash_attn=False, finetune_scopes=(), cross_entropy_ignore_index=0,
+        rotary_xpos_scale_base=512, flash_attn=False, finetune_scopes=(),
     ),
     "RewardModel": dict(
         dropout=0.1, num_binned_output=0.0, use_lora=True, lora_r=8, reward_lora_scope="reward", sample_temperature=1.0
