@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rlhf_core.config import ModelConfig, settings_from_dict, settings_to_dict
 from rlhf_core.errors import CheckpointError, ConfigError
 from rlhf_core.generation.cache import KeyValueCache
-from rlhf_core.generation.filters import top_k
+from rlhf_core.generation.filters import chosen_filter
 from rlhf_core.modules.attention import LayerNorm, ParallelBlock, Surroundings
 from rlhf_core.modules.lora import BlockLoRA
 from rlhf_core.modules.rotary import Rotary
@@ -300,8 +300,8 @@ class PaLM(nn.Module):
         seq_len: int,
         prompt: Tensor | None = None,
         temperature: float = 1.0,
-        filter_logits_fn: Callable[[Tensor, float], Tensor] = top_k,
-        filter_thres: float = 0.9,
+        filter_logits_fn: Callable[..., Tensor] | None = None,
+        filter_thres: float | None = None,
         pad_value: float = 0.0,
         eos_token: int | None = None,
         return_seq_without_prompt: bool = True,
@@ -317,7 +317,8 @@ class PaLM(nn.Module):
             seq_len: total length, prompt included.
             prompt: (..., prompt_len) token ids; None starts from one random token, which the result then includes.
             temperature: 0 takes the likeliest token.
-            filter_logits_fn, filter_thres: applied to the logits before drawing.
+            filter_logits_fn, filter_thres: applied to the logits before drawing; one alone takes ``top_k`` or .9 as the
+                other, neither draws from the model as it is.
             pad_value: fills each row after its first drawn ``eos_token``.
             eos_token: drawing stops once every row has drawn it.
             return_seq_without_prompt: return the drawn tokens alone.
@@ -327,6 +328,7 @@ class PaLM(nn.Module):
         Returns:
             (..., drawn) token ids, or (..., prompt_len + drawn) with the prompt.
         """
+        filter_logits_fn, filter_thres = chosen_filter(filter_logits_fn, filter_thres)
         if prompt is None:
             prompt = torch.randint(0, self.num_tokens, (1, 1), device=self.device)
             return_seq_without_prompt = False
