@@ -1,6 +1,7 @@
 """PaLM: the one network under policy, reference, critic and reward model."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -41,6 +42,9 @@ class PaLM(nn.Module):
         cross_entropy_ignore_index: label that ``return_loss`` leaves out; by default none, so that every token is
             learned. Tell padding by ``lengths``.
 
+    Raises:
+        ConfigError: an argument outside its range.
+
     Source: Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311. Ours differs: rotary over xPos, QK-norm optional.
     """
 
@@ -75,6 +79,11 @@ class PaLM(nn.Module):
             qk_rmsnorm=qk_rmsnorm,
             rotary_xpos_scale_base=rotary_xpos_scale_base,
         )
+        for name, rate in (("attn_dropout", attn_dropout), ("ff_dropout", ff_dropout)):
+            if not 0 <= rate < 1:
+                raise ConfigError(name, rate, "at least 0 and below 1")
+        if isinstance(finetune_scopes, str):
+            raise ConfigError("finetune_scopes", finetune_scopes, f"names in a tuple or list: ({finetune_scopes!r},)")
         self.dim = dim
         self.num_tokens = num_tokens
         self.causal = causal
@@ -82,7 +91,7 @@ class PaLM(nn.Module):
         self.cross_entropy_ignore_index = cross_entropy_ignore_index
         self.token_emb = nn.Embedding(num_tokens, dim)
         nn.init.normal_(self.token_emb.weight, std=0.02)
-        self.rotary = Rotary(dim_head, heads, rotary_xpos_scale_base if causal else None)
+        self.rotary = rotary_of(self.config)
         self.blocks = nn.ModuleList(
             ParallelBlock(
                 dim=dim,
@@ -114,9 +123,18 @@ class PaLM(nn.Module):
         return self.token_emb.weight.dtype
 
     def set_dropout(self, dropout: float) -> "PaLM":
-        """Set both dropouts of every block."""
+        """Set both dropouts of every block, each at least 0 and below 1."""
+        if not 0 <= dropout < 1:
+            raise ConfigError("dropout", dropout, "at least 0 and below 1")
         for block in self.each_block():
             block.attn_dropout = block.ff_dropout = dropout
+        return self
+
+    def set_causal(self, causal: bool) -> "PaLM":
+        """Let each position see only itself and those before it, with xPos, or all positions, without."""
+        self.causal = causal
+        self.config = replace(self.config, causal=causal)
+        self.rotary = rotary_of(self.config).to(self.device, self.dtype)
         return self
 
     # ---- LoRA scopes
@@ -129,12 +147,15 @@ class PaLM(nn.Module):
             lora_alpha: the adapters' strength, by default the rank, which makes their factor 1.
 
         Raises:
+            ConfigError: the rank is below 1.
             ValueError: the scope exists, or its name is empty or holds a dot.
         """
         if not scope or "." in scope or scope in self.lora:
             raise ValueError(f"LoRA scope {scope!r} is not permitted: a new, non-empty name without dots")
         shape = self.config
         rank = self.lora_r if lora_r is None else lora_r
+        if rank < 1:
+            raise ConfigError("lora_r", rank, "at least 1")
         adapters = (BlockLoRA(shape.dim, shape.heads, shape.dim_head, rank, lora_alpha) for _ in self.blocks)
         self.lora[scope] = nn.ModuleList(adapters).to(self.device, self.dtype)
 
@@ -428,6 +449,11 @@ def draw(logits: Tensor, temperature: float) -> Tensor:
         return logits.argmax(dim=-1)
     noise = torch.rand_like(logits, dtype=torch.float32).clamp(min=1e-20)
     return (logits.float() / temperature - (-noise.log()).log()).argmax(dim=-1)
+
+
+def rotary_of(shape: ModelConfig) -> Rotary:
+    """The position embedding of a PaLM; xPos only makes sense where keys stand before queries."""
+    return Rotary(shape.dim_head, shape.heads, shape.rotary_xpos_scale_base if shape.causal else None)
 
 
 def shape_of(about: Mapping[str, Any], path: str | Path) -> ModelConfig:

@@ -64,8 +64,6 @@ class RewardModel(nn.Module):
         super().__init__()
         if num_binned_output < 0 or num_binned_output != int(num_binned_output):
             raise ConfigError("num_binned_output", num_binned_output, "a whole number, 0 or 1 for a scalar head")
-        if not 0 <= dropout < 1:
-            raise ConfigError("dropout", dropout, "at least 0 and below 1")
         if not sample_temperature > 0:
             raise ConfigError("sample_temperature", sample_temperature, "above 0")
         if sample_from_bins and num_binned_output <= 1:
@@ -258,7 +256,8 @@ class RewardModel(nn.Module):
     def load(self, path: str | Path, *, correct_qk_scale: bool = False) -> None:
         """Read what ``save`` wrote by a reward model of the same shape, or a state dict of palm-rlhf-pytorch.
 
-        The latter knows neither comparisons nor normalisation: of those this model keeps what it has.
+        What ``save`` wrote also says whether the trunk is causal, and this one becomes what that one was. The seed
+        library's files do not, nor do they know comparisons or normalisation: there this model keeps what it has.
 
         Args:
             path: safetensors, or what ``torch.save`` wrote; see ``read_weights``.
@@ -268,6 +267,7 @@ class RewardModel(nn.Module):
             CheckpointError: the file is missing, torn, altered, or does not fit. Nothing was changed then.
         """
         about, state = read_weights(path)
+        is_causal = self.palm.causal
         try:
             if is_seed_palm(state, "palm."):
                 shape = self.palm.config
@@ -275,23 +275,26 @@ class RewardModel(nn.Module):
                 own = {name: one for name, one in state.items() if not name.startswith("palm.")}
                 state = palm | self.own_names(own)
             else:
-                self.check_shape(about)
+                is_causal = self.check_shape(about)
             check_fit(self, state)
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"{path} is no reward model that fits this one: {error}") from error
         self.load_state_dict(state)
+        if is_causal != self.palm.causal:
+            self.palm.set_causal(is_causal)
 
-    def check_shape(self, about: Mapping[str, Any]) -> None:
-        """Raise ValueError where a file by ``save`` speaks of another head or trunk."""
+    def check_shape(self, about: Mapping[str, Any]) -> bool:
+        """Whether the trunk in a file by ``save`` is causal; ValueError where head or trunk differ otherwise."""
         head, shape = about.get("head"), about.get("config")
         if head is None or shape is None:
             raise ValueError("it says nothing of a head and a trunk: RewardModel.save did not write it")
-        if shape != settings_to_dict(self.palm.config):
+        if {**shape, "causal": None} != {**settings_to_dict(self.palm.config), "causal": None}:
             raise ValueError(f"its trunk has another shape: {shape}")
         # A PaLM takes in scopes that it lacks: adapters that this model never uses would load unnoticed.
         for name in ("num_binned_output", "use_lora", "lora_r", "reward_lora_scope"):
             if head.get(name) != self.head_config[name]:
                 raise ValueError(f"its {name} is {head.get(name)!r}, not {self.head_config[name]!r}")
+        return bool(shape.get("causal"))
 
     def own_names(self, state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
         """A seed library's state with our names outside the PaLM, and this model's tensors that it has none for."""

@@ -75,9 +75,7 @@ def second(sizes: Sizes, folder: Path) -> torch.Tensor:
 
     reward = reward_model(seq, prompt_mask=prompt_mask)
 
-    RewardModel(PaLM(num_tokens=20000, dim=sizes.dim, depth=sizes.depth), num_binned_output=5).save(
-        folder / "reward_model.pt"
-    )
+    reward_model.save(folder / "reward_model.pt")
     return reward
 
 
