@@ -1,10 +1,13 @@
 """The seed library's README runs here."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.library.environments import ROOT
 
 SCRIPT = Path(__file__).parent / "readme_snippets.py"
 
@@ -17,4 +20,5 @@ def run_snippets(*arguments: str | Path, python: Path | str = sys.executable, **
 
 @pytest.mark.slow
 def test_the_first_two_run_at_the_readmes_own_sizes(tmp_path):
-    assert run_snippets(tmp_path, "full", "1", "2") == ["1 1 2048", "2 1"]
+    checkout = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert run_snippets(tmp_path, "full", "1", "2", env=checkout) == ["1 1 2048", "2 1"]
