@@ -70,6 +70,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     ),
     "feedback-think": Measurement("20 raters who think 2 to 5 s", ("benchmarks.feedback", "think"), 3),
     "rating": Measurement("one rater by keyboard, 200 pairs in Chromium", ("benchmarks.rating",), 2),
+    "import": Measurement("Python's start with and without `import rlhf_core`", ("benchmarks.importing",), 0.1),
     "loop": Measurement("one turn of the loop on the demo policy", ("benchmarks.loop",), 8, is_slow=True),
     "simulate": Measurement(
         "`manage.py simulate --labels 400 --seeds 5`: two turns of the loop with simulated raters, five times",
@@ -107,6 +108,7 @@ FIGURES: tuple[Figure, ...] = (
     Figure("blindness", "sides.p_value", "p of left and right over 10,000 draws, if the coin is fair", ">", 0.001),
     Figure("blindness", "pages.different", "pages that change when the policies behind equal texts swap", "<=", 0),
     Figure("blindness", "pages.compared", "pages compared so", ">=", 10),
+    Figure("import", "added_ms", "what `import rlhf_core` adds to Python's start", "<", 50, "ms"),
     Figure("simulate", "seeds_failed", "seeds in which the loop could not be closed", "<=", 0),
     Figure("simulate", "seeds_better_share", "round 1: seeds whose whole interval of the gain is above 0", ">=", 0.8),
     Figure("simulate", "worst.kl", "round 1: sequence KL to the base policy, worst seed", "<=", 15, "nats"),

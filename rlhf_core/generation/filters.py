@@ -1,12 +1,18 @@
 """Filters that cut the tail of a next-token distribution, and the one definition of the scores that are drawn from."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 CUT = float("-inf")
+
+
+def keep_all(logits: Tensor, thres: float = 0.0) -> Tensor:
+    """The filter that filters nothing."""
+    return logits
 
 
 def keep_top_k(logits: Tensor, count: int) -> Tensor:
@@ -49,6 +55,19 @@ def keep_min_p(logits: Tensor, share: float) -> Tensor:
         return logits
     highest = logits.amax(dim=-1, keepdim=True)
     return logits.masked_fill(logits < highest + math.log(share), CUT)
+
+
+def chosen_filter(
+    filter_logits_fn: Callable[..., Tensor] | None, thres: float | None
+) -> tuple[Callable[..., Tensor], float]:
+    """The filter and threshold of a ``generate`` in the seed library's manner.
+
+    There, ``top_k`` with .9 is the default, so that text comes from another distribution than the one that is trained.
+    Here nothing is filtered unless one of the two is given; the other then has the value it had there.
+    """
+    if filter_logits_fn is None and thres is None:
+        return keep_all, 0.0
+    return filter_logits_fn or top_k, 0.9 if thres is None else thres
 
 
 def top_k(logits: Tensor, thres: float = 0.9) -> Tensor:

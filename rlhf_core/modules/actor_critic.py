@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_core.config import SamplingConfig
+from rlhf_core.errors import ConfigError
 from rlhf_core.generation.log_probs import SequenceLogProbs, sequence_log_probs
 from rlhf_core.generation.sampler import generate_batch
 from rlhf_core.masking import Sequences, join_sequences, length_mask, masked_mean
@@ -18,12 +19,23 @@ Tokens: TypeAlias = Sequence[Sequence[int]]
 
 
 class Generated(NamedTuple):
-    """What ``ActorCritic.generate`` gives: drawn tokens, all tokens, and which of the latter are real or prompt."""
+    """What ``ActorCritic.generate`` gives.
+
+    Attributes:
+        actions: (batch, longest response) drawn tokens.
+        sequence: (batch, seq) prompts and responses, padded on the right.
+        mask: (batch, seq) bool, True at real tokens.
+        prompt_mask: (batch, seq) bool, True at those of the prompt.
+        action_logits: (batch, seq, tokens) of the policy over ``sequence``.
+        values: (batch, longest response) of the critic before each drawn token; None unless asked for.
+    """
 
     actions: Tensor
     sequence: Tensor
     mask: Tensor
     prompt_mask: Tensor
+    action_logits: Tensor
+    values: Tensor | None
 
 
 class ActorCritic(nn.Module):
@@ -42,7 +54,13 @@ class ActorCritic(nn.Module):
         actor_dropout, critic_dropout: of their trunks; leave at 0 for PPO, whose ratios they would falsify.
         critic_dim_out: 1 gives a plain value head; more gives that many bins over ``value_range``, whose expectation is
             the value (arXiv 2403.03950).
-        value_range: lowest and highest value that bins can express.
+        value_range: centre of the lowest and of the highest bin, and so the values that bins can express.
+        value_smoothing: standard deviation, in bins, of what a return teaches the bins around it.
+
+    Raises:
+        ConfigError: there is no bin, or no range for bins to cover.
+        ValueError: a part is not causal, so that it would see the response before it is drawn, or ``critic`` does not
+            go with ``palm``.
     """
 
     value_centers: Tensor
@@ -63,8 +81,23 @@ class ActorCritic(nn.Module):
         critic_dropout: float = 0.0,
         critic_dim_out: int = 6,
         value_range: tuple[float, float] = (0.0, 5.0),
+        value_smoothing: float = 0.75,
     ) -> None:
         super().__init__()
+        lowest, highest = value_range
+        if critic_dim_out < 1:
+            raise ConfigError("critic_dim_out", critic_dim_out, "at least 1")
+        if critic_dim_out > 1 and not lowest < highest:
+            raise ConfigError("value_range", value_range, "a lower and a higher number")
+        if critic_dim_out > 1 and not value_smoothing > 0:
+            raise ConfigError("value_smoothing", value_smoothing, "above 0")
+        for part, one in (("palm", palm), ("critic", critic)):
+            if one is not None and not one.causal:
+                raise ValueError(f"{part} is not causal: it would see a response before it is drawn")
+        if critic is not None and (critic.dim, critic.num_tokens) != (palm.dim, palm.num_tokens):
+            raise ValueError(
+                f"critic has width {critic.dim} and {critic.num_tokens} tokens, palm {palm.dim} and {palm.num_tokens}"
+            )
         self.pooled_values = pooled_values
         self.actor_scope = actor_lora_scope if actor_lora else None
         self.critic_scope = critic_lora_scope if critic_lora else None
@@ -87,10 +120,13 @@ class ActorCritic(nn.Module):
         self.value_head = nn.Linear(palm.dim, critic_dim_out)
         nn.init.zeros_(self.value_head.weight)  # every value starts at 0 (with bins: at the middle of the range)
         nn.init.zeros_(self.value_head.bias)
-        edges = torch.linspace(*value_range, critic_dim_out + 1)
+        self.value_smoothing = value_smoothing
+        centers = torch.linspace(lowest, highest, critic_dim_out)
+        half = (highest - lowest) / (2 * max(1, critic_dim_out - 1))
+        edges = torch.cat((centers - half, centers[-1:] + half))
         self.register_buffer("value_edges", edges, persistent=False)
-        self.register_buffer("value_centers", (edges[1:] + edges[:-1]) / 2, persistent=False)
-        self.value_head.to(palm.device)
+        self.register_buffer("value_centers", centers, persistent=False)
+        self.to(palm.device)
         for parameter in (*self.actor_parameters(), *self.critic_parameters()):
             parameter.requires_grad_(True)
 
@@ -155,13 +191,18 @@ class ActorCritic(nn.Module):
         return self.decode_values(self.value_outputs(sequences))
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None, prompt_lengths: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        return_values: bool = True,
+        prompt_lengths: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
         """Logits (batch, seq, tokens) of the policy and values of the critic.
 
         Args:
             x: (batch, seq) token ids, padded on the right.
             mask: (batch, seq) bool, True at real tokens.
+            return_values: False gives None in their place and does not ask the critic.
             prompt_lengths: (batch,) where responses begin; None gives the value after every token but the last.
 
         Returns:
@@ -170,30 +211,47 @@ class ActorCritic(nn.Module):
         lengths = torch.full((len(x),), x.shape[1], device=x.device) if mask is None else mask.sum(dim=1)
         starts = torch.ones_like(lengths) if prompt_lengths is None else prompt_lengths
         logits = self.palm(x, lengths=lengths, finetune_scope=self.actor_scope)
-        return logits, self.values(Sequences(x, starts, lengths))
+        return logits, self.values(Sequences(x, starts, lengths)) if return_values else None
 
     @torch.no_grad()
     def generate(
-        self, state: Tensor, max_seq_len: int, eos_token: int | None = None, temperature: float = 1.0, seed: int = 0
+        self,
+        state: Tensor,
+        max_seq_len: int,
+        eos_token: int | None = None,
+        return_values: bool = False,
+        temperature: float = 1.0,
+        seed: int = 0,
     ) -> Generated:
-        """Continue prompts (batch, prompt) or (prompt,) up to a total length of ``max_seq_len``."""
+        """Continue prompts (batch, prompt) or (prompt,) up to a total length of ``max_seq_len``.
+
+        Nothing is filtered, so that ``action_logits`` are those of the distribution that was drawn from.
+
+        Raises:
+            ValueError: there is no token to go on from, or one outside the vocabulary.
+        """
         prompts = (state if state.ndim == 2 else state[None]).tolist()
-        room = max(1, max_seq_len - len(prompts[0]))
         generations = generate_batch(
             self.palm,
             prompts,
-            sampling=SamplingConfig(max_new_tokens=room, max_prompt_tokens=len(prompts[0]), temperature=temperature),
+            sampling=SamplingConfig(max_new_tokens=max(1, max_seq_len - state.shape[-1]), temperature=temperature),
             end_id=eos_token,
             seeds=[derive_seed(seed, "generate", row) for row in range(len(prompts))],
             finetune_scope=self.actor_scope,
         )
         joined = join_sequences(prompts, [generation.tokens for generation in generations], device=state.device)
         size = joined.tokens.shape[1]
+        mask = length_mask(joined.lengths, size)
+        was_training = self.training
+        action_logits, values = self.eval()(joined.tokens, mask, return_values, joined.prompt_lengths)
+        self.train(was_training)
         return Generated(
-            actions=joined.tokens[:, len(prompts[0]) :],
+            actions=joined.tokens[:, state.shape[-1] :],
             sequence=joined.tokens,
-            mask=length_mask(joined.lengths, size),
+            mask=mask,
             prompt_mask=length_mask(joined.prompt_lengths, size),
+            action_logits=action_logits,
+            values=values,
         )
 
 

@@ -1,24 +1,23 @@
 """PaLM: the one network under policy, reference, critic and reward model."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import save as pack
 from torch import Tensor, nn
 
 from rlhf_core.config import ModelConfig, settings_from_dict, settings_to_dict
-from rlhf_core.durable import write_atomically
-from rlhf_core.errors import CheckpointError
+from rlhf_core.errors import CheckpointError, ConfigError
 from rlhf_core.generation.cache import KeyValueCache
-from rlhf_core.generation.filters import top_k
+from rlhf_core.generation.filters import chosen_filter
 from rlhf_core.modules.attention import LayerNorm, ParallelBlock, Surroundings
 from rlhf_core.modules.lora import BlockLoRA
 from rlhf_core.modules.rotary import Rotary
+from rlhf_core.modules.seed_state import is_seed_palm, palm_state_from_seed
+from rlhf_core.weights import check_fit, read_weights, save_weights
 
 NOT_A_TOKEN = -100  # a label that the loss leaves out
 
@@ -40,7 +39,11 @@ class PaLM(nn.Module):
         rotary_xpos_scale_base: distance over which xPos fades attention.
         flash_attn: accepted for the seed library's sake; attention always goes through PyTorch's fused kernels.
         finetune_scopes: LoRA scopes to add at once.
-        cross_entropy_ignore_index: label that ``return_loss`` leaves out.
+        cross_entropy_ignore_index: label that ``return_loss`` leaves out; by default none, so that every token is
+            learned. Tell padding by ``lengths``.
+
+    Raises:
+        ConfigError: an argument outside its range.
 
     Source: Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311. Ours differs: rotary over xPos, QK-norm optional.
     """
@@ -62,7 +65,7 @@ class PaLM(nn.Module):
         rotary_xpos_scale_base: int = 512,
         flash_attn: bool = False,
         finetune_scopes: Sequence[str] = (),
-        cross_entropy_ignore_index: int = 0,
+        cross_entropy_ignore_index: int = NOT_A_TOKEN,
     ) -> None:
         super().__init__()
         self.config = ModelConfig(
@@ -76,6 +79,11 @@ class PaLM(nn.Module):
             qk_rmsnorm=qk_rmsnorm,
             rotary_xpos_scale_base=rotary_xpos_scale_base,
         )
+        for name, rate in (("attn_dropout", attn_dropout), ("ff_dropout", ff_dropout)):
+            if not 0 <= rate < 1:
+                raise ConfigError(name, rate, "at least 0 and below 1")
+        if isinstance(finetune_scopes, str):
+            raise ConfigError("finetune_scopes", finetune_scopes, f"names in a tuple or list: ({finetune_scopes!r},)")
         self.dim = dim
         self.num_tokens = num_tokens
         self.causal = causal
@@ -83,7 +91,7 @@ class PaLM(nn.Module):
         self.cross_entropy_ignore_index = cross_entropy_ignore_index
         self.token_emb = nn.Embedding(num_tokens, dim)
         nn.init.normal_(self.token_emb.weight, std=0.02)
-        self.rotary = Rotary(dim_head, heads, rotary_xpos_scale_base if causal else None)
+        self.rotary = rotary_of(self.config)
         self.blocks = nn.ModuleList(
             ParallelBlock(
                 dim=dim,
@@ -103,8 +111,8 @@ class PaLM(nn.Module):
 
     @classmethod
     def from_config(cls, config: ModelConfig) -> "PaLM":
-        """A PaLM of this shape without dropout; its loss leaves no token out (padding is told by lengths)."""
-        return cls(**settings_to_dict(config), cross_entropy_ignore_index=NOT_A_TOKEN)
+        """A PaLM of this shape without dropout."""
+        return cls(**settings_to_dict(config))
 
     @property
     def device(self) -> torch.device:
@@ -115,9 +123,18 @@ class PaLM(nn.Module):
         return self.token_emb.weight.dtype
 
     def set_dropout(self, dropout: float) -> "PaLM":
-        """Set both dropouts of every block."""
+        """Set both dropouts of every block, each at least 0 and below 1."""
+        if not 0 <= dropout < 1:
+            raise ConfigError("dropout", dropout, "at least 0 and below 1")
         for block in self.each_block():
             block.attn_dropout = block.ff_dropout = dropout
+        return self
+
+    def set_causal(self, causal: bool) -> "PaLM":
+        """Let each position see only itself and those before it, with xPos, or all positions, without."""
+        self.causal = causal
+        self.config = replace(self.config, causal=causal)
+        self.rotary = rotary_of(self.config).to(self.device, self.dtype)
         return self
 
     # ---- LoRA scopes
@@ -130,19 +147,22 @@ class PaLM(nn.Module):
             lora_alpha: the adapters' strength, by default the rank, which makes their factor 1.
 
         Raises:
+            ConfigError: the rank is below 1.
             ValueError: the scope exists, or its name is empty or holds a dot.
         """
         if not scope or "." in scope or scope in self.lora:
             raise ValueError(f"LoRA scope {scope!r} is not permitted: a new, non-empty name without dots")
         shape = self.config
         rank = self.lora_r if lora_r is None else lora_r
+        if rank < 1:
+            raise ConfigError("lora_r", rank, "at least 1")
         adapters = (BlockLoRA(shape.dim, shape.heads, shape.dim_head, rank, lora_alpha) for _ in self.blocks)
         self.lora[scope] = nn.ModuleList(adapters).to(self.device, self.dtype)
 
-    def remove_finetune_params(self, scope: str) -> None:
-        """Forget a scope."""
+    def remove_finetune_params(self, scope: str) -> nn.ModuleList:
+        """Forget a scope; returns its adapters, one a block."""
         self.scope_adapters(scope)
-        del self.lora[scope]
+        return cast(nn.ModuleList, self.lora.pop(scope))
 
     @torch.no_grad()
     def merge_finetune_params(self, scope: str) -> None:
@@ -215,15 +235,18 @@ class PaLM(nn.Module):
             (batch, seq, num_tokens) logits unless a flag says otherwise.
 
         Raises:
-            ValueError: ``finetune_scope`` is unknown, or a cache was given to a model that isn't causal.
+            ValueError: ``finetune_scope`` is unknown, ``x`` has another form or a token outside the vocabulary, there
+                is nothing to predict, or a cache was given to a model that isn't causal.
         """
+        if x.ndim != 2 or x.shape[1] < 1 + return_loss:
+            raise ValueError(f"x must be (batch, seq) with at least {1 + return_loss} tokens, not {tuple(x.shape)}")
         adapters = None if disable_lora or finetune_scope is None else self.scope_adapters(finetune_scope)
         labels = None
         if return_loss:
             labels = self.labels(x[:, 1:], None if lengths is None else lengths - 1)
             x = x[:, :-1]
         around = self.surroundings(x, lengths, cache)
-        hidden = self.token_emb(x if self.causal else x.clamp(min=0))
+        hidden = self.embed(x if self.causal else x.clamp(min=0))
         if extra_embed is not None:
             hidden = hidden + extra_embed
         for index, block in enumerate(self.each_block()):
@@ -237,6 +260,15 @@ class PaLM(nn.Module):
         if return_logits_with_embedding:
             return logits, hidden
         return logits
+
+    def embed(self, x: Tensor) -> Tensor:
+        """(batch, seq) token ids -> (batch, seq, dim)."""
+        try:
+            return self.token_emb(x)
+        except IndexError as error:  # on a GPU the kernel itself stops: looking first would make every step wait
+            raise ValueError(
+                f"x holds the tokens {int(x.min())} to {int(x.max())}, the vocabulary 0 to {self.num_tokens - 1}"
+            ) from error
 
     def to_logits(self, embeddings: Tensor) -> Tensor:
         """(..., dim) final embeddings -> (..., num_tokens), by the transposed embedding matrix."""
@@ -289,8 +321,8 @@ class PaLM(nn.Module):
         seq_len: int,
         prompt: Tensor | None = None,
         temperature: float = 1.0,
-        filter_logits_fn: Callable[[Tensor, float], Tensor] = top_k,
-        filter_thres: float = 0.9,
+        filter_logits_fn: Callable[..., Tensor] | None = None,
+        filter_thres: float | None = None,
         pad_value: float = 0.0,
         eos_token: int | None = None,
         return_seq_without_prompt: bool = True,
@@ -306,7 +338,8 @@ class PaLM(nn.Module):
             seq_len: total length, prompt included.
             prompt: (..., prompt_len) token ids; None starts from one random token, which the result then includes.
             temperature: 0 takes the likeliest token.
-            filter_logits_fn, filter_thres: applied to the logits before drawing.
+            filter_logits_fn, filter_thres: applied to the logits before drawing; one alone takes ``top_k`` or .9 as the
+                other, neither draws from the model as it is.
             pad_value: fills each row after its first drawn ``eos_token``.
             eos_token: drawing stops once every row has drawn it.
             return_seq_without_prompt: return the drawn tokens alone.
@@ -316,6 +349,7 @@ class PaLM(nn.Module):
         Returns:
             (..., drawn) token ids, or (..., prompt_len + drawn) with the prompt.
         """
+        filter_logits_fn, filter_thres = chosen_filter(filter_logits_fn, filter_thres)
         if prompt is None:
             prompt = torch.randint(0, self.num_tokens, (1, 1), device=self.device)
             return_seq_without_prompt = False
@@ -350,41 +384,62 @@ class PaLM(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write weights and shape to one safetensors file, which is whole or absent after a crash."""
-        state = {name: tensor.detach().contiguous().cpu() for name, tensor in self.state_dict().items()}
-        metadata = {"config": json.dumps(settings_to_dict(self.config), sort_keys=True)}
-        write_atomically(Path(path), pack(state, metadata))
+        save_weights(path, self.state_dict(), {"config": settings_to_dict(self.config)})
 
-    def load(self, path: str | Path) -> None:
-        """Read what ``save`` wrote by a PaLM of the same shape, LoRA scopes included.
+    def load(self, path: str | Path, *, correct_qk_scale: bool = False) -> None:
+        """Read what ``save`` wrote by a PaLM of the same shape, or a state dict of palm-rlhf-pytorch.
+
+        LoRA scopes in the file that this model lacks are added.
+
+        Args:
+            path: safetensors, or what ``torch.save`` wrote; see ``read_weights``.
+            correct_qk_scale: for the seed library's files with QK-norm; see ``palm_state_from_seed``.
 
         Raises:
-            CheckpointError: the file is missing, torn, of another shape, or lacks a LoRA scope that this model has.
+            CheckpointError: the file is missing, torn, altered, of another shape, or lacks a LoRA scope that this
+                model has. Nothing was changed then.
         """
-        config, state = read_weights(path)
-        if config != self.config:
-            raise CheckpointError(f"{path} holds a PaLM of another shape: {config}, not {self.config}")
+        about, state = read_weights(path)
+        before = list(self.lora)
         try:
-            self.load_state_dict(state)
-        except RuntimeError as error:
-            raise CheckpointError(f"{path} does not fit: {error}") from error
+            if is_seed_palm(state):
+                state = palm_state_from_seed(state, self.config, correct_qk_scale=correct_qk_scale)
+            elif (found := shape_of(about, path)) != self.config:
+                raise ValueError(f"it holds a PaLM of another shape, {found}")
+            self.add_lacking_scopes(state)
+            check_fit(self, state)
+        except ValueError as error:
+            for scope in [scope for scope in self.lora if scope not in before]:
+                self.remove_finetune_params(scope)
+            raise CheckpointError(f"{path} does not fit {self.config}: {error}") from error
+        self.load_state_dict(state)
 
     @classmethod
     def from_file(cls, path: str | Path) -> "PaLM":
         """A PaLM of the shape and weights that ``save`` wrote."""
-        palm = cls.from_config(read_weights(path)[0])
+        palm = cls.from_config(shape_of(read_weights(path)[0], path))
         palm.load(path)
         return palm
 
-    def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:  # called by load_state_dict before it turns to the parts of this module
-        """Add the scopes that a state holds and this model lacks, so that it loads into a fresh PaLM."""
+    def add_lacking_scopes(self, state: Mapping[str, Any], prefix: str = "") -> None:
+        """Add the LoRA scopes that a state holds and this model lacks."""
         start = f"{prefix}lora."
-        for name, tensor in state_dict.items():
+        for name, tensor in state.items():
             if name.startswith(start) and name.endswith(".0.q.A"):
                 scope = name[len(start) : -len(".0.q.A")]
                 if scope not in self.lora:
                     self.add_finetune_params(scope, lora_r=tensor.shape[1])
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:  # called by load_state_dict, with a copy of its own, before it turns to the parts of this module
+        """Take the seed library's names too, and scopes that a fresh PaLM lacks."""
+        if is_seed_palm(state_dict, prefix):
+            renamed = palm_state_from_seed(state_dict, self.config, prefix=prefix)
+            for name in [name for name in state_dict if name.startswith(prefix)]:
+                del state_dict[name]
+            state_dict.update(renamed)
+        self.add_lacking_scopes(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
@@ -396,15 +451,20 @@ def draw(logits: Tensor, temperature: float) -> Tensor:
     return (logits.float() / temperature - (-noise.log()).log()).argmax(dim=-1)
 
 
-def read_weights(path: str | Path) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Shape and tensors of a file that ``PaLM.save`` wrote.
+def rotary_of(shape: ModelConfig) -> Rotary:
+    """The position embedding of a PaLM; xPos only makes sense where keys stand before queries."""
+    return Rotary(shape.dim_head, shape.heads, shape.rotary_xpos_scale_base if shape.causal else None)
+
+
+def shape_of(about: Mapping[str, Any], path: str | Path) -> ModelConfig:
+    """The shape that ``PaLM.save`` wrote beside the weights.
 
     Raises:
-        CheckpointError: the file is missing, torn, or says nothing of a shape.
+        CheckpointError: there is none.
     """
+    if "config" not in about:
+        raise CheckpointError(f"{path} says nothing of a PaLM's shape: PaLM.save did not write it")
     try:
-        with safe_open(str(path), framework="pt") as file:
-            config = settings_from_dict(ModelConfig, json.loads(file.metadata()["config"]))
-            return config, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except Exception as error:  # safetensors raises its own kinds, and a torn file may fail anywhere
-        raise CheckpointError(f"{path} is no readable PaLM file: {error}") from error
+        return settings_from_dict(ModelConfig, about["config"])
+    except (ConfigError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} names no permitted shape: {error}") from error

@@ -1,23 +1,23 @@
 """The reward model: a PaLM that reads a response after its prompt and says how good it is."""
 
 import copy
-import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save as pack
 from torch import Tensor, nn
 
 from rlhf_core.config import settings_to_dict
-from rlhf_core.durable import write_atomically
-from rlhf_core.errors import CheckpointError, TrainingDiverged
+from rlhf_core.errors import CheckpointError, ConfigError, TrainingDiverged
 from rlhf_core.losses import binned_cross_entropy, comparison_loss, fit_step_biases
 from rlhf_core.masking import Sequences, length_mask, masked_mean
 from rlhf_core.modules.palm import PaLM
+from rlhf_core.modules.seed_state import is_seed_palm, palm_state_from_seed, reward_state_from_seed
+from rlhf_core.weights import check_fit, read_weights, save_weights
 
+UNKNOWN_TO_THE_SEED = ("comparison_log_scale", "step_biases", "reward_mean", "reward_std")
 STRENGTHS = 3  # steps by which one response may be better than another
 
 
@@ -36,7 +36,10 @@ class RewardModel(nn.Module):
         lora_r: their rank.
         reward_lora_scope: their name.
         sample_from_bins: draw a bin instead of taking the expectation. None is False: a random reward teaches noise.
-        sample_temperature: of such draws.
+        sample_temperature: of such draws, above 0.
+
+    Raises:
+        ConfigError: bins that are no whole number, a dropout or temperature outside its range, or draws without bins.
 
     Attributes:
         reward_mean, reward_std: what ``forward`` and ``score`` subtract and divide by; 0 and 1 until ``normalise``.
@@ -59,6 +62,12 @@ class RewardModel(nn.Module):
         sample_temperature: float = 1.0,
     ) -> None:
         super().__init__()
+        if num_binned_output < 0 or num_binned_output != int(num_binned_output):
+            raise ConfigError("num_binned_output", num_binned_output, "a whole number, 0 or 1 for a scalar head")
+        if not sample_temperature > 0:
+            raise ConfigError("sample_temperature", sample_temperature, "above 0")
+        if sample_from_bins and num_binned_output <= 1:
+            raise ConfigError("sample_from_bins", sample_from_bins, "False without bins to draw from")
         self.bins = int(num_binned_output)
         self.scope = reward_lora_scope if use_lora else None
         self.sample_from_bins = bool(sample_from_bins)
@@ -109,6 +118,9 @@ class RewardModel(nn.Module):
         size = x.shape[1]
         if prompt_mask is not None and prompt_lengths is not None:
             raise ValueError("give prompt_mask or prompt_lengths, not both")
+        for name, one in (("mask", mask), ("prompt_mask", prompt_mask)):
+            if one is not None and one.shape != x.shape:
+                raise ValueError(f"{name} must have the shape of x, {tuple(x.shape)}, not {tuple(one.shape)}")
         if lengths is None:
             lengths = torch.full((len(x),), size, device=x.device) if mask is None else mask.sum(dim=1)
             if mask is not None and not torch.equal(mask, length_mask(lengths, size)):
@@ -166,8 +178,13 @@ class RewardModel(nn.Module):
             or drawn bins 0 to bins - 1.
 
         Raises:
-            ValueError: both prompt arguments, a mask that is not padding on the right, or a row without a response.
+            ValueError: both prompt arguments, a mask of another shape or that is not padding on the right, a row
+                without a response, ``labels`` that are no bins, or ``sample`` without bins.
         """
+        if labels is not None:
+            self.check_labels(labels, x)
+        if sample and self.bins <= 1:
+            raise ValueError("there are no bins to draw from: the head is scalar")
         head_output = self.head(self.pool(x, mask, prompt_mask, prompt_lengths, disable_lora, lengths))
         if labels is not None:
             if self.bins > 1:
@@ -177,6 +194,15 @@ class RewardModel(nn.Module):
             temperature = self.sample_temperature if sample_temperature is None else sample_temperature
             return torch.multinomial((head_output.float() / temperature).softmax(dim=-1), 1).squeeze(-1)
         return (self.value(head_output) - self.reward_mean) / self.reward_std
+
+    def check_labels(self, labels: Tensor, x: Tensor) -> None:
+        """Raise ValueError unless there is a rating the head can learn for each row."""
+        if labels.shape != x.shape[:1]:
+            raise ValueError(f"labels must be ({len(x)},), one a row, not {tuple(labels.shape)}")
+        if self.bins > 1:
+            is_whole = not labels.is_floating_point()
+            if not is_whole or not bool(((labels >= 0) & (labels < self.bins)).all()):
+                raise ValueError(f"labels must be whole numbers from 0 to {self.bins - 1}, not {labels.tolist()}")
 
     def head_outputs(self, sequences: Sequences) -> Tensor:
         """(batch, outputs) of the head."""
@@ -224,26 +250,63 @@ class RewardModel(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write everything to one safetensors file, which is whole or absent after a crash."""
-        state = {name: tensor.detach().contiguous().cpu() for name, tensor in self.state_dict().items()}
         shape = {"head": self.head_config, "config": settings_to_dict(self.palm.config)}
-        metadata = {name: json.dumps(one, sort_keys=True) for name, one in shape.items()}
-        write_atomically(Path(path), pack(state, metadata))
+        save_weights(path, self.state_dict(), shape)
 
-    def load(self, path: str | Path) -> None:
-        """Read what ``save`` wrote by a reward model of the same shape.
+    def load(self, path: str | Path, *, correct_qk_scale: bool = False) -> None:
+        """Read what ``save`` wrote by a reward model of the same shape, or a state dict of palm-rlhf-pytorch.
+
+        What ``save`` wrote also says whether the trunk is causal, and this one becomes what that one was. The seed
+        library's files do not, nor do they know comparisons or normalisation: there this model keeps what it has.
+
+        Args:
+            path: safetensors, or what ``torch.save`` wrote; see ``read_weights``.
+            correct_qk_scale: for the seed library's files with QK-norm; see ``palm_state_from_seed``.
 
         Raises:
-            CheckpointError: the file is missing, torn, or does not fit.
+            CheckpointError: the file is missing, torn, altered, or does not fit. Nothing was changed then.
         """
+        about, state = read_weights(path)
+        is_causal = self.palm.causal
         try:
-            with safe_open(str(path), framework="pt") as file:
-                head, shape = (json.loads(file.metadata()[name]) for name in ("head", "config"))
-                if shape != settings_to_dict(self.palm.config):
-                    raise ValueError(f"its trunk has another shape: {shape}")
-                # A PaLM takes in scopes that it lacks: adapters that this model never uses would load unnoticed.
-                for name in ("num_binned_output", "use_lora", "lora_r", "reward_lora_scope"):
-                    if head[name] != self.head_config[name]:
-                        raise ValueError(f"its {name} is {head[name]!r}, not {self.head_config[name]!r}")
-                self.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-        except Exception as error:  # safetensors raises its own kinds, and a torn file may fail anywhere
+            if is_seed_palm(state, "palm."):
+                shape = self.palm.config
+                palm = palm_state_from_seed(state, shape, prefix="palm.", correct_qk_scale=correct_qk_scale)
+                own = {name: one for name, one in state.items() if not name.startswith("palm.")}
+                state = palm | self.own_names(own)
+            else:
+                is_causal = self.check_shape(about)
+            check_fit(self, state)
+        except (TypeError, ValueError) as error:
             raise CheckpointError(f"{path} is no reward model that fits this one: {error}") from error
+        self.load_state_dict(state)
+        if is_causal != self.palm.causal:
+            self.palm.set_causal(is_causal)
+
+    def check_shape(self, about: Mapping[str, Any]) -> bool:
+        """Whether the trunk in a file by ``save`` is causal; ValueError where head or trunk differ otherwise."""
+        head, shape = about.get("head"), about.get("config")
+        if head is None or shape is None:
+            raise ValueError("it says nothing of a head and a trunk: RewardModel.save did not write it")
+        if {**shape, "causal": None} != {**settings_to_dict(self.palm.config), "causal": None}:
+            raise ValueError(f"its trunk has another shape: {shape}")
+        # A PaLM takes in scopes that it lacks: adapters that this model never uses would load unnoticed.
+        for name in ("num_binned_output", "use_lora", "lora_r", "reward_lora_scope"):
+            if head.get(name) != self.head_config[name]:
+                raise ValueError(f"its {name} is {head.get(name)!r}, not {self.head_config[name]!r}")
+        return bool(shape.get("causal"))
+
+    def own_names(self, state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+        """A seed library's state with our names outside the PaLM, and this model's tensors that it has none for."""
+        kept = {f"{prefix}{name}": getattr(self, name).detach() for name in UNKNOWN_TO_THE_SEED}
+        return kept | reward_state_from_seed(state, prefix)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:  # called by load_state_dict, with a copy of its own, before it turns to the parts of this module
+        """Take the seed library's names too."""
+        if is_seed_palm(state_dict, f"{prefix}palm."):
+            renamed = self.own_names(state_dict, prefix)
+            state_dict.clear()
+            state_dict.update(renamed)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

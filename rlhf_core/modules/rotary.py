@@ -1,7 +1,13 @@
 """Rotary position embedding, with the xPos decay where attention is causal."""
 
+import math
+import sys
+
 import torch
 from torch import Tensor, nn
+
+GAMMA = 0.4  # of xPos
+FASTEST_DECAY = GAMMA / (1 + GAMMA)  # of the first channel, a scale base of positions
 
 
 class Rotary(nn.Module):
@@ -43,11 +49,26 @@ class Rotary(nn.Module):
 
         Returns:
             cosines and signed sines, each (..., heads + 1, dim_head).
+
+        Raises:
+            ValueError: xPos has no finite scale for so many positions.
         """
         if longest > len(self.cos):
-            self.grow(max(longest, 2 * len(self.cos), 256))
+            limit = self.most_positions()
+            if longest > limit:
+                raise ValueError(
+                    f"{longest} positions are more than the {limit} for which xPos with rotary_xpos_scale_base = "
+                    f"{self.xpos_scale_base} is finite in {self.cos.dtype}"
+                )
+            self.grow(min(max(longest, 2 * len(self.cos), 256), limit))
         index = positions[..., None]
         return self.cos[index, self.head_kind], self.sin[index, self.head_kind]
+
+    def most_positions(self) -> int:
+        """How many positions there are scales for: those of the channel that fades fastest must not overflow."""
+        if self.xpos_scale_base is None:
+            return sys.maxsize
+        return int(math.log(torch.finfo(self.cos.dtype).max) / -math.log(FASTEST_DECAY) * self.xpos_scale_base)
 
     def grow(self, length: int) -> None:
         """Make the tables anew for positions 0 to ``length`` - 1, in float32 whatever the model's type."""
@@ -59,7 +80,7 @@ class Rotary(nn.Module):
             angles = position * 10_000.0 ** (-channel / half)
             growth = torch.ones_like(angles)
             if self.xpos_scale_base is not None:
-                decay = (channel / half + 0.4) / 1.4
+                decay = (channel / half + GAMMA) / (1 + GAMMA)
                 growth = decay ** (position / self.xpos_scale_base)
             scale = torch.stack((growth, 1 / growth), dim=1)  # (length, query or key, half)
             cos, sin = angles.cos()[:, None] * scale, angles.sin()[:, None] * scale

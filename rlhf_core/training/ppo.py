@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlhf_core.advantages import estimate_advantages, estimate_returns, explained_variance
 from rlhf_core.checkpoint import load_policy, load_reward_model, save_policy
@@ -24,6 +24,7 @@ from rlhf_core.modules.reward_model import RewardModel
 from rlhf_core.seeds import derive_generator, derive_seed
 from rlhf_core.text.template import cut_response, encode_prompt
 from rlhf_core.training.descent import descend
+from rlhf_core.training.lion import Lion
 from rlhf_core.training.run_directory import RunDirectory, settings_digest
 from rlhf_core.training.state import optimizer_tensors, restore_optimizer, take_prefix, with_prefix
 
@@ -146,7 +147,9 @@ class PolicyTrainer:
         score: gives each response its score.
         config: the settings.
         end_id: the token that ends a response; None lets all run to the limit.
-        betas, actor_weight_decay, critic_weight_decay: of AdamW.
+        betas, actor_weight_decay, critic_weight_decay: of the optimisers.
+        critic_adam_epsilon: of the critic's AdamW; None takes the settings' ``adam_epsilon``, as the policy's does.
+        use_lion: Lion in place of AdamW; it has no epsilon.
         rollout_rows: responses drawn together at most; None draws all of a round at once. The numbers are the same.
     """
 
@@ -161,6 +164,8 @@ class PolicyTrainer:
         betas: tuple[float, float] = (0.9, 0.999),
         actor_weight_decay: float = 0.0,
         critic_weight_decay: float = 0.0,
+        critic_adam_epsilon: float | None = None,
+        use_lion: bool = False,
         rollout_rows: int | None = None,
     ) -> None:
         self.model = model.eval()  # for good: dropout would make the ratios of unchanged weights differ from 1
@@ -170,12 +175,20 @@ class PolicyTrainer:
         self.end_id = end_id
         self.rollout_rows = rollout_rows
         self.controller = AdaptiveKLController(config.kl_coefficient, config.kl_target, config.kl_horizon)
-        shared: dict[str, Any] = {"betas": betas, "eps": config.adam_epsilon}
-        self.actor_optimizer = torch.optim.AdamW(
-            model.actor_parameters(), lr=config.learning_rate, weight_decay=actor_weight_decay, **shared
+
+        def optimizer(
+            parameters: list[nn.Parameter], rate: float, weight_decay: float, epsilon: float
+        ) -> torch.optim.Optimizer:
+            if use_lion:
+                return Lion(parameters, lr=rate, betas=betas, weight_decay=weight_decay)
+            return torch.optim.AdamW(parameters, lr=rate, betas=betas, weight_decay=weight_decay, eps=epsilon)
+
+        critic_epsilon = config.adam_epsilon if critic_adam_epsilon is None else critic_adam_epsilon
+        self.actor_optimizer = optimizer(
+            model.actor_parameters(), config.learning_rate, actor_weight_decay, config.adam_epsilon
         )
-        self.critic_optimizer = torch.optim.AdamW(
-            model.critic_parameters(), lr=config.critic_learning_rate, weight_decay=critic_weight_decay, **shared
+        self.critic_optimizer = optimizer(
+            model.critic_parameters(), config.critic_learning_rate, critic_weight_decay, critic_epsilon
         )
 
     def update(
@@ -393,7 +406,8 @@ class PolicyTrainer:
             )
         else:
             edges = self.model.value_edges
-            targets = histogram_targets(returns, edges, sigma=0.75 * float(edges[1] - edges[0]))
+            sigma = self.model.value_smoothing * float(edges[1] - edges[0])
+            targets = histogram_targets(returns, edges, sigma=sigma)
             per_token = -(targets * F.log_softmax(outputs, dim=-1)).sum(dim=-1)
             clipped = torch.zeros_like(mask)
         loss = aggregate_loss(per_token, mask)

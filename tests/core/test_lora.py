@@ -2,6 +2,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlhf_core.modules.lora import LoRA
 from rlhf_core.modules.palm import PaLM
@@ -37,6 +38,21 @@ def test_a_starts_with_the_scale_of_its_input_and_b_with_zero():
     assert float(lora.A.detach().std()) == pytest.approx(1024**-0.5, rel=0.02)
     assert float(lora.B.detach().abs().max()) == 0.0
     assert lora.alpha == 64
+
+
+def test_the_product_of_a_and_b_is_never_made():  # fault 26 of the seed library
+    class Sizes(TorchDispatchMode):
+        largest = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            found = function(*args, **(kwargs or {}))
+            self.largest = max(self.largest, found.numel() if isinstance(found, torch.Tensor) else 0)
+            return found
+
+    lora = LoRA(100, 90, rank=2)
+    with Sizes() as sizes:
+        lora(torch.ones(3, 100)).sum().backward()
+    assert 0 < sizes.largest <= 300 < 100 * 90
 
 
 def test_a_new_scope_changes_nothing_at_all():

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from rlhf_core.errors import CheckpointError, TrainingDiverged
+from rlhf_core.errors import CheckpointError, ConfigError, TrainingDiverged
 from rlhf_core.masking import Sequences, join_sequences
 from rlhf_core.modules.reward_model import RewardModel
 
@@ -153,6 +153,37 @@ print(model(x, prompt_lengths=torch.full((4,), 3)).tolist())
 
 
 @pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (dict(num_binned_output=2.5), "num_binned_output = 2.5 .* a whole number"),
+        (dict(num_binned_output=-1), "num_binned_output = -1"),
+        (dict(dropout=1.0), "dropout = 1.0"),
+        (dict(lora_r=0), "lora_r = 0"),
+        (dict(sample_from_bins=True), "sample_from_bins = True .* without bins"),
+        (dict(num_binned_output=5, sample_temperature=0.0), "sample_temperature = 0.0"),
+    ],
+)
+def test_an_argument_outside_its_range_is_refused_by_name(make_palm, arguments, words):
+    with pytest.raises(ConfigError, match=words):
+        RewardModel(make_palm(), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (dict(labels=torch.tensor([0, 5])), r"whole numbers from 0 to 4, not \[0, 5\]"),
+        (dict(labels=torch.tensor([0.5, 1.0])), "whole numbers from 0 to 4"),
+        (dict(labels=torch.tensor([0])), r"labels must be \(2,\)"),
+        (dict(mask=torch.ones(2, 5).bool()), "mask must have the shape of x"),
+        (dict(prompt_mask=torch.ones(6).bool()), "prompt_mask must have the shape of x"),
+    ],
+)
+def test_what_does_not_go_with_the_tokens_is_refused(model, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        model(torch.randint(0, 259, (2, 6)), **arguments)
+
+
+@pytest.mark.parametrize(
     "changes",
     [dict(use_lora=False), dict(lora_r=4), dict(reward_lora_scope="other"), dict(num_binned_output=0), dict(base=64)],
 )
@@ -167,9 +198,19 @@ def test_a_file_of_another_head_or_adapters_is_refused_and_not_half_used(model, 
     assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items())
 
 
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_loaded_model_sees_as_far_as_the_saved_one(make_palm, tmp_path, causal):
+    saved = RewardModel(make_palm(causal=causal), num_binned_output=5).eval()
+    saved.save(tmp_path / "reward.safetensors")
+    loaded = RewardModel(make_palm(1, causal=not causal), num_binned_output=5).eval()
+    loaded.load(tmp_path / "reward.safetensors")  # the README of the seed library loads one into the other
+    assert loaded.palm.config == saved.palm.config
+    assert_close(loaded.score(ragged()), saved.score(ragged()))
+
+
 def test_a_file_that_does_not_fit_is_refused(model, make_palm, tmp_path):
     model.save(tmp_path / "reward.safetensors")
     with pytest.raises(CheckpointError, match="no reward model that fits"):
         RewardModel(make_palm(dim=64), num_binned_output=5).load(tmp_path / "reward.safetensors")
-    with pytest.raises(CheckpointError, match="no reward model that fits"):
+    with pytest.raises(CheckpointError, match="no readable file of weights"):
         model.load(tmp_path / "missing.safetensors")

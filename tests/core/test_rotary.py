@@ -63,3 +63,14 @@ def test_growing_the_tables_keeps_what_they_held():
     before = rotary(torch.arange(10), 10)
     rotary(torch.arange(5000), 5000)
     assert_close(rotary(torch.arange(10), 10), before)
+
+
+def test_more_positions_than_have_finite_scales_are_refused():
+    rotary = Rotary(dim_head=8, heads=1, xpos_scale_base=2)
+    limit = rotary.most_positions()
+    assert limit == 141  # 2 * log(3.4e38) / log(3.5)
+    tables = rotary(torch.arange(limit), limit)
+    assert all(torch.isfinite(table).all() for table in tables)
+    with pytest.raises(ValueError, match="142 positions are more than the 141 .* rotary_xpos_scale_base = 2"):
+        rotary(torch.arange(limit + 1), limit + 1)
+    assert Rotary(dim_head=8, heads=1).most_positions() > 1e9

@@ -5,8 +5,10 @@ from rlhf_core import PaLM, RewardModel, RLHFTrainer, Tokenizer
 from rlhf_core import trainer as trainer_module
 from rlhf_core.config import METRICS
 from rlhf_core.errors import CheckpointError, ConfigError
+from rlhf_core.generation.filters import top_k, top_p
 from rlhf_core.modules.actor_critic import ActorCritic
 from rlhf_core.records import Prompt, write_prompts
+from rlhf_core.training.lion import Lion
 from rlhf_core.training.ppo import PolicyTrainer
 
 TINY = dict(num_episodes=2, max_timesteps=6, update_timesteps=8, max_batch_size=4, max_seq_len=16)
@@ -122,6 +124,7 @@ def test_every_argument_reaches_the_part_that_it_is_meant_for(parts, prompt_ids,
         epochs=2,
         kl_div_loss_weight=0.4,
         actor_adam_eps=1e-6,
+        critic_adam_eps=1e-7,
         seed=11,
     )
     trainer.train(**TINY, eos_token=2, temperature=0.6)
@@ -148,9 +151,9 @@ def test_every_argument_reaches_the_part_that_it_is_meant_for(parts, prompt_ids,
     )
     assert {name: getattr(one.config, name) for name in expected} == expected
     assert (one.end_id, one.rollout_rows) == (2, 4)
-    for optimizer, decay in ((one.actor_optimizer, 0.01), (one.critic_optimizer, 0.02)):
+    for optimizer, decay, epsilon in ((one.actor_optimizer, 0.01, 1e-6), (one.critic_optimizer, 0.02, 1e-7)):
         options = optimizer.param_groups[0]
-        assert (options["weight_decay"], options["betas"], options["eps"]) == (decay, (0.8, 0.99), 1e-6)
+        assert (options["weight_decay"], options["betas"], options["eps"]) == (decay, (0.8, 0.99), epsilon)
 
 
 def test_more_room_than_can_be_served_is_refused_by_name(parts, prompt_ids):
@@ -223,8 +226,16 @@ def test_prompts_may_be_texts_a_file_or_rows_of_any_length(parts, tmp_path):
     from_texts = RLHFTrainer(palm=palm, reward_model=reward_model, prompts=["A film", "It"], tokenizer=tokenizer)
     assert from_file.prompts == from_texts.prompts
     assert [len(prompt) for prompt in from_file.prompts] == [7, 3]
-    ragged = RLHFTrainer(palm=palm, reward_model=reward_model, prompt_token_ids=[[5, 6, 7], [8]])
-    assert ragged.prompts == [[5, 6, 7], [8]]
+    (tmp_path / "prompts.txt").write_text("A film\n\nIt\n")
+    from_lines = RLHFTrainer(
+        palm=palm, reward_model=reward_model, prompts_path=str(tmp_path / "prompts.txt"), tokenizer=tokenizer
+    )
+    assert from_lines.prompts == from_texts.prompts
+    for made in (lambda texts: torch.tensor([[len(text), 5, 0] for text in texts]), lambda texts: [[6, 5], [2, 5]]):
+        by_function = RLHFTrainer(palm=palm, reward_model=reward_model, prompts=["A film", "It"], tokenizer=made)
+        assert by_function.prompts == [[6, 5], [2, 5]]
+    ragged = RLHFTrainer(palm=palm, reward_model=reward_model, prompt_token_ids=[[5, 6, 0], [8]])
+    assert ragged.prompts == [[5, 6, 0], [8]]  # rows say where they end, so nothing is cut off
     padded = RLHFTrainer(
         palm=palm, reward_model=reward_model, prompt_token_ids=torch.tensor([[5, 0, 7, 0, 0], [0, 0, 0, 0, 0]])
     )
@@ -249,6 +260,12 @@ def test_the_best_of_n_is_the_best_by_the_reward_model_and_the_same_each_time(pa
     assert torch.equal(*likeliest)  # one token of 259 is left
     greedy = palm.generate(16, prompt_ids[0], temperature=0, return_seq_without_prompt=False)
     assert torch.equal(likeliest[0], greedy)
+    for fn, thres in ((top_k, 0.999), (top_p, 1e-6)):
+        assert torch.equal(trainer.generate(16, prompt=prompt_ids[0], filter_logits_fn=fn, filter_thres=thres), greedy)
+    with pytest.raises(ConfigError, match="top_k, top_p or None"):
+        trainer.generate(16, prompt=prompt_ids[0], filter_logits_fn=lambda logits, thres: logits, filter_thres=0.5)
+    with pytest.raises(ConfigError, match="num_samples = 0"):
+        trainer.generate(16, prompt=prompt_ids[0], num_samples=0)
     assert trainer.generate(16, prompt=prompt_ids[0], pad_value=0.0, use_tqdm=True).ndim == 1
     with pytest.raises(ValueError, match="one row of 1 to 15"):
         trainer.generate(16, prompt=prompt_ids)
@@ -264,26 +281,117 @@ def test_what_was_learned_is_saved_and_loaded(parts, prompt_ids, tmp_path):
     state, expected = other.actor_critic.state_dict(), trainer.actor_critic.state_dict()
     assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
     third = RLHFTrainer(palm=palm, reward_model=reward_model, prompt_token_ids=prompt_ids, critic_lora=False)
-    with pytest.raises(CheckpointError, match="other tensors"):
-        third.load(tmp_path / "learned.safetensors")
-    with pytest.raises(CheckpointError):
+    narrow = RLHFTrainer(palm=palm, reward_model=reward_model, prompt_token_ids=prompt_ids, actor_lora_r=4)
+    for one, words in ((third, "it lacks critic_palm"), (narrow, r"\(32, 8\) where \(32, 4\) is expected")):
+        before = {name: tensor.clone() for name, tensor in one.actor_critic.state_dict().items()}
+        with pytest.raises(CheckpointError, match=words):
+            one.load(tmp_path / "learned.safetensors")
+        assert all(torch.equal(tensor, before[name]) for name, tensor in one.actor_critic.state_dict().items())
+    with pytest.raises(CheckpointError, match="no readable file of weights"):
         other.load(tmp_path / "missing.safetensors")
+    palm.save(tmp_path / "palm.safetensors")
+    with pytest.raises(CheckpointError, match="RLHFTrainer.save did not write it"):
+        other.load(tmp_path / "palm.safetensors")
+    whole = bytearray((tmp_path / "learned.safetensors").read_bytes())
+    whole[-3] ^= 1
+    (tmp_path / "altered.safetensors").write_bytes(whole)
+    with pytest.raises(CheckpointError, match="altered since it was written"):
+        other.load(tmp_path / "altered.safetensors")
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "words"),
     [
-        dict(use_lion=True),
-        dict(accelerate_kwargs={"cpu": True}),
-        dict(actor_dropout=0.1),
-        dict(actor_adam_eps=1e-7, critic_adam_eps=1e-6),
-        dict(eps_clip=0.0),
+        (dict(accelerate_kwargs={"cpu": True}), "accelerate_kwargs = .* one process trains"),
+        (dict(actor_dropout=0.1), "actor_dropout = 0.1"),
+        (dict(critic_dropout=0.1), "critic_dropout = 0.1"),
+        (dict(eps_clip=0.0), "eps_clip = 0.0"),
+        (dict(epochs=0), "epochs = 0"),
+        (dict(actor_lr=-1.0), "actor_lr = -1.0"),
+        (dict(actor_wd=-0.1), "actor_wd = -0.1"),
+        (dict(betas=(0.9, 1.0)), "betas = "),
+        (dict(critic_adam_eps=0.0), "critic_adam_eps = 0.0"),
+        (dict(critic_num_pred_bins=0), "critic_dim_out = 0"),
+        (dict(hl_gauss_loss_kwargs=dict(min_value=2.0, max_value=2.0)), "max_value = 2.0 .* above min_value"),
+        (dict(hl_gauss_loss_kwargs=dict(clamp_to_range=False)), "clamp_to_range = False"),
+        (dict(hl_gauss_loss_kwargs=dict(sigma=1.0)), "hl_gauss_loss_kwargs = 'sigma'"),
+        (dict(hl_gauss_loss_kwargs=dict(sigma_to_bin_ratio=0.0)), "value_smoothing = 0.0"),
     ],
 )
-def test_what_is_not_served_is_refused_by_name(parts, prompt_ids, settings):
+def test_what_is_not_served_is_refused_by_name(parts, prompt_ids, settings, words):
     palm, reward_model = parts
-    with pytest.raises(ConfigError, match="|".join(["clip_ratio", *settings])):
+    with pytest.raises(ConfigError, match=words):
         RLHFTrainer(palm=palm, reward_model=reward_model, prompt_token_ids=prompt_ids, **settings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (dict(prompt_token_ids=[[5, 6], []]), "row 1 has no tokens"),
+        (dict(prompt_token_ids=[[5, 259]]), "holds token 259; the vocabulary is 0 to 258"),
+        (dict(prompt_token_ids=torch.tensor([[5, -1]])), "holds token -1"),
+        (dict(prompt_token_ids=torch.tensor([5, 6])), r"\(prompts, length\), not torch.int64 \(2,\)"),
+        (dict(prompt_token_ids=torch.ones(2, 3)), r"torch.float32 \(2, 3\)"),
+        (dict(prompt_token_ids=[]), "there are no prompts"),
+        (dict(prompts=["a"]), "exactly one of prompts"),
+        (dict(critic="palm", critic_palm="palm"), "at most one of critic"),
+        (dict(critic="wide"), "critic has width 64"),
+        (dict(critic="both_ways"), "critic is not causal"),
+        (dict(palm="both_ways"), "palm is not causal"),
+        (dict(palm="small"), "reads 259 tokens, the policy writes 100"),
+    ],
+)
+def test_parts_that_do_not_go_together_are_refused_at_once(parts, prompt_ids, make_palm, changes, words):
+    made = {"palm": parts[0], "wide": make_palm(dim=64), "small": make_palm(num_tokens=100)}
+    made["both_ways"] = make_palm(causal=False)
+    arguments = {name: made[one] if isinstance(one, str) else one for name, one in changes.items()}
+    with pytest.raises(ValueError, match=words):
+        RLHFTrainer(**{"palm": parts[0], "reward_model": parts[1], "prompt_token_ids": prompt_ids, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (dict(num_episodes=0), "num_episodes = 0"),
+        (dict(update_timesteps=0), "update_timesteps = 0"),
+        (dict(max_batch_size=-1), "max_batch_size = -1"),
+        (dict(temperature=0.0), "temperature = 0.0"),
+        (dict(eos_token=259), "eos_token = 259 .* 0 to 258"),
+    ],
+)
+def test_training_with_nonsense_is_refused_before_anything_is_drawn(parts, prompt_ids, watched, changes, words):
+    palm, reward_model = parts
+    trainer = RLHFTrainer(palm=palm, reward_model=reward_model, prompt_token_ids=prompt_ids)
+    with pytest.raises(ConfigError, match=words):
+        trainer.train(**{**TINY, **changes})
+    assert trainer.history == watched == []
+
+
+def test_lion_is_an_optimiser_on_request(parts, prompt_ids, watched):
+    palm, reward_model = parts
+    trainer = RLHFTrainer(palm=palm, reward_model=reward_model, prompt_token_ids=prompt_ids, use_lion=True)
+    before = trainer.actor_critic.palm.state_dict()["lora.actor.0.q.B"].clone()
+    trainer.train(**TINY)
+    (one,) = watched
+    assert type(one.actor_optimizer) is type(one.critic_optimizer) is Lion
+    assert not torch.equal(trainer.actor_critic.palm.state_dict()["lora.actor.0.q.B"], before)
+
+
+def test_the_critics_bins_are_where_the_arguments_put_them(parts, prompt_ids):
+    palm, reward_model = parts
+
+    def critic(**given):
+        settings = dict(critic_num_pred_bins=5, hl_gauss_loss_kwargs=given)
+        trainer = RLHFTrainer(palm=palm, reward_model=reward_model, prompt_token_ids=prompt_ids, **settings)
+        return trainer.actor_critic
+
+    on_centres = critic(min_value=-2.0, max_value=2.0)
+    assert on_centres.value_centers.tolist() == [-2.0, -1.0, 0.0, 1.0, 2.0]
+    assert on_centres.value_edges.tolist() == [-2.5, -1.5, -0.5, 0.5, 1.5, 2.5]
+    assert on_centres.value_smoothing == 1.0
+    on_edges = critic(min_value=-2.5, max_value=2.5, min_max_value_on_bin_center=False, sigma_to_bin_ratio=0.5)
+    assert on_edges.value_centers.tolist() == on_centres.value_centers.tolist()
+    assert on_edges.value_smoothing == 0.5
 
 
 def test_train_still_sets_the_mode_of_the_module(parts, prompt_ids):

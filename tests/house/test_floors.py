@@ -247,8 +247,9 @@ def test_nothing_unpickles():
             loads.append(f"{name} imports a pickle")
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "torch.save"):
-                loads.append(f"{name} calls {ast.unparse(node.func)}")
-    assert loads == []
+                loads.append(f"{name} calls {ast.unparse(node)}")
+    # The one place that reads other libraries' files, and of them nothing but tensors.
+    assert loads == ["rlhf_core.weights calls torch.load(path, map_location='cpu', weights_only=True)"]
 
 
 def loaded_by(statement: str) -> set[str]:
