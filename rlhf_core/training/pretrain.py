@@ -22,6 +22,7 @@ from rlhf_core.checkpoint import save_policy
 from rlhf_core.config import ModelConfig, PretrainConfig, settings_to_dict
 from rlhf_core.errors import ConfigError, DatasetError
 from rlhf_core.modules.palm import PaLM
+from rlhf_core.modules.token_loss import mean_cross_entropy
 from rlhf_core.text.corpus import TokenFile, read_documents, split_documents
 from rlhf_core.text.tokenizer import Tokenizer
 from rlhf_core.training.descent import descend
@@ -183,13 +184,13 @@ def make_optimizer(palm: PaLM, config: PretrainConfig) -> torch.optim.AdamW:
     matrices = [parameter for parameter in palm.parameters() if parameter.ndim >= 2]
     vectors = [parameter for parameter in palm.parameters() if parameter.ndim < 2]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.beta2), eps=ADAM_EPS)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.beta2), eps=ADAM_EPS, fused=True)
 
 
 def next_token_loss(palm: PaLM, batch: Tensor) -> Tensor:
     """Mean cross-entropy in nats of each token of (batch, length + 1) but the first."""
-    logits = palm(batch[:, :-1])
-    return F.cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten())
+    states = palm(batch[:, :-1], return_only_embedding=True).flatten(0, 1)
+    return mean_cross_entropy(states, palm.token_emb.weight, batch[:, 1:].flatten())
 
 
 @torch.no_grad()
