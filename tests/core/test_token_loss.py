@@ -43,6 +43,7 @@ def plain(states, weight, targets, temperature):
         lambda log_probs, entropies, part: -log_probs.sum(),
         lambda log_probs, entropies, part: entropies.sum(),
         lambda log_probs, entropies, part: (log_probs * entropies.detach()).sum(),
+        lambda log_probs, entropies, part: (-log_probs.exp() + 0.1 * entropies).sum(),
     ],
 )
 def test_values_and_gradients_are_those_of_all_logits_at_once(loss_of, temperature, frozen):
@@ -53,7 +54,7 @@ def test_values_and_gradients_are_those_of_all_logits_at_once(loss_of, temperatu
     (2 * wanted).backward()
     gradients = states.grad, weight.grad
     states.grad = weight.grad = None
-    found = token_loss(states, weight, targets, loss_of, temperature=temperature)
+    found = token_loss(states, weight, targets, loss_of, temperature=temperature, with_entropies=True)
     (2 * found.loss).backward()
     assert_close(found, (wanted.detach(), wanted_log_probs.detach(), wanted_entropies.detach()))
     assert_close([x for x in (states.grad, weight.grad) if x is not None], [x for x in gradients if x is not None])
@@ -63,7 +64,7 @@ def test_values_and_gradients_are_those_of_all_logits_at_once(loss_of, temperatu
 def test_the_gradient_is_that_of_the_function():
     states, weight, targets = make()
     assert torch.autograd.gradcheck(
-        lambda *x: token_loss(*x, targets, odd_loss, temperature=0.8).loss, (states, weight)
+        lambda *x: token_loss(*x, targets, odd_loss, temperature=0.8, with_entropies=True).loss, (states, weight)
     )
     assert torch.autograd.gradcheck(lambda *x: mean_cross_entropy(*x, targets), (states, weight))
 
@@ -83,14 +84,14 @@ def test_an_unlikely_token_keeps_its_log_probability():
 def test_nothing_is_differentiated_where_gradients_are_off():
     states, weight, targets = make()
     with torch.no_grad():
-        found = token_loss(states, weight, targets, odd_loss)
+        found = token_loss(states, weight, targets, odd_loss, with_entropies=True)
     assert not found.loss.requires_grad
     assert_close(found.loss, odd_loss(*plain(states, weight, targets, 1.0), slice(None)).detach())
 
 
 def test_a_bfloat16_model_has_its_sums_in_float32():
     states, weight, targets = make(torch.bfloat16)
-    found = token_loss(states, weight, targets, odd_loss)
+    found = token_loss(states, weight, targets, odd_loss, with_entropies=True)
     found.loss.backward()
     assert found.loss.dtype == found.log_probs.dtype == torch.float32
     assert states.grad.dtype == weight.grad.dtype == torch.bfloat16
@@ -99,7 +100,7 @@ def test_a_bfloat16_model_has_its_sums_in_float32():
 def test_autocast_does_not_reach_the_logits():
     states, weight, targets = make(torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = token_loss(states.bfloat16().float(), weight, targets, odd_loss)
+        found = token_loss(states.bfloat16().float(), weight, targets, odd_loss, with_entropies=True)
         found.loss.backward()
     assert_close(found.log_probs, plain(states.bfloat16().float(), weight, targets, 1.0)[0].detach())
 
