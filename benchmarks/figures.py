@@ -71,6 +71,23 @@ MEASUREMENTS: dict[str, Measurement] = {
     "feedback-think": Measurement("20 raters who think 2 to 5 s", ("benchmarks.feedback", "think"), 3),
     "rating": Measurement("one rater by keyboard, 200 pairs in Chromium", ("benchmarks.rating",), 2),
     "import": Measurement("Python's start with and without `import rlhf_core`", ("benchmarks.importing",), 0.1),
+    "lm-step": Measurement(
+        "the training step of a language model beside transformers' (after `make bench-peers`)",
+        ("benchmarks.lm_step",),
+        1,
+        is_slow=True,
+    ),
+    "log-prob": Measurement(
+        "log-probabilities and their gradient at a vocabulary of 32,000, beside full logits",
+        ("benchmarks.log_prob",),
+        1,
+    ),
+    "decoding-peers": Measurement(
+        "decoding beside transformers and palm-rlhf-pytorch (after `make bench-peers`)",
+        ("benchmarks.decoding_peers",),
+        30,
+        is_slow=True,
+    ),
     "loop": Measurement("one turn of the loop on the demo policy", ("benchmarks.loop",), 8, is_slow=True),
     "simulate": Measurement(
         "`manage.py simulate --labels 400 --seeds 5`: two turns of the loop with simulated raters, five times",
@@ -117,6 +134,35 @@ FIGURES: tuple[Figure, ...] = (
     Figure("simulate", "worst.rm_accuracy_low", "round 1: reward model's accuracy, lower bound, worst seed", ">", 0.55),
     Figure("simulate", "worst.round2_shortfall", "round 2: taste below round 1, beyond its interval", "<=", 0),
     Figure("simulate", "worst.seconds", "both rounds of a seed, worst seed", "<=", 720, "s"),
+    Figure(
+        "lm-step", "over.transformers", "training step, 5M, 8 x 128 tokens: tokens/s over transformers'", ">=", 1.15
+    ),
+    Figure("lm-step", "ours.mebibytes", "memory of that step above the loaded model", "<=", 170, "MiB"),
+    Figure("log-prob", "over.full_logits", "log-prob and gradient, vocabulary 32,000: speed over full logits", ">=", 1),
+    Figure("log-prob", "ours.mebibytes", "memory of that above states and output matrix", "<=", 250, "MiB"),
+    *(
+        Figure(
+            "decoding-peers",
+            f"{size}.batch_{batch}.over_{peer}",
+            f"decoding, {size}, batch {batch}: {words}",
+            ">=",
+            goal,
+        )
+        for peer, words, goals in (
+            ("palm", "tokens/s over palm-rlhf-pytorch's", {"5M": {1: 11, 8: 26, 32: 70, 64: 90}}),
+            (
+                "transformers",
+                "tokens/s over transformers'",
+                {
+                    "5M": {1: 2.0, 8: 2.2, 32: 2.5, 64: 2.2},
+                    "25M": {1: 2.0, 8: 2.0, 64: 1.3},
+                    "125M": {1: 2.0, 8: 2.0, 64: 1.3},
+                },
+            ),
+        )
+        for size, of_batch in goals.items()
+        for batch, goal in of_batch.items()
+    ),
     Figure("tests", "seconds", "`make test`", "<=", 900, "s"),
 )
 

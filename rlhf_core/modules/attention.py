@@ -8,6 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from rlhf_core.generation.cache import KeyValueCache
+from rlhf_core.modules.linear import gated_feed_forward, linear
 from rlhf_core.modules.lora import BlockLoRA
 from rlhf_core.modules.rotary import rotate
 
@@ -84,7 +85,9 @@ class ParallelBlock(nn.Module):
     def forward(self, x: Tensor, index: int, around: Surroundings, lora: BlockLoRA | None = None) -> Tensor:
         """(batch, seq, dim) -> (batch, seq, dim); ``index`` is the block's own number, its place in the cache."""
         normed = self.norm(x)
-        query_key, value, feed_forward = self.project_in(normed).split(self.widths, dim=-1)
+        # The weight is split, not what it gives: the backward pass then joins two small gradients, no large ones.
+        into_attention, into_feed_forward = self.project_in.weight.split([sum(self.widths[:2]), self.widths[2]])
+        query_key, value = linear(normed, into_attention).split(self.widths[:2], dim=-1)
         if lora is not None:
             query_key = query_key + torch.cat((lora.q(normed), lora.k(normed)), dim=-1)
             value = value + lora.v(normed)
@@ -96,14 +99,11 @@ class ParallelBlock(nn.Module):
         query_key = rotate(query_key, around.tables)
         query, key = query_key[:, :, :-1], query_key[:, :, -1]
         attended = self.attend(query, key, value, index, around)
-        out = self.attention_out(attended)
+        out = linear(attended, self.attention_out.weight)
         if lora is not None:
             out = out + lora.o(attended)
-        hidden, gate = feed_forward.chunk(2, dim=-1)
-        hidden = F.silu(gate) * hidden
-        if self.training and self.ff_dropout:
-            hidden = F.dropout(hidden, self.ff_dropout)
-        return x + out + self.feed_forward_out(hidden)
+        dropout = self.ff_dropout if self.training else 0.0
+        return x + out + gated_feed_forward(normed, into_feed_forward, self.feed_forward_out.weight, dropout)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, index: int, around: Surroundings) -> Tensor:
         """(batch, seq, heads, dim_head) queries, (batch, seq, dim_head) keys and values -> (batch, seq, inner)."""

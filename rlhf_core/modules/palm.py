@@ -17,6 +17,7 @@ from rlhf_core.modules.attention import LayerNorm, ParallelBlock, Surroundings
 from rlhf_core.modules.lora import BlockLoRA
 from rlhf_core.modules.rotary import Rotary
 from rlhf_core.modules.seed_state import is_seed_palm, palm_state_from_seed
+from rlhf_core.modules.token_loss import mean_cross_entropy
 from rlhf_core.weights import check_fit, read_weights, save_weights
 
 NOT_A_TOKEN = -100  # a label that the loss leaves out
@@ -254,9 +255,10 @@ class PaLM(nn.Module):
         hidden = self.norm(hidden)
         if return_only_embedding:
             return hidden
-        logits = self.to_logits(hidden)
         if labels is not None:
-            return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=NOT_A_TOKEN)
+            counted = labels != NOT_A_TOKEN
+            return mean_cross_entropy(hidden[counted], self.token_emb.weight, labels[counted])
+        logits = self.to_logits(hidden)
         if return_logits_with_embedding:
             return logits, hidden
         return logits

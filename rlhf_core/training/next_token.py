@@ -50,7 +50,7 @@ def make_optimizer(palm: PaLM, config: PretrainConfig | SFTConfig) -> torch.opti
     matrices = [parameter for parameter in learning if parameter.ndim >= 2]
     vectors = [parameter for parameter in learning if parameter.ndim < 2]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.beta2), eps=ADAM_EPS)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.beta2), eps=ADAM_EPS, fused=True)
 
 
 def learning_parameters(palm: PaLM) -> list[nn.Parameter]:

@@ -17,6 +17,7 @@ from rlhf_core.checkpoint import save_policy
 from rlhf_core.config import ModelConfig, PretrainConfig, SamplingConfig, settings_to_dict
 from rlhf_core.errors import ConfigError, DatasetError
 from rlhf_core.modules.palm import PaLM
+from rlhf_core.modules.token_loss import mean_cross_entropy
 from rlhf_core.text.corpus import Corpus, Part, TokenFile
 from rlhf_core.text.template import encode_prompt
 from rlhf_core.text.tokenizer import Tokenizer
@@ -151,8 +152,8 @@ class Windows:
 
 def next_token_loss(palm: PaLM, batch: Tensor) -> Tensor:
     """Mean cross-entropy in nats of each token of (batch, length + 1) but the first."""
-    loss: Tensor = palm(batch, return_loss=True)
-    return loss
+    states = palm(batch[:, :-1], return_only_embedding=True).flatten(0, 1)
+    return mean_cross_entropy(states, palm.token_emb.weight, batch[:, 1:].flatten())
 
 
 @torch.no_grad()
