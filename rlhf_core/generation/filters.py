@@ -66,13 +66,15 @@ def min_p(logits: Tensor, thres: float = 0.1) -> Tensor:
     return keep_min_p(logits, thres)
 
 
-def scores_to_draw_from(logits: Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0) -> Tensor:
+def scores_to_draw_from(
+    logits: Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0
+) -> Tensor:
     """(..., vocabulary) float32 scores whose softmax is the distribution that tokens are drawn from.
 
     Sampling and training both take theirs from here, so a token has one probability (rules 5 to 7 of a correct
-    trainer). Temperature comes first, then the ``top_k`` likeliest, then ``top_p`` of what is left.
+    trainer). Temperature comes first, then the ``top_k`` likeliest, then ``top_p`` of what is left, then ``min_p``.
     """
     scores = logits.float()
     if temperature != 1.0:
         scores = scores / temperature
-    return keep_top_p(keep_top_k(scores, top_k), top_p)
+    return keep_min_p(keep_top_p(keep_top_k(scores, top_k), top_p), min_p)

@@ -23,7 +23,7 @@ from webapp.runs.models import Evaluation, EvaluationSample, Run, RunEvent, RunM
 
 SHOWN_RUNS = 30
 SHOWN_EVENTS = 200
-SERVED_SETTINGS = ("max_new_tokens", "max_prompt_tokens", "temperature", "top_k", "top_p")
+SERVED_SETTINGS = ("max_new_tokens", "max_prompt_tokens", "temperature", "top_k", "top_p", "min_p")
 
 
 # --- Settings to begin with ------------------------------------------------------------------------------------------
