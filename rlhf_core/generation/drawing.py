@@ -31,13 +31,13 @@ def draw_tokens(
         the logits are not finite. A token of probability 0 is never drawn.
     """
     scores = scores_to_draw_from(logits, temperature, top_k, top_p, min_p)
-    scores = scores - scores.amax(dim=-1, keepdim=True)
+    weights = (scores - scores.amax(dim=-1, keepdim=True)).exp_()
     # The sum in float64: over a large vocabulary the float32 one would be off by more than rule 5 allows.
-    cumulative = scores.exp().cumsum(dim=-1, dtype=torch.float64)
+    cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
     total = cumulative[:, -1:]
     # u < 1, but u * total may round to total itself, beyond which there is no token.
     targets = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
     tokens = torch.searchsorted(cumulative, targets, right=True)
     tokens = tokens.clamp_(max=logits.shape[-1] - 1)  # only NaN leads beyond, and shows in the log-probability
-    log_probs = scores.gather(1, tokens).double() - total.log()
+    log_probs = weights.gather(1, tokens).double().log_() - total.log()
     return tokens[:, 0], log_probs[:, 0]
