@@ -70,6 +70,12 @@ MEASUREMENTS: dict[str, Measurement] = {
     ),
     "feedback-think": Measurement("20 raters who think 2 to 5 s", ("benchmarks.feedback", "think"), 3),
     "rating": Measurement("one rater by keyboard, 200 pairs in Chromium", ("benchmarks.rating",), 2),
+    "decoding": Measurement(
+        "tokens a second and their share of the machine's limit; answers of geometric length; 1,000 rows in company",
+        ("benchmarks.decoding",),
+        12,
+        is_slow=True,
+    ),
     "loop": Measurement("one turn of the loop on the demo policy", ("benchmarks.loop",), 8, is_slow=True),
     "simulate": Measurement(
         "`manage.py simulate --labels 400 --seeds 5`: two turns of the loop with simulated raters, five times",
@@ -105,6 +111,14 @@ FIGURES: tuple[Figure, ...] = (
     Figure("blindness", "sides.p_value", "p of left and right over 10,000 draws, if the coin is fair", ">", 0.001),
     Figure("blindness", "pages.different", "pages that change when the policies behind equal texts swap", "<=", 0),
     Figure("blindness", "pages.compared", "pages compared so", ">=", 10),
+    Figure(
+        "decoding",
+        "geometric.prompts_256.over_ideal",
+        "256 answers of geometric length, 32 rows: over the mean-length ideal",
+        "<=",
+        1.3,
+    ),
+    Figure("decoding", "company.same_share", "rows with the same tokens alone and in company, of 1,000", ">=", 0.99),
     Figure("simulate", "seeds_better_share", "seeds whose whole interval of the gain in taste is above 0", ">=", 0.8),
     Figure("simulate", "worst.kl", "sequence KL to the base policy, worst seed", "<=", 15, "nats"),
     Figure("simulate", "worst.distinct2_ratio", "distinct pairs of tokens against the base, worst seed", ">=", 0.7),
