@@ -88,6 +88,12 @@ MEASUREMENTS: dict[str, Measurement] = {
         30,
         is_slow=True,
     ),
+    "decoding": Measurement(
+        "tokens a second and their share of the machine's limit; answers of geometric length; 1,000 rows in company",
+        ("benchmarks.decoding",),
+        12,
+        is_slow=True,
+    ),
     "loop": Measurement("one turn of the loop on the demo policy", ("benchmarks.loop",), 8, is_slow=True),
     "simulate": Measurement(
         "`manage.py simulate --labels 400 --seeds 5`: two turns of the loop with simulated raters, five times",
@@ -126,6 +132,14 @@ FIGURES: tuple[Figure, ...] = (
     Figure("blindness", "pages.different", "pages that change when the policies behind equal texts swap", "<=", 0),
     Figure("blindness", "pages.compared", "pages compared so", ">=", 10),
     Figure("import", "added_ms", "what `import rlhf_core` adds to Python's start", "<", 50, "ms"),
+    Figure(
+        "decoding",
+        "geometric.prompts_256.over_ideal",
+        "256 answers of geometric length, 32 rows: over the mean-length ideal",
+        "<=",
+        1.3,
+    ),
+    Figure("decoding", "company.same_share", "rows with the same tokens alone and in company, of 1,000", ">=", 0.99),
     Figure("simulate", "seeds_failed", "seeds in which the loop could not be closed", "<=", 0),
     Figure("simulate", "seeds_better_share", "round 1: seeds whose whole interval of the gain is above 0", ">=", 0.8),
     Figure("simulate", "worst.kl", "round 1: sequence KL to the base policy, worst seed", "<=", 15, "nats"),

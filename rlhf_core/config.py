@@ -176,6 +176,9 @@ class SamplingConfig(Settings):
     )
     top_k: int = setting(0, "keep only so many of the likeliest tokens; 0 keeps all", minimum=0, maximum=1_000_000)
     top_p: float = setting(1.0, "keep the likeliest tokens up to this mass; 1 keeps all", above=0, maximum=1)
+    min_p: float = setting(
+        0.0, "keep the tokens at least so many times as likely as the likeliest; 0 keeps all", minimum=0, maximum=1
+    )
 
 
 @dataclass(frozen=True)
@@ -258,6 +261,9 @@ class EvaluateConfig(Settings):
     temperature: float = setting(1.0, "of the responses and of their log-probabilities alike", above=0, maximum=10)
     top_k: int = setting(0, "draw from so many of the likeliest tokens; 0 keeps all", minimum=0, maximum=1_000_000)
     top_p: float = setting(1.0, "draw from the likeliest tokens up to this mass; 1 keeps all", above=0, maximum=1)
+    min_p: float = setting(
+        0.0, "draw from the tokens at least so many times as likely as the likeliest; 0 keeps all", minimum=0, maximum=1
+    )
     seed: int = setting(0, "seed of the responses; the same one gives the same ones", minimum=0, maximum=2**32 - 1)
     threads: int = setting(0, "CPU threads; 0 takes the machine's cores", minimum=0, maximum=1024, advanced=True)
 
@@ -270,6 +276,7 @@ class EvaluateConfig(Settings):
             temperature=self.temperature,
             top_k=self.top_k,
             top_p=self.top_p,
+            min_p=self.min_p,
         )
 
 

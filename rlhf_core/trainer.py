@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from rlhf_core.config import PolicyConfig, SamplingConfig
 from rlhf_core.errors import CheckpointError, ConfigError
 from rlhf_core.generation.batch import check_tokens
+from rlhf_core.generation.best_of_n import best_of_n
 from rlhf_core.generation.filters import chosen_filter, keep_all, top_k, top_p
-from rlhf_core.generation.sampler import generate_batch
 from rlhf_core.modules.actor_critic import ActorCritic
 from rlhf_core.modules.palm import PaLM
 from rlhf_core.modules.reward_model import RewardModel
@@ -294,9 +294,11 @@ class RLHFTrainer(nn.Module):
         if prompt.ndim != 1 or not 0 < len(prompt) < max_seq_len:
             raise ValueError(f"prompt must be one row of 1 to {max_seq_len - 1} tokens, not {tuple(prompt.shape)}")
         tokens = prompt.tolist()
-        generations = generate_batch(
+        best = best_of_n(
             self.actor_critic.palm,
             [tokens],
+            reward_of(self.reward_model, eos_token),
+            samples=num_samples,
             sampling=SamplingConfig(
                 max_new_tokens=room_for_response(max_seq_len, len(tokens)),
                 temperature=temperature,
@@ -305,11 +307,8 @@ class RLHFTrainer(nn.Module):
             end_id=eos_token,
             seeds=[derive_seed(self.seed, "generate", row) for row in range(num_samples)],
             finetune_scope=self.actor_critic.actor_scope,
-            samples_per_prompt=num_samples,
         )
-        responses = [generation.tokens for generation in generations]
-        scores = reward_of(self.reward_model, eos_token)([tokens] * num_samples, responses)
-        return torch.tensor([*tokens, *responses[int(scores.argmax())]], device=prompt.device)
+        return torch.tensor([*tokens, *best[0].generation.tokens], device=prompt.device)
 
     def save(self, filepath: str | Path = "./checkpoint.pt") -> None:
         """Write what policy and critic learned to one safetensors file, which is whole or absent after a crash."""

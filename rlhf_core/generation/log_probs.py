@@ -41,6 +41,7 @@ def sequence_log_probs(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
+    min_p: float = 0.0,
     finetune_scope: str | None = None,
     disable_lora: bool = False,
     with_entropies: bool = False,
@@ -54,7 +55,7 @@ def sequence_log_probs(
 
     Args:
         prompts, responses: token ids, row by row; no row is empty.
-        temperature, top_k, top_p: those of the sampling.
+        temperature, top_k, top_p, min_p: those of the sampling.
         finetune_scope, disable_lora: which adapters to use; the frozen reference of a LoRA policy is
             ``disable_lora=True``.
         with_entropies, with_states: whether to return those too.
@@ -76,7 +77,7 @@ def sequence_log_probs(
     states = hidden[row, before_response[row] + column]  # (tokens, dim), without any padding
 
     chunk = max(1, logits_at_once // palm.num_tokens)
-    settings = (temperature, top_k, top_p, with_entropies)
+    settings = (temperature, top_k, top_p, min_p, with_entropies)
     pieces = []
     for part, wanted in zip(states.split(chunk), targets[row, column].split(chunk), strict=True):
         if torch.is_grad_enabled() and len(states) > chunk:
@@ -93,12 +94,19 @@ def sequence_log_probs(
 
 
 def token_log_probs(
-    palm: PaLM, states: Tensor, targets: Tensor, temperature: float, top_k: int, top_p: float, with_entropies: bool
+    palm: PaLM,
+    states: Tensor,
+    targets: Tensor,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    with_entropies: bool,
 ) -> Tensor:
     """(tokens, dim) states and (tokens,) targets -> (1 or 2, tokens): log-probabilities and, if asked, entropies."""
     logits = palm.to_logits(states).float()
-    scores = scores_to_draw_from(logits, temperature, top_k, top_p)
-    if top_k or top_p < 1.0:
+    scores = scores_to_draw_from(logits, temperature, top_k, top_p, min_p)
+    if top_k or top_p < 1.0 or min_p > 0.0:
         # A token on the very edge of a filter may fall out by rounding; it was drawn, so it was kept.
         drawn = targets[:, None]
         scores = scores.scatter(1, drawn, logits.gather(1, drawn) / temperature)

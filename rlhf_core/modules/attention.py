@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from rlhf_core.generation.cache import KeyValueCache
 from rlhf_core.modules.linear import gated_feed_forward, linear
 from rlhf_core.modules.lora import BlockLoRA
 from rlhf_core.modules.rotary import rotate
@@ -31,18 +30,14 @@ class Surroundings:
     """What all blocks share in one forward pass, worked out once.
 
     Attributes:
-        tables: rotary tables of the new tokens.
-        is_causal: let the kernel do the causal masking, since the keys are those of the new tokens alone.
-        mask: (batch, 1, queries or 1, keys) bool, True where a key counts; None where all do.
-        cache: where to store keys and values, if anywhere.
-        slots: rows and positions of the new tokens in the cache.
+        tables: rotary tables of the tokens.
+        is_causal: let the kernel do the causal masking.
+        mask: (batch, 1, 1, keys) bool, True where a key counts; None where all do.
     """
 
     tables: tuple[Tensor, Tensor]
     is_causal: bool
     mask: Tensor | None = None
-    cache: KeyValueCache | None = None
-    slots: tuple[Tensor, Tensor] | None = None
 
 
 class ParallelBlock(nn.Module):
@@ -82,8 +77,8 @@ class ParallelBlock(nn.Module):
         # One gain a channel of every query head and of the key head; flat, so that weight decay knows it as no matrix.
         self.qk_gain = nn.Parameter(torch.ones((heads + 1) * dim_head)) if qk_rmsnorm else None
 
-    def forward(self, x: Tensor, index: int, around: Surroundings, lora: BlockLoRA | None = None) -> Tensor:
-        """(batch, seq, dim) -> (batch, seq, dim); ``index`` is the block's own number, its place in the cache."""
+    def forward(self, x: Tensor, around: Surroundings, lora: BlockLoRA | None = None) -> Tensor:
+        """(batch, seq, dim) -> (batch, seq, dim). Decoding has its own form of this: ``BlockWeights``."""
         normed = self.norm(x)
         # The weight is split, not what it gives: the backward pass then joins two small gradients, no large ones.
         into_attention, into_feed_forward = self.project_in.weight.split([sum(self.widths[:2]), self.widths[2]])
@@ -98,31 +93,21 @@ class ParallelBlock(nn.Module):
             )
         query_key = rotate(query_key, around.tables)
         query, key = query_key[:, :, :-1], query_key[:, :, -1]
-        attended = self.attend(query, key, value, index, around)
+        attended = self.attend(query, key, value, around)
         out = linear(attended, self.attention_out.weight)
         if lora is not None:
             out = out + lora.o(attended)
         dropout = self.ff_dropout if self.training else 0.0
         return x + out + gated_feed_forward(normed, into_feed_forward, self.feed_forward_out.weight, dropout)
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, index: int, around: Surroundings) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, around: Surroundings) -> Tensor:
         """(batch, seq, heads, dim_head) queries, (batch, seq, dim_head) keys and values -> (batch, seq, inner)."""
-        if around.cache is not None and around.slots is not None:
-            all_keys, all_values = around.cache.write(index, around.slots, key, value)
-            if not around.is_causal:
-                key, value = all_keys, all_values
-        key, value = key[:, None], value[:, None]  # one head
-        dropout = self.attn_dropout if self.training else 0.0
-        if query.shape[1] == 1:
-            # The heads stand in the place of the sequence: they share their keys, so no copy of those is needed.
-            out = F.scaled_dot_product_attention(query, key, value, around.mask, dropout, scale=self.scale)
-            return rearrange(out, "b 1 h d -> b 1 (h d)")
         out = F.scaled_dot_product_attention(
             rearrange(query, "b n h d -> b h n d"),
-            key.expand(-1, self.heads, -1, -1),
-            value.expand(-1, self.heads, -1, -1),
+            key[:, None].expand(-1, self.heads, -1, -1),
+            value[:, None].expand(-1, self.heads, -1, -1),
             around.mask,
-            dropout,
+            self.attn_dropout if self.training else 0.0,
             around.is_causal,
             scale=self.scale,
         )

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from rlhf_core.config import ModelConfig, settings_from_dict, settings_to_dict
 from rlhf_core.errors import CheckpointError, ConfigError
-from rlhf_core.generation.cache import KeyValueCache
+from rlhf_core.generation.decoder import Decoder
+from rlhf_core.generation.drawing import draw_tokens
 from rlhf_core.generation.filters import chosen_filter
 from rlhf_core.modules.attention import LayerNorm, ParallelBlock, Surroundings
 from rlhf_core.modules.lora import BlockLoRA
@@ -48,6 +49,8 @@ class PaLM(nn.Module):
 
     Source: Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311. Ours differs: rotary over xPos, QK-norm optional.
     """
+
+    _decoder: Decoder | None = None
 
     def __init__(
         self,
@@ -216,7 +219,6 @@ class PaLM(nn.Module):
         return_only_embedding: bool = False,
         return_logits_with_embedding: bool = False,
         lengths: Tensor | None = None,
-        cache: KeyValueCache | None = None,
     ) -> Any:
         """Logits, or what the flags ask for instead.
 
@@ -230,14 +232,13 @@ class PaLM(nn.Module):
             return_logits_with_embedding: the pair of logits and embeddings instead.
             lengths: (batch,) real tokens of each row. Causal attention needs no help against padding on the right,
                 so there they only keep it out of the loss.
-            cache: keys and values of what came before; see ``KeyValueCache``. Causal models only.
 
         Returns:
             (batch, seq, num_tokens) logits unless a flag says otherwise.
 
         Raises:
-            ValueError: ``finetune_scope`` is unknown, ``x`` has another form or a token outside the vocabulary, there
-                is nothing to predict, or a cache was given to a model that isn't causal.
+            ValueError: ``finetune_scope`` is unknown, ``x`` has another form or a token outside the vocabulary, or
+                there is nothing to predict.
         """
         if x.ndim != 2 or x.shape[1] < 1 + return_loss:
             raise ValueError(f"x must be (batch, seq) with at least {1 + return_loss} tokens, not {tuple(x.shape)}")
@@ -246,12 +247,12 @@ class PaLM(nn.Module):
         if return_loss:
             labels = self.labels(x[:, 1:], None if lengths is None else lengths - 1)
             x = x[:, :-1]
-        around = self.surroundings(x, lengths, cache)
+        around = self.surroundings(x, lengths)
         hidden = self.embed(x if self.causal else x.clamp(min=0))
         if extra_embed is not None:
             hidden = hidden + extra_embed
         for index, block in enumerate(self.each_block()):
-            hidden = block(hidden, index, around, None if adapters is None else adapters[index])
+            hidden = block(hidden, around, None if adapters is None else adapters[index])
         hidden = self.norm(hidden)
         if return_only_embedding:
             return hidden
@@ -285,37 +286,40 @@ class PaLM(nn.Module):
             left_out = left_out | (torch.arange(targets.shape[1], device=targets.device) >= lengths[:, None])
         return targets.masked_fill(left_out, NOT_A_TOKEN)
 
-    def surroundings(self, x: Tensor, lengths: Tensor | None, cache: KeyValueCache | None) -> Surroundings:
-        """Positions, masks and cache slots of this pass, shared by all blocks."""
+    def surroundings(self, x: Tensor, lengths: Tensor | None) -> Surroundings:
+        """Positions and masks of this pass, shared by all blocks."""
         seq = x.shape[1]
         steps = torch.arange(seq, device=x.device)
-        if cache is None:
-            mask = None
-            if not self.causal:
-                mask = x >= 0
-                if lengths is not None:
-                    mask = mask & (steps < lengths[:, None])
-                mask = mask[:, None, None]
-            return Surroundings(self.rotary(steps, seq), self.causal and seq > 1, mask)
+        mask = None
         if not self.causal:
-            raise ValueError(
-                "a key/value cache needs a causal model: without causal=True earlier tokens see later ones"
-            )
-        is_new = cache.extent == 0
-        positions = cache.reserve(seq)
-        tables = self.rotary(positions, cache.extent)
-        rows = torch.arange(cache.batch, device=x.device)[:, None]
-        if is_new and seq > 1:
-            return Surroundings(tables, True, None, cache, (rows, positions))
-        keys = torch.arange(cache.extent, device=x.device)
-        mask = (keys <= positions[..., None])[:, None]
-        return Surroundings(tables, False, mask, cache, (rows, positions))
-
-    def new_cache(self, batch: int, capacity: int) -> KeyValueCache:
-        """An empty cache that fits this model."""
-        return KeyValueCache(batch, capacity, self.config.depth, self.config.dim_head, self.device, self.dtype)
+            mask = x >= 0
+            if lengths is not None:
+                mask = mask & (steps < lengths[:, None])
+            mask = mask[:, None, None]
+        return Surroundings(self.rotary(steps, seq), self.causal and seq > 1, mask)
 
     # ---- generation
+
+    def decoder(self, finetune_scope: str | None = None, disable_lora: bool = False) -> Decoder:
+        """This model with the adapters of one scope or none, ready to decode.
+
+        The last one is kept, as long as its weights haven't changed.
+
+        Raises:
+            ValueError: the scope is unknown, or the model isn't causal: earlier tokens would see later ones.
+        """
+        if not self.causal:
+            raise ValueError("decoding with a key/value cache needs a causal model: without, earlier tokens see later")
+        adapters = None if disable_lora or finetune_scope is None else self.scope_adapters(finetune_scope)
+        weights = (self.token_emb.weight, self.each_block(), self.norm, adapters)
+        if self._decoder is None or not self._decoder.is_current(*weights):
+            self._decoder = None  # the old copies go before the new ones are made
+            self._decoder = Decoder(*weights, self.rotary)
+        return self._decoder
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies of this model take over: all but the weights copied for decoding."""
+        return {**super().__getstate__(), "_decoder": None}
 
     @torch.no_grad()
     def generate(
@@ -355,32 +359,64 @@ class PaLM(nn.Module):
         if prompt is None:
             prompt = torch.randint(0, self.num_tokens, (1, 1), device=self.device)
             return_seq_without_prompt = False
-        leading = prompt.shape[:-1]
         tokens = prompt.reshape(-1, prompt.shape[-1]).to(self.device)
-        prompt_len = tokens.shape[1]
         was_training = self.training
         self.eval()
         try:
-            cache = self.new_cache(len(tokens), max(seq_len, prompt_len + 1)) if self.causal else None
-            fresh = tokens
-            ended = torch.zeros(len(tokens), dtype=torch.bool, device=self.device)
-            for _ in range(max(1, seq_len - prompt_len)):
-                logits = self(fresh, cache=cache, **forward_kwargs)[:, -1]
-                drawn = draw(filter_logits_fn(logits, filter_thres), temperature)
-                if eos_token is not None:
-                    drawn = drawn.masked_fill(ended, int(pad_value))
-                    ended = ended | (drawn == eos_token)
-                tokens = torch.cat((tokens, drawn[:, None]), dim=1)
-                if ended.all():
-                    break
-                if cache is None:
-                    fresh = tokens
-                else:
-                    cache.lengths += fresh.shape[1]
-                    fresh = drawn[:, None]
+            with torch.inference_mode():
+                drawn = self.draw_following(
+                    tokens,
+                    max(1, seq_len - tokens.shape[1]),
+                    temperature,
+                    filter_logits_fn,
+                    filter_thres,
+                    int(pad_value),
+                    eos_token,
+                    forward_kwargs,
+                )
         finally:
             self.train(was_training)
-        return tokens[:, prompt_len if return_seq_without_prompt else 0 :].reshape(*leading, -1)
+        found = drawn if return_seq_without_prompt else torch.cat((tokens, drawn), dim=1)
+        return found.reshape(*prompt.shape[:-1], -1).clone()  # not bound to the inference mode it was made in
+
+    def draw_following(
+        self,
+        tokens: Tensor,
+        count: int,
+        temperature: float,
+        filter_logits_fn: Callable[[Tensor, float], Tensor],
+        filter_thres: float,
+        pad: int,
+        end: int | None,
+        forward_kwargs: Mapping[str, Any],
+    ) -> Tensor:
+        """(batch, prompt) tokens -> (batch, at most count) tokens drawn after them; see ``generate``."""
+        ended = torch.zeros(len(tokens), dtype=torch.bool, device=self.device)
+        decoder = None
+        if self.causal and forward_kwargs.keys() <= {"finetune_scope", "disable_lora"}:
+            decoder = self.decoder(**forward_kwargs)
+            cache = decoder.new_cache(len(tokens), tokens.shape[1] + count)
+        drawn: list[Tensor] = []
+        while len(drawn) < count and not (drawn and bool(ended.all())):
+            if decoder is None:
+                logits = self(torch.cat((tokens, *(column[:, None] for column in drawn)), dim=1), **forward_kwargs)[
+                    :, -1
+                ]
+            elif drawn:
+                logits = decoder.step(drawn[-1], cache)
+            else:
+                logits = decoder.read_prompts(tokens.tolist(), cache, range(len(tokens)))
+            logits = filter_logits_fn(logits, filter_thres)
+            if temperature == 0:
+                chosen = logits.argmax(dim=-1)
+            else:
+                uniforms = torch.rand(len(tokens), dtype=torch.float64, device=self.device)
+                chosen = draw_tokens(logits, uniforms, temperature=temperature)[0]
+            if end is not None:
+                chosen = chosen.masked_fill(ended, pad)
+                ended = ended | (chosen == end)
+            drawn.append(chosen)
+        return torch.stack(drawn, dim=1)
 
     # ---- files
 
@@ -443,14 +479,6 @@ class PaLM(nn.Module):
             state_dict.update(renamed)
         self.add_lacking_scopes(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-
-def draw(logits: Tensor, temperature: float) -> Tensor:
-    """(batch, num_tokens) logits -> (batch,) tokens, by the Gumbel-max trick; temperature 0 takes the likeliest."""
-    if temperature == 0:
-        return logits.argmax(dim=-1)
-    noise = torch.rand_like(logits, dtype=torch.float32).clamp(min=1e-20)
-    return (logits.float() / temperature - (-noise.log()).log()).argmax(dim=-1)
 
 
 def rotary_of(shape: ModelConfig) -> Rotary:

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from rlhf_core.checkpoint import load_policy, load_reward_model, save_policy
 from rlhf_core.config import PolicyConfig, SamplingConfig, settings_to_dict
 from rlhf_core.errors import CheckpointError, DatasetError, TrainingDiverged
 from rlhf_core.evaluation import distinct_n
+from rlhf_core.generation.best_of_n import Score
 from rlhf_core.generation.sampler import generate_batch
 from rlhf_core.kl import AdaptiveKLController, k1, k3, penalised_rewards, sequence_kl
 from rlhf_core.losses import aggregate_loss, clipped_policy_loss, clipped_value_loss, histogram_targets
@@ -27,8 +28,6 @@ from rlhf_core.training.descent import descend
 from rlhf_core.training.lion import Lion
 from rlhf_core.training.run_directory import RunDirectory, settings_digest
 from rlhf_core.training.state import optimizer_tensors, restore_optimizer, take_prefix, with_prefix
-
-Score: TypeAlias = Callable[[list[list[int]], list[list[int]]], Tensor]  # prompts, responses -> (batch,) scores
 
 
 def train_policy(run: RunDirectory) -> None:
@@ -261,17 +260,15 @@ class PolicyTrainer:
         """Draw responses and score them; log-probabilities are kept from the drawing, at the same temperature."""
         prompts = self.choose_prompts(index, drawn)
         seeds = [derive_seed(self.config.seed, "rollout", index, row) for row in range(len(prompts))]
-        generations = []
-        for at in range(0, len(prompts), self.rollout_rows or len(prompts)):
-            part = slice(at, at + (self.rollout_rows or len(prompts)))
-            generations += generate_batch(
-                self.model.palm,
-                prompts[part],
-                sampling=SamplingConfig(max_new_tokens=self.config.max_new_tokens, temperature=self.config.temperature),
-                end_id=self.end_id,
-                seeds=seeds[part],
-                finetune_scope=self.model.actor_scope,
-            )
+        generations = generate_batch(
+            self.model.palm,
+            prompts,
+            sampling=SamplingConfig(max_new_tokens=self.config.max_new_tokens, temperature=self.config.temperature),
+            end_id=self.end_id,
+            seeds=seeds,
+            finetune_scope=self.model.actor_scope,
+            rows=self.rollout_rows,
+        )
         responses = [generation.tokens for generation in generations]
         device = self.model.palm.device
         longest = max(map(len, responses))

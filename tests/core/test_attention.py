@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from rlhf_core.generation.cache import KeyValueCache
 from rlhf_core.modules.attention import LayerNorm, ParallelBlock, Surroundings
 from rlhf_core.modules.rotary import Rotary, rotate
 
@@ -42,7 +41,7 @@ def test_the_block_follows_its_equations(qk_rmsnorm):
     block = make_block(qk_rmsnorm=qk_rmsnorm)
     tables = Rotary(4, 2, 512)(torch.arange(5), 5)
     x = torch.randn(3, 5, 8)
-    found = block(x, 0, Surroundings(tables, is_causal=True))
+    found = block(x, Surroundings(tables, is_causal=True))
     assert_close(found, by_hand(block, x, tables, torch.ones(5, 5).tril().bool()), atol=1e-5, rtol=1e-5)
 
 
@@ -65,46 +64,6 @@ def test_dropout_acts_in_training_only():
     around = Surroundings(Rotary(4, 2)(torch.arange(6), 6), is_causal=True)
     x = torch.randn(1, 6, 8)
     block.eval()
-    assert_close(block(x, 0, around), block(x, 0, around), atol=0, rtol=0)
+    assert_close(block(x, around), block(x, around), atol=0, rtol=0)
     block.train()
-    assert not torch.equal(block(x, 0, around), block(x, 0, around))
-
-
-def test_a_cache_writes_each_row_at_its_own_place():
-    cache = KeyValueCache(2, capacity=6, depth=1, dim_head=2)
-    cache.lengths += torch.tensor([1, 3])
-    cache.extent = 3
-    positions = cache.reserve(2)
-    assert positions.tolist() == [[1, 2], [3, 4]]
-    rows = torch.arange(2)[:, None]
-    keys, values = cache.write(0, (rows, positions), torch.ones(2, 2, 2), torch.full((2, 2, 2), 2.0))
-    assert keys.shape == values.shape == (2, 5, 2)
-    assert keys[:, :, 0].tolist() == [[0, 1, 1, 0, 0], [0, 0, 0, 1, 1]]
-    assert cache.lengths.tolist() == [1, 3]  # the caller moves them
-
-
-def test_a_cache_refuses_tokens_that_do_not_fit():
-    cache = KeyValueCache(1, capacity=4, depth=1, dim_head=2)
-    cache.reserve(3)
-    cache.lengths += 1  # two of the three were padding
-    assert cache.reserve(3).tolist() == [[1, 2, 3]]
-    cache.lengths += 3
-    with pytest.raises(ValueError, match="do not fit a cache of 4"):
-        cache.reserve(1)
-
-
-def test_selecting_rows_works_in_the_memory_already_held():
-    cache = KeyValueCache(3, capacity=4, depth=2, dim_head=1)
-    cache.lengths += torch.tensor([1, 4, 2])
-    cache.extent = 4
-    for block in range(2):
-        cache.keys[block] += torch.arange(3.0)[:, None, None]
-    held = cache.keys[0].data_ptr()
-    cache.select(torch.tensor([2, 0]))
-    assert cache.lengths.tolist() == [2, 1]
-    assert (cache.batch, cache.extent) == (2, 2)
-    assert cache.keys[1][:, 0, 0].tolist() == [2.0, 0.0]
-    assert cache.keys[0].data_ptr() == held
-    cache.select(torch.tensor([0, 0, 1, 1, 1]))
-    assert cache.keys[0][:, 0, 0].tolist() == [2.0, 2.0, 0.0, 0.0, 0.0]
-    assert cache.lengths.tolist() == [2, 2, 1, 1, 1]
+    assert not torch.equal(block(x, around), block(x, around))

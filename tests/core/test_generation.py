@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 from rlhf_core.config import SamplingConfig
 from rlhf_core.errors import TrainingDiverged
 from rlhf_core.generation.batch import pad_tokens
+from rlhf_core.generation.best_of_n import best_of_n
+from rlhf_core.generation.drawing import draw_tokens, uniform_table
 from rlhf_core.generation.filters import keep_min_p, keep_top_k, keep_top_p, min_p, top_k, top_p
 from rlhf_core.generation.log_probs import sequence_log_probs
-from rlhf_core.generation.sampler import draw_tokens, generate_batch, uniform_table
+from rlhf_core.generation.sampler import ContinuousBatch, generate_batch, generate_stream
+from rlhf_core.generation.stopping import Stopping
 from rlhf_core.modules.palm import PaLM
 
 END = 2
@@ -48,20 +51,6 @@ def test_cached_decoding_is_the_full_forward_pass_for_64_steps(scope):
         assert generation.tokens == tokens[len(prompt) :]
 
 
-@pytest.mark.parametrize("scope", [None, "actor"])
-def test_cached_logits_are_those_of_the_full_pass(scope):
-    palm = make_palm(scope=scope is not None)
-    tokens = torch.randint(0, 50, (3, 70))
-    full = palm(tokens, finetune_scope=scope)
-    cache = palm.new_cache(3, 70)
-    steps = [palm(tokens[:, :6], cache=cache, finetune_scope=scope)]
-    cache.lengths += 6
-    for place in range(6, 70):
-        steps.append(palm(tokens[:, place : place + 1], cache=cache, finetune_scope=scope))
-        cache.lengths += 1
-    torch.testing.assert_close(torch.cat(steps, dim=1), full, atol=1e-4, rtol=1e-5)
-
-
 def test_log_probs_of_a_row_do_not_depend_on_padding_or_neighbours():
     palm = make_palm()
     responses = [[5, 6, END], [9] * 8, [3]]
@@ -81,7 +70,8 @@ def test_log_probs_of_a_row_do_not_depend_on_padding_or_neighbours():
         SamplingConfig(max_new_tokens=24, temperature=0.7),
         SamplingConfig(max_new_tokens=24, top_p=0.9),
         SamplingConfig(max_new_tokens=24, top_k=5),
-        SamplingConfig(max_new_tokens=24, temperature=1.3, top_k=20, top_p=0.8),
+        SamplingConfig(max_new_tokens=24, min_p=0.1),
+        SamplingConfig(max_new_tokens=24, temperature=1.3, top_k=20, top_p=0.8, min_p=0.05),
     ],
 )
 @pytest.mark.parametrize("scope", [None, "actor"])
@@ -96,6 +86,7 @@ def test_recorded_log_probs_are_the_trainers_before_any_step(sampling, scope):
         temperature=sampling.temperature,
         top_k=sampling.top_k,
         top_p=sampling.top_p,
+        min_p=sampling.min_p,
         finetune_scope=scope,
     )
     for row, generation in enumerate(drawn):
@@ -239,6 +230,196 @@ def test_a_model_that_diverged_is_not_drawn_from(value):
 
 def test_no_prompts_give_no_generations():
     assert generate_batch(make_palm(), [], sampling=SamplingConfig(), end_id=END, seeds=[]) == []
+
+
+# Rows that leave and join
+
+
+def test_a_thousand_rows_draw_the_same_alone_and_in_company():
+    palm = make_palm(vocabulary=64, sharp=4.0)
+    sampling = SamplingConfig(max_new_tokens=6)
+    prompts = [[1, *range(3, 4 + row % 11)] for row in range(1000)]
+    together = generate_batch(palm, prompts, sampling=sampling, end_id=END, seeds=range(1000), rows=48)
+    same = 0
+    for row, (prompt, found) in enumerate(zip(prompts, together, strict=True)):
+        alone = generate_batch(palm, [prompt], sampling=sampling, end_id=END, seeds=[row])[0]
+        same += alone.tokens == found.tokens
+    assert same >= 990
+    assert len({tuple(found.tokens) for found in together}) > 900  # they are not all alike, either
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 40])
+@pytest.mark.parametrize("samples", [1, 3])
+def test_any_number_of_rows_at_a_time_gives_the_same_responses(rows, samples):
+    palm = make_palm(vocabulary=8, sharp=5.0)
+    prompts = [[1, 3, 4, 5][: 1 + row % 4] for row in range(12)]
+    sampling = SamplingConfig(max_new_tokens=9)
+    seeds = range(12 * samples)
+    found, expected = (
+        generate_batch(
+            palm, prompts, sampling=sampling, end_id=END, seeds=seeds, samples_per_prompt=samples, rows=at_once
+        )
+        for at_once in (rows, None)
+    )
+    assert [one.tokens for one in found] == [one.tokens for one in expected]
+    assert [one.finish_reason for one in found] == [one.finish_reason for one in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one.log_probs == pytest.approx(other.log_probs, abs=1e-5)
+
+
+def test_responses_come_as_they_end_and_a_waiting_prompt_takes_the_place():
+    palm = make_palm(vocabulary=8, sharp=5.0)
+    steps: list[int] = []
+    stream = generate_stream(
+        palm,
+        [[1, 3]] * 20,
+        sampling=SamplingConfig(max_new_tokens=30),
+        end_id=END,
+        seeds=range(20),
+        rows=4,
+        on_step=lambda number, token: steps.append(number),
+    )
+    number, first = next(stream)
+    assert first.finish_reason == "end"
+    assert steps.count(number) == len(first.tokens)
+    assert max(steps) < 10  # the later ones have not begun
+    rest = dict(stream)
+    assert {number, *rest} == set(range(20))
+    lengths = sum(len(one.tokens) for one in (first, *rest.values()))
+    assert len(steps) == lengths  # nothing was drawn for rows that had ended
+
+
+def test_a_prompt_is_read_once_though_its_samples_wait(monkeypatch):
+    palm = make_palm(vocabulary=8, sharp=5.0)
+    decoder = palm.decoder()
+    read: list[list[int]] = []
+    original = type(decoder).read_prompts
+
+    def watch(self, prompts, cache, places):
+        read.extend(map(list, prompts))
+        return original(self, prompts, cache, places)
+
+    monkeypatch.setattr(type(decoder), "read_prompts", watch)
+    generate_batch(
+        palm,
+        [[1, 3], [1, 4, 5]],
+        sampling=SamplingConfig(max_new_tokens=9),
+        end_id=END,
+        seeds=range(14),
+        samples_per_prompt=7,
+        rows=3,
+    )
+    assert read == [[1, 3], [1, 4, 5]]
+
+
+def test_prompts_may_be_submitted_while_others_are_drawn():
+    palm = make_palm()
+    sampling = SamplingConfig(max_new_tokens=10)
+    batch = ContinuousBatch(palm.decoder(), sampling, rows=2, prompt_room=12, stopping=Stopping([END]))
+    assert batch.submit(PROMPTS[0], [1]) == range(1)
+    ended = batch.step() + batch.step()
+    assert batch.submit(PROMPTS[1], [2]) == range(1, 2)
+    found = dict([*ended, *batch.run()])
+    assert batch.submit(PROMPTS[2], [3, 4]) == range(2, 4)
+    found |= dict(batch.run())
+    expected = generate_batch(palm, [*PROMPTS, PROMPTS[2]], sampling=sampling, end_id=END, seeds=[1, 2, 3, 4])
+    assert [found[number].tokens for number in range(4)] == [one.tokens for one in expected]
+    with pytest.raises(ValueError, match="a prompt of 99 tokens is longer than the 22 "):
+        batch.submit([1] * 99, [5])
+
+
+def test_rows_must_be_one_at_least():
+    with pytest.raises(ValueError, match="rows = 0"):
+        generate_batch(make_palm(), PROMPTS, sampling=SamplingConfig(), end_id=END, seeds=[1, 2, 3], rows=0)
+
+
+# Stopping
+
+
+def letters(tokens) -> str:
+    return "".join("abcdefghijklmnopqrstuvwxyz"[token % 26] for token in tokens)
+
+
+def test_a_stop_string_ends_a_response_where_tokens_complete_it():
+    palm = make_palm()
+    sampling = SamplingConfig(max_new_tokens=40)
+    free = generate_batch(palm, PROMPTS, sampling=sampling, end_id=None, seeds=[1, 2, 3])
+    text = letters(free[1].tokens)
+    stop = text[7:10]
+    stopping = Stopping(strings=[stop, "not to be found"], decode=letters)
+    found = generate_batch(palm, PROMPTS, sampling=sampling, end_id=None, seeds=[1, 2, 3], stopping=stopping)[1]
+    ends = text.index(stop) + 3
+    assert found.tokens == free[1].tokens[:ends]
+    assert len(found.log_probs) == ends
+    assert found.finish_reason == "end"
+    assert stopping.cut(letters(found.tokens)) == text[: ends - 3]
+    assert stopping.cut("none here") == "none here"
+
+
+def test_a_stop_string_is_found_wherever_tokens_cut_its_letters():
+    pieces = {5: "ab", 6: "", 7: "xya", 8: "b"}
+    stopping = Stopping(strings=["ab"], decode=lambda tokens: "".join(pieces[token] for token in tokens))
+    assert stopping.is_end([6, 5])
+    assert stopping.is_end([6, 7, 8])
+    assert not stopping.is_end([6, 7])
+    assert not stopping.is_end([8, 6])
+
+
+def test_several_end_tokens_may_be_given_beside_the_usual_one():
+    palm = make_palm(vocabulary=8, sharp=5.0)
+    drawn = generate_batch(
+        palm,
+        [[1, 3]] * 40,
+        sampling=SamplingConfig(max_new_tokens=12),
+        end_id=END,
+        seeds=range(40),
+        stopping=Stopping([5]),
+    )
+    assert {one.tokens[-1] for one in drawn if one.finish_reason == "end"} == {END, 5}
+    assert not any({END, 5} & set(one.tokens[:-1]) for one in drawn)
+
+
+def test_stop_strings_that_can_not_work_are_refused():
+    with pytest.raises(ValueError, match="need decode="):
+        Stopping(strings=["x"])
+    with pytest.raises(ValueError, match="a stop string is empty"):
+        Stopping(strings=[""], decode=letters)
+
+
+# Best of n
+
+
+def test_the_best_response_by_any_score_is_chosen():
+    palm = make_palm()
+    sampling = SamplingConfig(max_new_tokens=6)
+
+    def count_even(prompts, responses):
+        assert prompts == [prompt for prompt in PROMPTS for _ in range(4)]
+        return torch.tensor([sum(token % 2 == 0 for token in response) for response in responses]).float()
+
+    found = best_of_n(palm, PROMPTS, count_even, samples=4, sampling=sampling, end_id=END, seeds=range(12))
+    drawn = generate_batch(palm, PROMPTS, sampling=sampling, end_id=END, seeds=range(12), samples_per_prompt=4)
+    for number, best in enumerate(found):
+        own = drawn[4 * number : 4 * number + 4]
+        scores = [float(sum(token % 2 == 0 for token in one.tokens)) for one in own]
+        assert best.scores == scores
+        assert best.score == max(scores)
+        assert best.generation.tokens == own[scores.index(max(scores))].tokens
+    assert best_of_n(palm, [], count_even, samples=4, sampling=sampling, end_id=END, seeds=[]) == []
+
+
+@pytest.mark.parametrize("scores", [torch.tensor([1.0, math.nan]), torch.zeros(3)])
+def test_scores_that_are_no_numbers_choose_nothing(scores):
+    with pytest.raises(ValueError, match="2 finite numbers are needed"):
+        best_of_n(
+            make_palm(),
+            PROMPTS[:1],
+            lambda prompts, responses: scores,
+            samples=2,
+            sampling=SamplingConfig(max_new_tokens=2),
+            end_id=END,
+            seeds=[1, 2],
+        )
 
 
 # Drawing

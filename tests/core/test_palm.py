@@ -65,51 +65,6 @@ def test_xpos_is_on_only_where_attention_is_causal():
     assert make_palm(causal=False).rotary.xpos_scale_base is None
 
 
-@pytest.mark.parametrize("scope", [None, "actor"])
-@pytest.mark.parametrize("qk_rmsnorm", [False, True])
-def test_64_cached_steps_of_ragged_rows_equal_the_full_forward(scope, qk_rmsnorm):
-    palm, tokens = make_palm(qk_rmsnorm=qk_rmsnorm), random_tokens(3, 80)
-    with torch.inference_mode():
-        expected = palm(tokens, finetune_scope=scope)
-        cache = palm.new_cache(3, 80)
-        palm(tokens[:, :12], lengths=LENGTHS, cache=cache, finetune_scope=scope)
-        cache.lengths += LENGTHS
-        rows = torch.arange(3)
-        for _ in range(64):
-            logits = palm(tokens.gather(1, cache.lengths[:, None]), cache=cache, finetune_scope=scope)[:, 0]
-            wanted = expected[rows, cache.lengths]
-            assert (logits - wanted).abs().max() < 1e-5
-            assert torch.equal(logits.argmax(-1), wanted.argmax(-1))
-            cache.lengths += 1
-
-
-def test_a_cache_takes_several_tokens_at_once_after_the_first():
-    palm, tokens = make_palm(), random_tokens(2, 10)
-    cache = palm.new_cache(2, 10)
-    first = palm(tokens[:, :4], cache=cache)
-    cache.lengths += 4
-    second = palm(tokens[:, 4:], cache=cache)
-    assert_close(torch.cat((first, second), dim=1), palm(tokens), atol=1e-5, rtol=1e-5)
-
-
-def test_a_row_goes_on_unchanged_when_its_neighbours_leave():
-    palm, tokens = make_palm(), random_tokens(3, 20)
-    cache = palm.new_cache(3, 20)
-    palm(tokens[:, :12], lengths=LENGTHS, cache=cache)
-    cache.lengths += LENGTHS
-    cache.select(torch.tensor([2, 0]))
-    following = torch.stack((tokens[2, 12:15], tokens[0, 3:6]))
-    found = palm(following, cache=cache)
-    assert_close(found[0], palm(tokens[2:, :15])[0, 12:], atol=1e-5, rtol=1e-5)
-    assert_close(found[1], palm(tokens[:1, :6])[0, 3:], atol=1e-5, rtol=1e-5)
-
-
-def test_a_cache_needs_causality():
-    palm = make_palm(causal=False)
-    with pytest.raises(ValueError, match="causal"):
-        palm(random_tokens(1, 3), cache=palm.new_cache(1, 8))
-
-
 def test_the_loss_is_the_mean_of_the_next_tokens_but_the_ignored_label():
     palm, tokens = make_palm(), torch.tensor([[3, 8, 0, 9]])
     log_probs = palm(tokens).log_softmax(-1)[0]
@@ -297,18 +252,6 @@ def test_a_torn_or_foreign_file_is_refused(tmp_path):
     state = palm.state_dict()
     palm.save(path)
     assert all(torch.equal(tensor, state[name]) for name, tensor in palm.state_dict().items())
-
-
-def test_one_token_is_decoded_with_few_calls():
-    palm = make_palm(finetune_scopes=())
-    cache = palm.new_cache(1, 40)
-    with torch.inference_mode():
-        palm(random_tokens(1, 8), cache=cache)
-        cache.lengths += 8
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-            palm(random_tokens(1, 1), cache=cache)
-    top_level = [event for event in profile.events() if event.cpu_parent is None]
-    assert len(top_level) <= 30 + 35 * 3, len(top_level)  # once a pass, and a block
 
 
 def test_logits_of_a_new_model_are_near_uniform():

@@ -22,7 +22,7 @@ from webapp.registry.selectors import policies, promotions, serving
 from webapp.runs.models import Evaluation, EvaluationSample, Run, RunMetrics, RunOutput
 
 SHOWN_RUNS = 30
-SERVED_SETTINGS = ("max_new_tokens", "max_prompt_tokens", "temperature", "top_k", "top_p")
+SERVED_SETTINGS = ("max_new_tokens", "max_prompt_tokens", "temperature", "top_k", "top_p", "min_p")
 
 
 # --- Settings to begin with ------------------------------------------------------------------------------------------
