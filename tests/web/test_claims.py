@@ -323,12 +323,28 @@ def test_a_page_gets_one_item_ahead_and_no_third(studio):
     now = studio.shown(rater, project)
     ahead = claim(rater=rater, project=project, beside=[now.token])
     assert ahead.slot_id != now.slot_id
-    assert claim(rater=rater, project=project, beside=[now.token]).pk == ahead.pk  # asked again, the same
-    assert claim(rater=rater, project=project, beside=[now.token, ahead.token]) is None
+    again = claim(rater=rater, project=project, beside=[now.token])  # asked again, the same in the same order
+    assert (again.slot_id, again.first_is_left) == (ahead.slot_id, ahead.first_is_left)
+    assert claim(rater=rater, project=project, beside=[now.token, again.token]) is None
     assert claim(rater=rater, project=project).pk == now.pk  # a reload
     assert Slot.objects.filter(state="leased").count() == 2
     rate(rater, now)
-    assert claim(rater=rater, project=project).pk == ahead.pk  # what was fetched ahead is next
+    after = claim(rater=rater, project=project)  # what was fetched ahead is next
+    assert (after.slot_id, after.first_is_left) == (ahead.slot_id, ahead.first_is_left)
+    assert claim(rater=rater, project=project).pk == after.pk
+
+
+def test_a_page_that_was_left_cannot_hand_back_what_the_next_one_has(studio):
+    project = studio.ready_project()
+    studio.items(project, pairs=5)
+    rater = studio.rater(project)
+    now = studio.shown(rater, project)
+    left = claim(rater=rater, project=project, beside=[now.token])
+    ahead = claim(rater=rater, project=project, beside=[now.token])  # the page was loaded anew
+    assert not release_unseen(rater=rater, project=project, token=left.token)  # which comes late
+    assert (studio.slot(ahead).state, studio.slot(ahead).rater) == ("leased", rater)
+    assert not rate(rater, ahead).is_late
+    assert rate(rater, left).is_duplicate, "both tokens are of one item"
 
 
 def test_the_last_open_item_is_not_taken_ahead_of_need(studio):

@@ -216,8 +216,7 @@ def claim(*, rater: User, project: Project, beside: Sequence[UUID] = ()) -> Pres
     """The item that ``rater`` shall judge next, leased for ``project.lease_minutes``; None where nothing waits.
 
     A rater who holds a live lease gets the same item in the same order again, with the lease renewed, so reloading or
-    a second tab changes nothing, but for the token where the guideline has a new version since. Never an item that the
-    rater has judged, skipped or holds. Each lease draws a fresh token and which sample stands left.
+    a second tab changes nothing, but for the token (see ``as_shown_now``). Never an item that the rater has judged, skipped or holds. Each lease draws a fresh token and which sample stands left.
 
     ``beside``: the tokens of items that the page has already; asked for another one, ahead of need. There is none when
     the rater holds two others, nor when it would be the last one open in the project: that one is for who needs it now.
@@ -243,7 +242,7 @@ def claim_once(*, rater: User, project: Project, beside: Sequence[UUID]) -> Pres
     presentation = next((one for one in held if one.token not in beside), None)
     if presentation:
         Slot.objects.filter(pk=presentation.slot_id).update(lease_until=Now() + lease)
-        presentation = under_current_guideline(presentation, project)
+        presentation = as_shown_now(presentation, project)
     elif len(held) < MAX_LEASES:
         presentation = lease_next(rater=rater, project=project, lease=lease, is_ahead=bool(beside))
     if presentation and presentation.shown_at is None and not beside:
@@ -279,14 +278,16 @@ def mark_shown(*, rater: User, token: UUID) -> None:
     Presentation.objects.filter(rater=rater, token=token, shown_at=None).update(shown_at=Now())
 
 
-def under_current_guideline(presentation: Presentation, project: Project) -> Presentation:
-    """``presentation``, or another of the same item in the same order where the guideline has changed since.
+def as_shown_now(presentation: Presentation, project: Project) -> Presentation:
+    """``presentation``, or another of the same item in the same order; within the caller's transaction.
 
-    The page that is about to show it shows the new guideline. A verdict from a page that shows the old one comes with
-    the old token, and so is recorded under the old one. Within the caller's transaction.
+    Another where the guideline has changed since: the page that is about to show it shows the new one. A verdict from a
+    page that shows the old one comes with the old token, and so is recorded under the old one. Another too where it was
+    fetched ahead and never shown: a page that was left may still be handing it back, by the token that it knows.
     """
     current = current_guideline(project)
-    if current is None or current.pk == presentation.guideline_id:
+    is_current = current is None or current.pk == presentation.guideline_id
+    if is_current and presentation.shown_at is not None:
         return presentation
     token = uuid.uuid4()
     Slot.objects.filter(pk=presentation.slot_id).update(token=token)
