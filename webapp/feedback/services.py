@@ -215,8 +215,9 @@ RETURNING slot.id, comparison.kind, (SELECT guideline.id FROM projects_guideline
 def claim(*, rater: User, project: Project, beside: Sequence[UUID] = ()) -> Presentation | None:
     """The item that ``rater`` shall judge next, leased for ``project.lease_minutes``; None where nothing waits.
 
-    A rater who holds a live lease gets the same item in the same order again, with the lease renewed, so reloading or
-    a second tab changes nothing, but for the token (see ``as_shown_now``). Never an item that the rater has judged, skipped or holds. Each lease draws a fresh token and which sample stands left.
+    A rater who holds a live lease gets the same item in the same order again, with the lease renewed, so reloading or a
+    second tab changes nothing, but for the token (see ``as_shown_now``). Never an item that the rater has judged,
+    skipped or holds. Each lease draws a fresh token and which sample stands left.
 
     ``beside``: the tokens of items that the page has already; asked for another one, ahead of need. There is none when
     the rater holds two others, nor when it would be the last one open in the project: that one is for who needs it now.
