@@ -22,7 +22,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "minibatch_size", "ppo_epochs",
     ),
     "prompts and responses": (
-        "max_prompt_tokens", "max_response_tokens", "max_new_tokens", "temperature", "top_k", "top_p",
+        "max_prompt_tokens", "max_response_tokens", "max_new_tokens", "temperature", "top_k", "top_p", "min_p",
     ),
     "learning rate and optimiser": (
         "learning_rate", "critic_learning_rate", "schedule", "warmup_steps", "decay_fraction",

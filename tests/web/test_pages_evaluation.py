@@ -232,7 +232,9 @@ def test_a_rater_finds_no_evaluation(studio):
         assert client.get(f"/p/{studio.project.slug}/{end}").status_code == 404
 
 
-@pytest.mark.parametrize(("settings", "said"), [({"top_p": 0.9}, "top-p 0.9"), ({"top_k": 40}, "top-k 40")])
+@pytest.mark.parametrize(
+    ("settings", "said"), [({"top_p": 0.9}, "top-p 0.9"), ({"top_k": 40}, "top-k 40"), ({"min_p": 0.05}, "min-p 0.05")]
+)
 def test_what_was_drawn_from_a_narrowed_distribution_is_not_called_a_kl(studio, admin, settings, said):
     run = evaluate(studio, **settings).run
     for end in ("", "policies/2/", f"runs/{run.number}/", "lineage/"):

@@ -422,6 +422,7 @@ class Findings:
         drawn = self.evaluation.sampling.values
         cuts = [f"top-k {drawn['top_k']}"] if drawn["top_k"] else []
         cuts += [f"top-p {drawn['top_p']:g}"] if drawn["top_p"] < 1 else []
+        cuts += [f"min-p {drawn['min_p']:g}"] if drawn.get("min_p") else []  # settings from before have none
         return " and ".join(cuts)
 
     @property
