@@ -1,5 +1,28 @@
 """What all browser tests share."""
 
+import time
+from collections.abc import Iterator
+
+import pytest
+from django.db import connection
 from playwright.sync_api import expect
 
 expect.set_options(timeout=15_000)  # a page of a busy machine is slow, not wrong
+REQUEST_SECONDS = 5.0
+OTHERS = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
+"""
+
+
+@pytest.fixture(autouse=True)
+def requests_end_first(transactional_db: None) -> Iterator[None]:
+    """A verdict outlives the page that sent it; its request must end before the tables are emptied."""
+    yield
+    end = time.monotonic() + REQUEST_SECONDS
+    with connection.cursor() as cursor:
+        while time.monotonic() < end:
+            cursor.execute(OTHERS)
+            if cursor.fetchone() == (0,):
+                return
+            time.sleep(0.05)

@@ -70,6 +70,17 @@ def test_a_single_answer_has_five_steps_and_no_both_bad(studio, rater):
     assert re.findall(r'name="choice" value="(\d)"', html) == list("12345")
 
 
+def test_an_empty_answer_is_said_to_be_empty_wherever_it_is_shown(studio, rater):
+    studio.add_item("Opening", "An answer.", "\n")
+    html, fields = look(rater, studio)
+    rater.post(url(studio), {**fields, "choice": "2"}, headers=HTMX)
+    admin = Client()
+    admin.force_login(studio.admin)
+    pages = [html, *(client.get(url(studio, end)).content.decode() for client, end in ((rater, "history/"),))]
+    pages.append(admin.get(url(studio, f"ratings/{Rating.objects.get().pk}/")).content.decode())
+    assert [page.count("nothing: the answer is empty") for page in pages] == [1, 1, 1]
+
+
 def test_a_verdict_is_stored_by_the_order_that_was_shown(studio, rater):
     item = studio.add_item("Opening", "the lower id", "the higher id")
     html, fields = look(rater, studio)

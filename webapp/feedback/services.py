@@ -243,7 +243,7 @@ def claim_once(*, rater: User, project: Project, beside: Sequence[UUID]) -> Pres
     presentation = next((one for one in held if one.token not in beside), None)
     if presentation:
         Slot.objects.filter(pk=presentation.slot_id).update(lease_until=Now() + lease)
-        presentation = as_shown_now(presentation, project)
+        presentation = as_shown_now(presentation, project, is_ahead=bool(beside))
     elif len(held) < MAX_LEASES:
         presentation = lease_next(rater=rater, project=project, lease=lease, is_ahead=bool(beside))
     if presentation and presentation.shown_at is None and not beside:
@@ -279,16 +279,17 @@ def mark_shown(*, rater: User, token: UUID) -> None:
     Presentation.objects.filter(rater=rater, token=token, shown_at=None).update(shown_at=Now())
 
 
-def as_shown_now(presentation: Presentation, project: Project) -> Presentation:
+def as_shown_now(presentation: Presentation, project: Project, *, is_ahead: bool) -> Presentation:
     """``presentation``, or another of the same item in the same order; within the caller's transaction.
 
     Another where the guideline has changed since: the page that is about to show it shows the new one. A verdict from a
     page that shows the old one comes with the old token, and so is recorded under the old one. Another too where it was
-    fetched ahead and never shown: a page that was left may still be handing it back, by the token that it knows.
+    fetched ahead before and never shown, and is fetched ahead again: a page that was left may still be handing it back,
+    by the token that it knows. Asked for at once it keeps its token, by which a page knows what it has judged offline.
     """
     current = current_guideline(project)
     is_current = current is None or current.pk == presentation.guideline_id
-    if is_current and presentation.shown_at is not None:
+    if is_current and not (is_ahead and presentation.shown_at is None):
         return presentation
     token = uuid.uuid4()
     Slot.objects.filter(pk=presentation.slot_id).update(token=token)

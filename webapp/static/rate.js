@@ -323,7 +323,7 @@ function get(url) {
 
 async function fetchAhead() {
   const { showing } = yetToJudge();
-  if (!showing || ahead || isFetching || document.hidden) return;
+  if (!showing || ahead || isFetching || document.hidden || unsent().length) return; // their answers bring it
   isFetching = true;
   try {
     const answer = await get(`${addresses.rate}?showing=${showing}`);
