@@ -12,6 +12,7 @@ REQUEST_SECONDS = 5.0
 OTHERS = """
 SELECT count(*) FROM pg_stat_activity
 WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
+  AND (state = 'active' OR clock_timestamp() - state_change < interval '150 ms')
 """
 
 
