@@ -83,16 +83,24 @@ def packing_pays(threads: int) -> bool:
     One shape decides for all, 8 rows by 512 x 2048. There the times are so far apart (1 to 2.5 here) that the answer,
     and with it the last digits of all that is drawn, doesn't change from one start to the next.
     """
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if not packing_works():
         return False
     with torch.inference_mode():
         weight, x = torch.ones(2048, 512), torch.ones(8, 512)
-        try:
-            packed = PackedMatrix(weight)
-            packed_seconds = quickest(packed, x)
-        except RuntimeError:  # a build of PyTorch whose oneDNN lacks the call
-            return False
-        return packed_seconds < PAYS_BELOW * quickest(PlainMatrix(weight), x)
+        return quickest(PackedMatrix(weight), x) < PAYS_BELOW * quickest(PlainMatrix(weight), x)
+
+
+@lru_cache
+def packing_works() -> bool:
+    """Whether this build of PyTorch can pack at all."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    try:
+        with torch.inference_mode():
+            PackedMatrix(torch.ones(8, 8))(torch.ones(2, 8))
+    except RuntimeError:  # its oneDNN lacks the call
+        return False
+    return True
 
 
 def quickest(call: Callable[[Any], Any], x: Tensor, repeats: int = 15) -> float:

@@ -1,6 +1,5 @@
 """Trackers: refused by name and cure where they are missing, fed with metrics where they are there."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -32,10 +31,6 @@ def test_without_trackers_nothing_listens(tmp_path):
         assert listen is None
 
 
-@pytest.mark.skipif(
-    find_spec("accelerate") is None or find_spec("tensorboard") is None,
-    reason="accelerate and tensorboard, an optional extra, are not installed",
-)
 def test_metrics_and_samples_reach_tensorboard(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
