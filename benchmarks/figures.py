@@ -94,6 +94,18 @@ MEASUREMENTS: dict[str, Measurement] = {
         12,
         is_slow=True,
     ),
+    "reward-step": Measurement(
+        "the training step of a reward model beside TRL's and palm-rlhf-pytorch's (after `make bench-peers`)",
+        ("benchmarks.reward_step",),
+        1,
+        is_slow=True,
+    ),
+    "rl-iteration": Measurement(
+        "one iteration of PPO beside TRL's and palm-rlhf-pytorch's (after `make bench-peers`)",
+        ("benchmarks.rl_iteration",),
+        8,
+        is_slow=True,
+    ),
     "loop": Measurement("one turn of the loop on the demo policy", ("benchmarks.loop",), 8, is_slow=True),
     "simulate": Measurement(
         "`manage.py simulate --labels 400 --seeds 5`: two turns of the loop with simulated raters, five times",
@@ -177,6 +189,18 @@ FIGURES: tuple[Figure, ...] = (
         for size, of_batch in goals.items()
         for batch, goal in of_batch.items()
     ),
+    Figure("reward-step", "lora.over_trl", "reward model's step, 5M, adapters: tokens/s over TRL's", ">=", 1.25),
+    Figure(
+        "reward-step",
+        "lora.over_palm",
+        "reward model's step, 5M, adapters: over palm-rlhf-pytorch's",
+        ">=",
+        1.6,
+    ),
+    Figure("rl-iteration", "lora.over_trl", "PPO, adapters, one trunk: samples/s over TRL's", ">=", 1.9),
+    Figure("rl-iteration", "lora.over_palm", "PPO, adapters, one trunk: samples/s over palm-rlhf-pytorch's", ">=", 24),
+    Figure("rl-iteration", "all.over_trl", "PPO, all weights, value model apart: samples/s over TRL's", ">=", 1.6),
+    Figure("rl-iteration", "lora.mebibytes", "memory of such an iteration above the loaded models", "<=", 400, "MiB"),
     Figure("tests", "seconds", "`make test`", "<=", 900, "s"),
 )
 

@@ -7,9 +7,8 @@ from benchmarks.peers.program import Work, serve
 from benchmarks.peers.shapes import DIM_HEAD, FF_MULT, SIZES, VOCABULARY, Shape
 
 
-def make(shape: Shape) -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
+def configure(shape: Shape) -> LlamaConfig:
+    return LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=shape.dim,
         intermediate_size=FF_MULT * shape.dim,
@@ -22,7 +21,11 @@ def make(shape: Shape) -> LlamaForCausalLM:
         bos_token_id=None,
         eos_token_id=None,
     )
-    return LlamaForCausalLM(config)
+
+
+def make(shape: Shape) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    return LlamaForCausalLM(configure(shape))
 
 
 def decode(size: str, batch: int, prompt: int, new: int, **_: float) -> Work:

@@ -1,7 +1,7 @@
 """palm-rlhf-pytorch's PaLM; runs in the environment ``.venv-peers/palm``."""
 
 import torch
-from palm_rlhf_pytorch import PaLM
+from palm_rlhf_pytorch import PaLM, RewardModel, RLHFTrainer
 
 from benchmarks.peers.program import Work, serve
 from benchmarks.peers.shapes import DIM_HEAD, FF_MULT, SIZES, VOCABULARY, Shape
@@ -54,5 +54,57 @@ def lm_step(size: str, batch: int, length: int, steps: int, learning_rate: float
     return work
 
 
+def reward_step(size: str, batch: int, length: int, steps: int, learning_rate: float, **_: bool) -> Work:
+    """One label of five a sequence, as it has no trainer for pairs; adapters of rank 8, its default."""
+
+    def train(model: RewardModel, optimizer: torch.optim.Optimizer, tokens: torch.Tensor, labels: torch.Tensor) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        model(tokens, prompt_lengths=torch.full((len(tokens),), tokens.shape[1] // 4), labels=labels).backward()
+        optimizer.step()
+
+    def prepare(shape: Shape) -> tuple[RewardModel, torch.optim.Optimizer]:
+        model = RewardModel(make(shape), num_binned_output=5).train()
+        return model, torch.optim.AdamW(model.finetune_parameters(), lr=learning_rate, fused=True)
+
+    tokens, labels = torch.randint(3, VOCABULARY, (batch, length)), torch.randint(5, (batch,))
+    train(*prepare(Shape(DIM_HEAD, 1)), tokens, labels)  # loads the libraries, so that memory counts the task alone
+    model, optimizer = prepare(SIZES[size])
+
+    def work() -> dict[str, int]:
+        for _ in range(steps):
+            train(model, optimizer, tokens, labels)
+        return {"tokens": steps * tokens.numel()}
+
+    return work
+
+
+def ppo(size: str, samples: int, prompt: int, new: int, minibatch: int, learning_rate: float, **_: str) -> Work:
+    """A whole iteration with its defaults: adapters of rank 8, a copy of the policy as critic, one prompt at a time."""
+
+    def prepare(shape: Shape) -> RLHFTrainer:
+        palm = make(shape)
+        return RLHFTrainer(
+            palm=palm,
+            reward_model=RewardModel(palm, num_binned_output=5),
+            prompt_token_ids=torch.randint(3, VOCABULARY, (samples, prompt)),
+            actor_lr=learning_rate,
+            critic_lr=learning_rate,
+            minibatch_size=minibatch,
+            epochs=1,
+        )
+
+    def iterate(trainer: RLHFTrainer, samples: int, new: int) -> None:
+        trainer.train(num_episodes=1, max_timesteps=samples, update_timesteps=samples, max_seq_len=prompt + new)
+
+    iterate(prepare(Shape(DIM_HEAD, 1)), 2, 2)  # loads the libraries, so that memory counts the task alone
+    trainer = prepare(SIZES[size])
+
+    def work() -> dict[str, int]:
+        iterate(trainer, samples, new)
+        return {"tokens": samples * new, "samples": samples}
+
+    return work
+
+
 if __name__ == "__main__":
-    serve({"decode": decode, "lm-step": lm_step})
+    serve({"decode": decode, "lm-step": lm_step, "ppo": ppo, "reward-step": reward_step})

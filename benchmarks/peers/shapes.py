@@ -28,4 +28,4 @@ class Shape:
         return self.depth * block + VOCABULARY * self.dim
 
 
-SIZES = {"5M": Shape(256, 4), "25M": Shape(512, 6), "125M": Shape(1024, 8)}
+SIZES = {"5M": Shape(256, 4), "7M": Shape(256, 6), "25M": Shape(512, 6), "125M": Shape(1024, 8)}
