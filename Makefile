@@ -11,7 +11,6 @@ TORCH ?=
 TORCH_REQUIREMENT := $(if $(TORCH),$(TORCH) -c requirements/constraints.txt,-r requirements/torch.txt)
 TORCH_DONE := $(DONE)/torch-$(shell printf '%s' '$(TORCH_REQUIREMENT)' | cksum | cut -d' ' -f1)
 PYTEST_WORKERS ?= 2
-PEERS := palm transformers trl-ppo
 PYTEST ?=
 ARGS ?=
 
@@ -41,7 +40,8 @@ lint: $(DONE)/dev ## ruff and mypy
 bench: $(DONE)/dev ## speed and load: JSON, and the figures beside their goals
 	$(RUN) -m benchmarks $(or $(ARGS),feedback-exact feedback-think rating loop)
 
-bench-peers: $(PEERS:%=.venv-peers/%/.done) ## environments of the libraries that we are timed against, in .venv-peers
+bench-peers: $(DONE)/dev ## environments of the libraries that we are timed against, in .venv-peers
+	$(RUN) -m benchmarks.peers.environments $(ARGS)
 
 figures: $(DONE)/dev ## every figure that we promise beside its goal; ARGS="simulate" for a slow one, ARGS=all for all
 	$(RUN) -m benchmarks $(ARGS)
@@ -78,13 +78,4 @@ $(DONE)/run: $(TORCH_DONE) requirements/local.txt requirements/base.txt requirem
 
 $(DONE)/dev: $(DONE)/run requirements/dev.txt requirements/track.txt
 	$(PIP) -r requirements/dev.txt
-	@touch $@
-
-# A peer sees what .venv has behind what it has itself, so torch is there once, and whatever pip finds fitting is shared.
-.venv-peers/%/.done: benchmarks/peers/%.txt requirements/constraints.txt | $(DONE)/dev
-	@echo 'Making .venv-peers/$*'
-	@rm -rf .venv-peers/$* && $(PYTHON) -m venv .venv-peers/$*
-	@$(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
-		> "$$(.venv-peers/$*/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
-	.venv-peers/$*/bin/python -m pip install --disable-pip-version-check --quiet -r $<
 	@touch $@

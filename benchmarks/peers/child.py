@@ -10,8 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-ENVIRONMENTS = ROOT / ".venv-peers"
+from benchmarks.peers.environments import ENVIRONMENTS, ROOT
+
 RUNS = 5
 LONG_SECONDS, RUNS_OF_LONG = 60, 3
 THREADS = 2

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.library.environments import ROOT, environment_of_a_wheel
+from benchmarks.peers.environments import ROOT
+from tests.library.environments import environment_of_a_wheel
 from tests.library.test_readme_snippets import run_snippets
 
 IMPORTLIB = ("importlib", "importlib._bootstrap", "importlib._bootstrap_external", "warnings")

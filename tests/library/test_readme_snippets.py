@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.library.environments import ROOT
+from benchmarks.peers.environments import ROOT
 
 SCRIPT = Path(__file__).parent / "readme_snippets.py"
 

@@ -8,11 +8,11 @@ import torch
 from torch.testing import assert_close
 
 import rlhf_core
+from benchmarks.peers.environments import ROOT
 from rlhf_core import ActorCritic, PaLM
 from rlhf_core.config import RUN_CONFIGS, PolicyConfig
 from rlhf_core.generation.log_probs import sequence_log_probs
 from rlhf_core.training.ppo import PolicyTrainer
-from tests.library.environments import ROOT
 
 PAGE = (ROOT / "docs/algorithms/seed-compatibility.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| (\d+) \| .+ \| (.+) \|$", PAGE, flags=re.MULTILINE)

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_model
 from torch.testing import assert_close
 
+from benchmarks.peers.environments import peer_environment
 from rlhf_core import PaLM, RewardModel
 from rlhf_core.errors import CheckpointError
-from tests.library.environments import peer_environment
 
 HERE = Path(__file__).parent
 PALMS = ["causal", "another-xpos-base", "both-ways", "qk-norm", "qk-norm-both-ways"]
@@ -22,11 +22,11 @@ REWARD_MODELS = ["bins", "scalar", "bins-both-ways", "qk-norm-bins"]
 def answers(tmp_path_factory) -> Path:
     """The folder in which that library left its models and what they answered."""
     try:
-        python = peer_environment("palm-rlhf-pytorch", HERE / "peer-requirements.txt")
+        python = peer_environment("palm")
     except RuntimeError as error:
         pytest.fail(
             f"the environment that these tests compare with can't be made, for which pip must reach an index with "
-            f"tests/library/peer-requirements.txt: {error}"
+            f"benchmarks/peers/palm.txt: {error}"
         )
     folder = tmp_path_factory.mktemp("seed")
     subprocess.run([python, HERE / "seed_answers.py", folder], check=True)
