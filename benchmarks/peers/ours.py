@@ -11,6 +11,7 @@ from benchmarks.peers.shapes import DIM_HEAD, FF_MULT, SIZES, VOCABULARY, Shape
 from rlhf_core.config import PretrainConfig
 from rlhf_core.modules.palm import PaLM
 from rlhf_core.modules.token_loss import mean_cross_entropy
+from rlhf_core.training.device import keep_freed_memory
 from rlhf_core.training.pretrain import make_optimizer, next_token_loss
 
 
@@ -40,6 +41,7 @@ def decode(size: str, batch: int, prompt: int, new: int, filter_thres: float) ->
 
 def lm_step(size: str, batch: int, length: int, steps: int, learning_rate: float) -> Work:
     """Loss and optimiser of pre-training; the gradient is not clipped, since the peers' is not."""
+    keep_freed_memory()  # as a run does
     config = PretrainConfig(learning_rate=learning_rate)
 
     def train(model: PaLM, optimizer: torch.optim.Optimizer, tokens: torch.Tensor) -> None:

@@ -9,12 +9,14 @@ from rlhf_core.config import PolicyConfig, RewardConfig
 from rlhf_core.modules.actor_critic import ActorCritic
 from rlhf_core.modules.reward_model import RewardModel
 from rlhf_core.records import Comparison
+from rlhf_core.training.device import keep_freed_memory
 from rlhf_core.training.ppo import PolicyTrainer, reward_of
 from rlhf_core.training.reward import feedback_loss, make_optimizer
 
 
 def reward_step(size: str, batch: int, length: int, steps: int, learning_rate: float, lora: bool) -> Work:
     """The loss of our reward runs over ``batch`` / 2 comparisons, and their optimiser; ``length`` // 4 of prompt."""
+    keep_freed_memory()  # as a run does
     torch.manual_seed(0)
     config = RewardConfig(learning_rate=learning_rate, lora_rank=8 if lora else 0)
     prompt = length // 4
@@ -56,6 +58,7 @@ def ppo(size: str, samples: int, prompt: int, new: int, minibatch: int, learning
         learns: "lora": adapters of policy and critic on one trunk, whose bare weights are the reference. "all": all
             weights of a policy and of a value model of its own, beside a frozen reference.
     """
+    keep_freed_memory()  # as a run does
     torch.manual_seed(0)
     config = PolicyConfig(
         updates=1_000_000,  # so that the learning rates stand still

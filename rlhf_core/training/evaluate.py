@@ -28,6 +28,7 @@ from rlhf_core.seeds import derive_seed
 from rlhf_core.store import verify
 from rlhf_core.text.template import encode_prompt
 from rlhf_core.text.tokenizer import Tokenizer
+from rlhf_core.training.device import use_device
 from rlhf_core.training.ppo import Score, reward_of
 from rlhf_core.training.run_directory import RunDirectory, RunStopped, settings_digest
 
@@ -70,8 +71,7 @@ def evaluate_policy(run: RunDirectory) -> None:
         RunStopped: a stop was asked for.
     """
     config = cast(EvaluateConfig, run.config)
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    device = use_device(config.threads)
     prompts = run.read_prompts()
     prompts = prompts[: config.prompts or len(prompts)]
     if not prompts:
@@ -79,7 +79,7 @@ def evaluate_policy(run: RunDirectory) -> None:
     parts = {CANDIDATE: run.policy, **run.references}
     ids = {part: str(verify(path)["id"]) for part, path in parts.items()}
     tokenizer = load_policy(run.policy)[1]
-    score = load_score(run.reward_model, tokenizer) if run.inputs.get("reward_model") else None
+    score = load_score(run.reward_model, tokenizer, device) if run.inputs.get("reward_model") else None
 
     answers: dict[str, list[Answer]] = {}
     digest = settings_digest(run)
@@ -92,7 +92,13 @@ def evaluate_policy(run: RunDirectory) -> None:
     for part in (part for part in parts if distinct[ids[part]] == part and ids[part] not in answers):
         asking = Asking(run, part, done=len(answers) * len(prompts), total=total)
         answers[ids[part]] = ask(
-            asking, load_same(parts[part], tokenizer), ids[part], tokenizer, prompts, answers.get(ids[CANDIDATE]), score
+            asking,
+            load_same(parts[part], tokenizer).to(device),
+            ids[part],
+            tokenizer,
+            prompts,
+            answers.get(ids[CANDIDATE]),
+            score,
         )
         drawn += sum(len(answer.tokens) for answer in answers[ids[part]])
         run.save_or_stop(asking.done + len(prompts), 1, lambda: ({}, capture(digest, answers)))
@@ -107,12 +113,12 @@ def evaluate_policy(run: RunDirectory) -> None:
     run.finish([], metrics, report)
 
 
-def load_score(path: Path, tokenizer: Tokenizer) -> Score:
+def load_score(path: Path, tokenizer: Tokenizer, device: torch.device) -> Score:
     """The reward model of a checkpoint as a score of responses written with ``tokenizer``."""
     reward_model, reward_tokenizer, _ = load_reward_model(path)
     if reward_tokenizer.sha256 != tokenizer.sha256:
         raise CheckpointError("the reward model reads other tokens than the candidate writes: their tokenizers differ")
-    return reward_of(reward_model, tokenizer.end)
+    return reward_of(reward_model.to(device), tokenizer.end)
 
 
 def load_same(path: Path, tokenizer: Tokenizer) -> PaLM:

@@ -58,13 +58,6 @@ def learning_parameters(palm: PaLM) -> list[nn.Parameter]:
     return [parameter for parameter in palm.parameters() if parameter.requires_grad]
 
 
-def use_device(threads: int) -> torch.device:
-    """The device to train on; sets the CPU threads, unless ``threads`` is 0."""
-    if threads:
-        torch.set_num_threads(threads)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 class Course:
     """The steps of a run, from the first or the last saved one: descend, record, validate, save.
 

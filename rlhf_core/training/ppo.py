@@ -25,6 +25,7 @@ from rlhf_core.modules.reward_model import RewardModel
 from rlhf_core.seeds import derive_generator, derive_seed
 from rlhf_core.text.template import cut_response, encode_prompt
 from rlhf_core.training.descent import descend
+from rlhf_core.training.device import use_device
 from rlhf_core.training.lion import Lion
 from rlhf_core.training.run_directory import RunDirectory, settings_digest
 from rlhf_core.training.state import optimizer_tensors, restore_optimizer, take_prefix, with_prefix
@@ -41,12 +42,12 @@ def train_policy(run: RunDirectory) -> None:
         RunStopped: a stop was asked for and the state is saved.
     """
     config = cast(PolicyConfig, run.config)
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    device = use_device(config.threads)
     palm, tokenizer, parent = load_policy(run.policy)
     reward_model, reward_tokenizer, reward_manifest = load_reward_model(run.reward_model)
     if reward_tokenizer.sha256 != tokenizer.sha256:
         raise CheckpointError("the reward model reads other tokens than the policy writes: their tokenizers differ")
+    palm, reward_model = palm.to(device), reward_model.to(device)
     prompts = [encode_prompt(tokenizer, prompt.text, config.max_prompt_tokens) for prompt in run.read_prompts()]
     if not prompts:
         raise DatasetError("found 0 prompts; at least 1 is needed")

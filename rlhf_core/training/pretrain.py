@@ -21,7 +21,8 @@ from rlhf_core.modules.token_loss import mean_cross_entropy
 from rlhf_core.text.corpus import Corpus, Part, TokenFile
 from rlhf_core.text.template import encode_prompt
 from rlhf_core.text.tokenizer import Tokenizer
-from rlhf_core.training.next_token import Course, make_optimizer, told_while_reading, use_device
+from rlhf_core.training.device import use_device
+from rlhf_core.training.next_token import Course, make_optimizer, told_while_reading
 from rlhf_core.training.run_directory import RunDirectory
 
 QUICK_VALIDATION_TOKENS = 16_384

@@ -21,6 +21,7 @@ from rlhf_core.modules.reward_model import RewardModel
 from rlhf_core.records import Comparison, Feedback, ScoredResponse
 from rlhf_core.seeds import derive_generator, derive_seed
 from rlhf_core.training.descent import descend
+from rlhf_core.training.device import use_device
 from rlhf_core.training.run_directory import RunDirectory, settings_digest
 from rlhf_core.training.state import optimizer_tensors, restore_optimizer, take_prefix, with_prefix
 
@@ -39,9 +40,9 @@ def train_reward(run: RunDirectory) -> None:
         RunStopped: a stop was asked for and the state is saved.
     """
     config = cast(RewardConfig, run.config)
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    device = use_device(config.threads)
     palm, tokenizer, parent = load_policy(run.policy)
+    palm = palm.to(device)
     records = usable_feedback(run.read_feedback(), palm.num_tokens, config.minimum_ratings)
     training, holdout = split_by_prompt(records, config.holdout_fraction, config.seed)
     check_informative(training, "left for training after the holdout was set aside" if holdout else "found")
@@ -91,7 +92,7 @@ def train_reward(run: RunDirectory) -> None:
     model.eval()
     run.progress(len(order), len(order), "normalise")
     prompts, responses = reference_responses(palm, training, config.seed, tokenizer.end, config.temperature)
-    model.normalise(join_sequences(prompts, responses))
+    model.normalise(join_sequences(prompts, responses, device=device))
     meta = {
         **run.meta,
         "parent": parent["id"],

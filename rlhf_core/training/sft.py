@@ -24,7 +24,8 @@ from rlhf_core.text.corpus import Part, digest, file_sha256
 from rlhf_core.text.demonstrations import DemonstrationFile, EncodedDemonstrations, stream_demonstrations
 from rlhf_core.text.template import encode_prompt
 from rlhf_core.text.tokenizer import Tokenizer
-from rlhf_core.training.next_token import Course, make_optimizer, told_while_reading, use_device
+from rlhf_core.training.device import use_device
+from rlhf_core.training.next_token import Course, make_optimizer, told_while_reading
 from rlhf_core.training.run_directory import RunDirectory, settings_digest
 
 SCOPE = "sft"

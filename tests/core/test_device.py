@@ -1,0 +1,42 @@
+"""How a run uses the machine."""
+
+import ctypes
+
+import pytest
+import torch
+
+from rlhf_core.training.device import keep_freed_memory, use_device
+
+RESIDENT_OF_A_STEP = 64 * 2**20  # bytes that the test asks for and frees, in pieces below glibc's threshold
+
+
+def page_faults() -> int:
+    """Pages that this process was given so far, read from proc(5)."""
+    with open("/proc/self/stat") as file:
+        return int(file.read().rpartition(")")[2].split()[7])
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="only glibc has mallopt")
+def test_freed_memory_stays_with_the_process():
+    keep_freed_memory()
+    size = RESIDENT_OF_A_STEP // 4 // 4
+
+    def step() -> None:
+        assert len([torch.ones(size) for _ in range(4)]) == 4
+
+    step()
+    before = page_faults()
+    for _ in range(5):
+        step()
+    assert page_faults() - before < RESIDENT_OF_A_STEP // 4096  # given anew each time, it would be five times as many
+
+
+def test_threads_are_set_where_they_are_asked_for_and_else_left():
+    threads = torch.get_num_threads()
+    try:
+        assert use_device(1).type == ("cuda" if torch.cuda.is_available() else "cpu")
+        assert torch.get_num_threads() == 1
+        use_device(0)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(threads)
