@@ -60,8 +60,11 @@ def install(environment: Path, *arguments: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=NAMES, choices=NAMES, metavar="name", help=" ".join(NAMES))
-    for name in parser.parse_args().names:
+    parser.add_argument("names", nargs="*", metavar="name", help=f"{', '.join(NAMES)}; all, unless some are named")
+    names = parser.parse_args().names
+    if unknown := sorted({*names} - {*NAMES}):
+        parser.error(f"there is no {unknown[0]}; there are {', '.join(NAMES)}")
+    for name in names or NAMES:
         print(f"Making .venv-peers/{name}", flush=True)
         peer_environment(name)
 

@@ -3,6 +3,7 @@
 import pytest
 
 from benchmarks.decoding_peers import tokens_per_second_at_most
+from benchmarks.peers import environments
 from benchmarks.peers.child import Program, alternate, sum_up
 from benchmarks.peers.shapes import SIZES
 
@@ -59,3 +60,19 @@ def test_the_limit_is_the_slower_of_reading_and_multiplying():
     machine = {"gigabyte_per_second": 23.0, "gigaflop_per_second": 120.0}
     assert tokens_per_second_at_most("5M", 1, machine) == pytest.approx(1136, rel=0.01)  # worked out by hand, memory
     assert tokens_per_second_at_most("5M", 64, machine) == pytest.approx(8250, rel=0.01)  # and multipliers
+
+
+@pytest.mark.parametrize(("asked", "made"), [([], ["palm", "transformers", "trl-ppo"]), (["palm"], ["palm"])])
+def test_all_environments_are_made_unless_some_are_named(monkeypatch, asked, made):
+    found = []
+    monkeypatch.setattr("sys.argv", ["environments", *asked])
+    monkeypatch.setattr(environments, "peer_environment", found.append)
+    environments.main()
+    assert found == made
+
+
+def test_an_unknown_environment_is_named_with_those_there_are(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["environments", "trlx"])
+    with pytest.raises(SystemExit):
+        environments.main()
+    assert "there is no trlx; there are palm, transformers, trl-ppo" in capsys.readouterr().err
