@@ -244,6 +244,14 @@ class PolicyConfig(Settings):
     max_prompt_tokens: int = setting(32, "longer prompts keep their end", minimum=2, maximum=8192, unit="tokens")
     temperature: float = setting(1.0, "of the rollouts and of their log-probabilities alike", above=0, maximum=10)
     save_interval: int = setting(5, "rounds between saved states", minimum=1, maximum=100_000, advanced=True)
+    step_save_seconds: float = setting(
+        60.0,
+        "inside a round, a state is saved after the first optimiser step that ends so long after the last save",
+        minimum=0,
+        maximum=86_400,
+        unit="s",
+        advanced=True,
+    )
     seed: int = setting(0, "seed of everything random", minimum=0, maximum=2**32 - 1)
     threads: int = setting(0, "CPU threads; 0 takes the machine's cores", minimum=0, maximum=1024, advanced=True)
 

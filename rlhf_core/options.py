@@ -35,7 +35,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "reward model": ("bins", "minimum_ratings"),
     "validation and samples": ("holdout_fraction", "validation_interval", "samples", "sample_tokens"),
-    "saving and machine": ("save_interval", "seed", "threads"),
+    "saving and machine": ("save_interval", "step_save_seconds", "seed", "threads"),
 }  # fmt: skip
 """The groups in which settings of all kinds are shown, in this order."""
 

@@ -1,33 +1,33 @@
 """Improving a policy by PPO, with a KL penalty to its frozen parent (docs/algorithms/ppo.md)."""
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlhf_core.advantages import estimate_advantages, estimate_returns, explained_variance
+from rlhf_core.buffer import Rollout, RolloutBuffer
 from rlhf_core.checkpoint import load_policy, load_reward_model, save_policy
 from rlhf_core.config import PolicyConfig, SamplingConfig, settings_to_dict
 from rlhf_core.errors import CheckpointError, DatasetError, TrainingDiverged
 from rlhf_core.evaluation import distinct_n
 from rlhf_core.generation.best_of_n import Score
 from rlhf_core.generation.sampler import generate_batch
-from rlhf_core.kl import AdaptiveKLController, k1, k3, penalised_rewards, sequence_kl
+from rlhf_core.kl import AdaptiveKLController
 from rlhf_core.losses import aggregate_loss, clipped_policy_loss, clipped_value_loss, histogram_targets
-from rlhf_core.masking import Sequences, join_sequences, masked_mean, masked_whiten
+from rlhf_core.masking import Sequences, join_sequences, masked_mean
 from rlhf_core.modules.actor_critic import ActorCritic
 from rlhf_core.modules.reward_model import RewardModel
 from rlhf_core.seeds import derive_generator, derive_seed
 from rlhf_core.text.template import cut_response, encode_prompt
 from rlhf_core.training.descent import descend
 from rlhf_core.training.device import use_device
+from rlhf_core.training.lessons import Lessons, Tally, derive_lessons
 from rlhf_core.training.lion import Lion
-from rlhf_core.training.run_directory import RunDirectory, settings_digest
+from rlhf_core.training.run_directory import RunDirectory, RunState, settings_digest
 from rlhf_core.training.state import optimizer_tensors, restore_optimizer, take_prefix, with_prefix
 
 
@@ -65,16 +65,26 @@ def train_policy(run: RunDirectory) -> None:
 
     digest = settings_digest(run)
     start, last = 0, dict[str, float]()
-    state = run.load_state(digest)
+    buffer = RolloutBuffer(run.path / "rollouts", digest, run.log)
+    state = run.load_state(digest, partial(check_rollout, buffer))
     if state is not None:
         start, last = state.step, state.values["metrics"]
         trainer.restore(state.tensors, state.values)
     for update in range(start, config.updates):
-        last = trainer.update(update, lambda phase, done=update: run.progress(done, config.updates, phase))  # type: ignore[misc]
+        saved = {"metrics": last, "digest": digest}
+        last = trainer.update(
+            update,
+            partial(run.progress, update, config.updates),
+            buffer=buffer,
+            between_steps=partial(
+                run.save_or_stop_within, update, config.step_save_seconds, partial(trainer.capture, saved)
+            ),
+        )
         run.metrics(update + 1, last)
         run.progress(update + 1, config.updates, "learn")
         saved = {"metrics": last, "digest": digest}
-        run.save_or_stop(update + 1, config.save_interval, lambda saved=saved: trainer.capture(saved))  # type: ignore[misc]
+        run.save_or_stop(update + 1, config.save_interval, partial(trainer.capture, saved))
+        buffer.forget(before=run.first_step_kept)
 
     meta = {
         **run.meta,
@@ -88,6 +98,12 @@ def train_policy(run: RunDirectory) -> None:
     run.finish([output], last)
 
 
+def check_rollout(buffer: RolloutBuffer, state: RunState) -> None:
+    """Raise ValueError for a state in the middle of a round whose rollout is gone: no one else could draw it again."""
+    if Tally(**state.values.get("tally", {})).steps and buffer.read(state.step) is None:
+        raise ValueError(f"the rollout of round {state.step + 1}, in whose middle it was taken, is missing")
+
+
 def reward_of(reward_model: RewardModel, end_id: int | None) -> Score:
     """A reward model as a score of whole responses; what stands after the first end token is not read."""
     reward_model.eval().requires_grad_(False)  # no dropout: equal responses get equal scores
@@ -99,47 +115,11 @@ def reward_of(reward_model: RewardModel, end_id: int | None) -> Score:
     return score
 
 
-@dataclass(frozen=True)
-class Rollout:
-    """Responses of one round and all that is known of them before learning; tensors are (responses, longest).
-
-    Attributes:
-        prompts, responses: token ids.
-        mask: True at response tokens, the end token included.
-        log_probs: of the drawn tokens as they were drawn.
-        reference_log_probs: of the same under the frozen parent.
-        values: the critic's, of the state before each token.
-        scores: (responses,) of the reward model.
-        ended: (responses,) bool, False where the length limit cut the response.
-    """
-
-    prompts: list[list[int]]
-    responses: list[list[int]]
-    mask: Tensor
-    log_probs: Tensor
-    reference_log_probs: Tensor
-    values: Tensor
-    scores: Tensor
-    ended: Tensor
-
-
-@dataclass(frozen=True)
-class Lessons:
-    """What a rollout teaches; tensors are (responses, longest)."""
-
-    rewards: Tensor
-    advantages: Tensor
-    returns: Tensor
-    kl: float
-    k3: float
-    explained_variance: float
-
-
 class PolicyTrainer:
     """PPO, one round at a time: sample, score, estimate advantages, learn, adapt the KL coefficient.
 
-    Everything random in round u comes from (seed, use, u, …), so a trainer that is restored after any round goes on
-    exactly as one that was never stopped.
+    Everything random in round u comes from (seed, use, u, …), and the tally counts the optimiser steps of the round, so
+    a trainer that is restored after any step goes on exactly as one that was never stopped, given the same rollout.
 
     Args:
         model: policy, critic and reference.
@@ -174,6 +154,8 @@ class PolicyTrainer:
         self.config = config
         self.end_id = end_id
         self.rollout_rows = rollout_rows
+        self.tally = Tally()  # of the round that is being learned from
+        self.started = time.perf_counter()
         self.controller = AdaptiveKLController(config.kl_coefficient, config.kl_target, config.kl_horizon)
 
         def optimizer(
@@ -198,19 +180,24 @@ class PolicyTrainer:
         *,
         drawn: int | None = None,
         remaining: float | None = None,
+        buffer: RolloutBuffer | None = None,
+        between_steps: Callable[[], None] | None = None,
     ) -> dict[str, float]:
-        """One round. Returns its metrics.
+        """One round, or what is left of it after ``restore`` in its middle. Returns its metrics.
 
         Args:
             index: counts from 0 and names the random numbers of the round.
             on_phase: called with "rollout" and "learn" as they begin.
             drawn: responses drawn in earlier rounds, where not all rounds were of the size that the settings say.
             remaining: share of the learning rates; None lets them fall linearly over the settings' ``updates``.
+            buffer: keeps the rollout, or has it already.
+            between_steps: called between two optimiser steps, where ``capture`` gives a state to go on from, and before
+                the first; what it raises leaves the round there.
 
         Raises:
             TrainingDiverged: a number is not finite, or the KL passed its hard cap.
         """
-        started = time.perf_counter()
+        self.started = time.perf_counter() - self.tally.seconds
         remaining = 1 - index / self.config.updates if remaining is None else remaining
         self.actor_optimizer.param_groups[0]["lr"] = self.config.learning_rate * remaining
         self.critic_optimizer.param_groups[0]["lr"] = self.config.critic_learning_rate * remaining
@@ -218,13 +205,19 @@ class PolicyTrainer:
         try:
             if on_phase is not None:
                 on_phase("rollout")
-            rollout = self.roll_out(index, drawn)
+            rollout = None if buffer is None else buffer.read(index, self.model.palm.device)
+            if rollout is None:
+                rollout = self.roll_out(index, drawn)
+                if buffer is not None:
+                    buffer.write(index, rollout)
             lessons = self.derive_lessons(rollout)
             if on_phase is not None:
                 on_phase("learn")
-            learned = self.learn(index, rollout, lessons)
+            learned = self.learn(index, rollout, lessons, between_steps)
         except TrainingDiverged as error:
             raise TrainingDiverged(f"round {index + 1}: {error}") from error
+        finally:
+            self.tally = Tally()  # whoever goes on in the middle of a round does so by what ``capture`` took there
         self.controller.update(lessons.kl, len(rollout.responses))
 
         lengths = rollout.mask.sum(dim=1).float()
@@ -241,7 +234,7 @@ class PolicyTrainer:
             "distinct_2": distinct_n(rollout.responses, 2),
             "learning_rate": self.config.learning_rate * remaining,
             **learned,
-            "tokens_per_second": float(lengths.sum()) / (time.perf_counter() - started),
+            "tokens_per_second": float(lengths.sum()) / (time.perf_counter() - self.started),
         }
 
     def choose_prompts(self, index: int, drawn: int | None = None) -> list[list[int]]:
@@ -282,7 +275,7 @@ class PolicyTrainer:
             part = slice(at, at + self.config.minibatch_size)
             found = self.model.reference_log_probs(prompts[part], responses[part], temperature=self.config.temperature)
             reference.append(widen(found, longest))
-            values.append(widen(self.model.values(self.join(prompts[part], responses[part])), longest))
+            values.append(widen(self.model.values(self.join(prompts[part], responses[part])).float(), longest))
         scores = self.score(prompts, responses).to(device).float()
         if not bool(torch.isfinite(scores).all()):
             raise TrainingDiverged(f"a score is not finite: {scores.tolist()}")
@@ -292,39 +285,14 @@ class PolicyTrainer:
             mask=mask.to(device),
             log_probs=log_probs.to(device),
             reference_log_probs=torch.cat(reference),
-            values=torch.cat(values),
+            values=torch.where(mask.to(device), torch.cat(values), 0.0),
             scores=scores,
             ended=torch.tensor([generation.finish_reason == "end" for generation in generations], device=device),
         )
 
-    @torch.no_grad()
     def derive_lessons(self, rollout: Rollout) -> Lessons:
-        """Rewards per token, advantages and returns."""
-        config, mask = self.config, rollout.mask
-        kl = float(sequence_kl(k1(rollout.log_probs, rollout.reference_log_probs), mask))
-        if not math.isfinite(kl) or kl > config.kl_hard_cap:
-            raise TrainingDiverged(
-                f"the policy is {kl:.3g} nats a response from its parent; the cap is {config.kl_hard_cap:g}. "
-                "Try a lower learning rate or a higher KL coefficient"
-            )
-        rewards = penalised_rewards(
-            rollout.scores - config.missing_end_penalty * (~rollout.ended).float(),
-            rollout.log_probs,
-            rollout.reference_log_probs,
-            mask,
-            coefficient=self.controller.coefficient,
-        )
-        taught = masked_whiten(rewards, mask, center=False) if config.whiten_rewards else rewards
-        advantages = estimate_advantages(taught, rollout.values, mask, gamma=config.gamma, lam=config.gae_lambda)
-        returns = estimate_returns(advantages, rollout.values, mask)
-        return Lessons(
-            rewards=rewards,
-            advantages=masked_whiten(advantages, mask),
-            returns=returns,
-            kl=kl,
-            k3=float(sequence_kl(k3(rollout.log_probs, rollout.reference_log_probs), mask)),
-            explained_variance=explained_variance(rollout.values, returns, mask),
-        )
+        """Rewards per token, advantages and returns, at today's KL coefficient."""
+        return derive_lessons(rollout, self.config, self.controller.coefficient)
 
     def plan_minibatches(self, index: int) -> list[list[int]]:
         """Rows of each optimiser step: every response once an epoch, in a fresh order each."""
@@ -336,23 +304,26 @@ class PolicyTrainer:
             plan += [order[at : at + step] for at in range(0, size, step)]
         return plan
 
-    def learn(self, index: int, rollout: Rollout, lessons: Lessons) -> dict[str, float]:
-        """All optimiser steps of a round; the policy stands still while the critic warms up."""
+    def learn(
+        self, index: int, rollout: Rollout, lessons: Lessons, between_steps: Callable[[], None] | None = None
+    ) -> dict[str, float]:
+        """All optimiser steps of a round that the tally lacks; the policy stands still while the critic warms up."""
         warming_up = index < self.config.critic_warmup_updates
-        found: list[dict[str, float]] = []
-        for rows in self.plan_minibatches(index):
+        plan = self.plan_minibatches(index)
+        for rows in plan[self.tally.steps :]:
+            if between_steps is not None:
+                between_steps()
             step = self.critic_step(rows, rollout, lessons)
             if not warming_up:
                 step |= self.actor_step(rows, rollout, lessons)
-            found.append(step)
+            self.tally.add(step)
+            self.tally.seconds = time.perf_counter() - self.started
+        means = self.tally.means()
         if warming_up:
             entropy = self.mean_entropy(rollout)
             still = {"ratio_min": 1.0, "ratio_max": 1.0, "clip_fraction": 0.0, "policy_loss": 0.0}
-            found = [{**step, **still, "entropy": entropy, "actor_grad_norm": 0.0} for step in found]
-        summary = {name: sum(step[name] for step in found) / len(found) for name in found[0]}
-        summary["ratio_min"] = min(step["ratio_min"] for step in found)
-        summary["ratio_max"] = max(step["ratio_max"] for step in found)
-        return summary
+            return {**means, **still, "entropy": entropy, "actor_grad_norm": 0.0}
+        return {**means, "ratio_min": self.tally.lowest["ratio_min"], "ratio_max": self.tally.highest["ratio_max"]}
 
     def actor_step(self, rows: list[int], rollout: Rollout, lessons: Lessons) -> dict[str, float]:
         """One step of the clipped surrogate, with the entropy bonus."""
@@ -446,6 +417,7 @@ class PolicyTrainer:
             "actor_optimizer": actor_values,
             "critic_optimizer": critic_values,
             "kl_coefficient": self.controller.coefficient,
+            "tally": self.tally.to_dict(),
         }
 
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
@@ -454,6 +426,7 @@ class PolicyTrainer:
         restore_optimizer(self.actor_optimizer, take_prefix("actor_optimizer", tensors), values["actor_optimizer"])
         restore_optimizer(self.critic_optimizer, take_prefix("critic_optimizer", tensors), values["critic_optimizer"])
         self.controller.coefficient = values["kl_coefficient"]
+        self.tally = Tally(**values.get("tally", {}))
 
 
 def widen(x: Tensor, longest: int) -> Tensor:

@@ -7,7 +7,6 @@ when a state is saved or read.
 
 import ctypes
 import fcntl
-import hashlib
 import json
 import math
 import os
@@ -25,6 +24,7 @@ from rlhf_core.config import RUN_CONFIGS, ModelConfig, Settings, settings_from_d
 from rlhf_core.durable import (
     UnfinishedFolder,
     canonical_json,
+    file_digest,
     read_verified,
     remove_unfinished,
     sha256,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from rlhf_core.checkpoint import CheckpointRef
 
 EXIT_DONE, EXIT_REFUSED, EXIT_DIVERGED, EXIT_STOPPED = 0, 2, 3, 75
-STATES_KEPT = 2
+STEPS_KEPT = 2
 SAVES_THAT_MAY_FAIL = 2
 ORPHAN_GRACE_SECONDS = 10.0
 LOCK_WAIT_SECONDS = 30.0
@@ -103,6 +103,7 @@ class RunDirectory:
         self.listener: Callable[[dict[str, Any]], None] | None = None
         self.stop_event = threading.Event()
         self.failed_saves = 0
+        self.saved_at = time.monotonic()
         self.damaged: set[str] = set()
         self.events: int | None = None
         self.events_torn = False
@@ -314,13 +315,27 @@ class RunDirectory:
         Raises:
             RunStopped: a stop was asked for. The state is saved, unless the disk refused: the error says which.
         """
-        is_saved = self.save_state(step, *capture()) if self.stop_requested or step % interval == 0 else True
+        self.save_if(step % interval == 0, step, capture)
+
+    def save_or_stop_within(
+        self, step: int, seconds: float, capture: "Callable[[], tuple[Mapping[str, Tensor], Mapping[str, Any]]]"
+    ) -> None:
+        """The same in the middle of what follows ``step``: when the last save is ``seconds`` old or to stop."""
+        self.save_if(time.monotonic() - self.saved_at >= seconds, step, capture)
+
+    def save_if(
+        self, is_due: bool, step: int, capture: "Callable[[], tuple[Mapping[str, Tensor], Mapping[str, Any]]]"
+    ) -> None:
+        is_saved = self.save_state(step, *capture()) if self.stop_requested or is_due else True
         if self.stop_requested:
             lost = "" if is_saved else "; its state could not be saved, so the run goes on from the one before"
             raise RunStopped(f"stopped after step {step}{lost}")
 
     def save_state(self, step: int, tensors: "Mapping[str, Tensor]", values: Mapping[str, Any]) -> bool:
-        """Save what resuming after ``step`` needs; the last two states are kept. Returns whether it was saved.
+        """Save what resuming after ``step`` needs; returns whether it was saved.
+
+        The newest states of the last two steps are kept, so that what lies in the middle of a step never costs the
+        whole one before it.
 
         Raises:
             StateNotSaved: the disk refused for the third time in a row.
@@ -328,6 +343,7 @@ class RunDirectory:
         from rlhf_core.training.state import pack_tensors  # torch loads only when it is needed
 
         folder = self.path / "state"
+        self.saved_at = time.monotonic()
         try:
             with UnfinishedFolder(folder) as unfinished:
                 files = {
@@ -344,17 +360,29 @@ class RunDirectory:
             return False
         self.failed_saves = 0
         self.append("saved", step=step)
-        whole = [path for path in self.saved_states() if path.name not in self.damaged]
+        kept: set[int] = set()
         for path in self.saved_states():
-            if path not in whole[:STATES_KEPT]:
+            of_step = None if path.name in self.damaged else step_of_state(path)
+            if of_step is None or of_step in kept or len(kept) == STEPS_KEPT:
                 shutil.rmtree(path, ignore_errors=True)
+            else:
+                kept.add(of_step)
         return True
 
-    def load_state(self, digest: str | None = None) -> RunState | None:
+    @property
+    def first_step_kept(self) -> int:
+        """The step of the earliest state that the run may have to go on from; 0 where there is none."""
+        return min((step_of_state(path) or 0 for path in self.saved_states()), default=0)
+
+    def load_state(
+        self, digest: str | None = None, check: "Callable[[RunState], None] | None" = None
+    ) -> RunState | None:
         """The newest whole state, or None at the first start; a torn or altered one is passed over and logged.
 
-        With a ``digest``, as ``settings_digest`` gives it, also None where the state's own, kept in its values, is
-        another: the run then begins anew, and its log says so.
+        Args:
+            digest: as ``settings_digest`` gives it. Where the state's own, kept in its values, is another, the answer
+                is None too: the run begins anew, and its log says so.
+            check: raises ValueError for a state that lacks something outside of it; it is passed over as well.
         """
         from rlhf_core.training.state import unpack_tensors
 
@@ -366,7 +394,10 @@ class RunDirectory:
                 if digest is not None and values["digest"] != digest:
                     self.log(f"settings or data have changed since step {manifest['step']}: starting anew")
                     return None
-                return RunState(manifest["step"], tensors, values)
+                state = RunState(manifest["step"], tensors, values)
+                if check is not None:
+                    check(state)
+                return state
             except (OSError, ValueError, KeyError, TypeError) as error:
                 self.damaged.add(path.name)
                 self.log(f"saved state {path.name} is damaged and passed over: {error}")
@@ -392,7 +423,7 @@ class RunDirectory:
         metrics: Mapping[str, float],
         report: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write ``result.json``, the last act of a run; then drop the resume state, which nothing needs any more.
+        """Write ``result.json``, the last act of a run; then drop what resuming needs, states and rollouts.
 
         ``report``: what a run found that is neither a checkpoint nor one number a name; finite JSON.
         """
@@ -403,7 +434,8 @@ class RunDirectory:
         if report is not None:
             result["report"] = dict(report)
         write_atomically(self.path / "result.json", canonical_json(result))
-        shutil.rmtree(self.path / "state", ignore_errors=True)
+        for name in ("state", "rollouts"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
 
     def refuse(self, error: Exception) -> None:
         """Write ``error.json``: why the run was refused or given up."""
@@ -412,8 +444,17 @@ class RunDirectory:
     def forget_error(self) -> None:
         """Remove the ``error.json`` of an earlier attempt, and what a killed save left behind."""
         (self.path / "error.json").unlink(missing_ok=True)
-        remove_unfinished(self.path / "state", older_than_seconds=0.0)
+        for name in ("state", "rollouts"):
+            remove_unfinished(self.path / name, older_than_seconds=0.0)
         remove_unfinished(self.path, older_than_seconds=0.0)
+
+
+def step_of_state(path: Path) -> int | None:
+    """The step whose state a folder holds, or None where its manifest does not say."""
+    try:
+        return int(json.loads((path / "manifest.json").read_bytes())["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def read_request(path: Path) -> dict[str, Any]:
@@ -537,7 +578,7 @@ def settings_digest(run: RunDirectory) -> str:
     for name in ("meta", "store"):
         request.pop(name, None)
     config = dict(request.get("config") or {})
-    for name in ("threads", "save_interval"):
+    for name in ("threads", "save_interval", "step_save_seconds"):
         config.pop(name, None)
     inputs = dict(request.get("inputs") or {})
     for name in ("policy", "reward_model"):
@@ -546,11 +587,3 @@ def settings_digest(run: RunDirectory) -> str:
         inputs["demonstrations"] = [file_digest(Path(file)) for file in inputs["demonstrations"]]
     records = {name: file_digest(run.path / request[name]) for name in ("feedback", "prompts") if request.get(name)}
     return sha256(canonical_json({**request, "config": config, "inputs": inputs, **records}))
-
-
-def file_digest(path: Path) -> str | None:
-    """SHA-256 of a file, or None where there is none."""
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

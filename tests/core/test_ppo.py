@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from rlhf_core.buffer import Rollout
 from rlhf_core.checkpoint import load_policy
 from rlhf_core.config import METRICS, PolicyConfig
 from rlhf_core.errors import CheckpointError, DatasetError, TrainingDiverged
@@ -16,7 +17,8 @@ from rlhf_core.modules.reward_model import RewardModel
 from rlhf_core.records import Prompt, write_prompts
 from rlhf_core.training import ppo
 from rlhf_core.training.descent import descend
-from rlhf_core.training.ppo import Lessons, PolicyTrainer, Rollout, reward_of, train_policy
+from rlhf_core.training.lessons import Lessons
+from rlhf_core.training.ppo import PolicyTrainer, reward_of, train_policy
 from rlhf_core.training.run_directory import RunDirectory, RunStopped, read_events
 
 SMALL = dict(

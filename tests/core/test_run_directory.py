@@ -225,6 +225,37 @@ def test_save_or_stop_saves_when_due_and_leaves_when_asked(run):
     assert state.step == 3
 
 
+def test_inside_a_step_a_state_is_saved_when_the_last_one_is_old_enough(run):
+    def capture():
+        return {"weight": torch.ones(1)}, {}
+
+    run.save_or_stop_within(5, 3600.0, capture)
+    assert run.saved_states() == []
+    run.save_or_stop_within(5, 0.0, capture)
+    assert [state.name for state in run.saved_states()] == ["00000001"]
+    run.stop_event.set()
+    with pytest.raises(RunStopped):
+        run.save_or_stop_within(5, 3600.0, capture)
+    assert [state.name for state in run.saved_states()] == ["00000002"]  # of one step the newest alone
+
+
+def test_states_inside_a_step_never_cost_the_one_before_it(run):
+    for step, cursor in [(2, 0), (4, 0), (4, 1), (4, 2)]:
+        run.save_state(step, {"weight": torch.ones(1)}, {"cursor": cursor})
+    assert [path.name for path in run.saved_states()] == ["00000004", "00000001"]
+    assert run.first_step_kept == 2
+    newest = run.load_state()
+    assert (newest.step, newest.values) == (4, {"cursor": 2})
+
+    def refuse(state):
+        if state.step == 4:
+            raise ValueError("it lacks what it stands on")
+
+    earlier = run.load_state(check=refuse)
+    assert earlier.step == 2
+    assert "it lacks what it stands on" in events_of(run, "log")[-1]["message"]
+
+
 def test_a_stop_whose_state_finds_no_room_does_not_claim_to_be_saved(run, monkeypatch):
     def full(path, data):
         raise OSError(28, "No space left on device")
@@ -254,7 +285,7 @@ def test_the_digest_follows_settings_and_data_and_neither_notes_nor_places(run, 
     (run.path / "feedback.jsonl").write_text("one")
     before = digest()
     assert digest(meta={"note": 1}, store=str(tmp_path / "elsewhere")) == before
-    assert digest(config={"epochs": 3, "threads": 2, "save_interval": 7}) == before
+    assert digest(config={"epochs": 3, "threads": 2, "save_interval": 7, "step_save_seconds": 5.0}) == before
     assert digest(inputs={"policy": str(tmp_path / "there")}) == before
     assert digest(inputs={"policy": str(tmp_path / "other")}) != before
     assert digest(config={"epochs": 4}) != before
