@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from rlhf_core.generation.batch import check_tokens, pad_tokens
 from rlhf_core.generation.filters import CUT, scores_to_draw_from
 from rlhf_core.masking import length_mask
 from rlhf_core.modules.palm import PaLM
+from rlhf_core.modules.token_loss import LossOf, TokenLoss, token_loss
 
 LOGITS_AT_ONCE = 2**23  # numbers; 32 MiB in float32
 
@@ -33,6 +35,76 @@ class SequenceLogProbs:
     states: Tensor | None
 
 
+class ResponseStates(NamedTuple):
+    """What predicts the response tokens of some rows, without any padding, row after row.
+
+    Attributes:
+        states: (tokens, dim) the model's final embedding just before each response token.
+        targets: (tokens,) the ids of those tokens.
+        mask: (batch, response) bool, True for a response token, the end token included.
+    """
+
+    states: Tensor
+    targets: Tensor
+    mask: Tensor
+
+
+def response_states(
+    palm: PaLM,
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
+    *,
+    finetune_scope: str | None = None,
+    disable_lora: bool = False,
+) -> ResponseStates:
+    """Run ``palm`` over the rows, as far as it predicts a response token; makes no logits.
+
+    Raises:
+        ValueError: the rows differ in number, one is empty, or a token lies outside the vocabulary.
+    """
+    if len(prompts) != len(responses):
+        raise ValueError(f"{len(prompts)} prompts but {len(responses)} responses")
+    check_tokens(prompts, palm.num_tokens)
+    check_tokens(responses, palm.num_tokens)
+    # The last response token is predicted but never read, so it needs no place in the input.
+    inputs, _ = pad_tokens([[*a, *b[:-1]] for a, b in zip(prompts, responses, strict=True)], palm.device)
+    targets, response_lengths = pad_tokens(responses, palm.device)
+    mask = length_mask(response_lengths, targets.shape[1])
+    hidden = palm(inputs, finetune_scope=finetune_scope, disable_lora=disable_lora, return_only_embedding=True)
+    before_response = torch.tensor([len(prompt) - 1 for prompt in prompts], device=palm.device)
+    row, column = mask.nonzero(as_tuple=True)
+    return ResponseStates(hidden[row, before_response[row] + column], targets[row, column], mask)
+
+
+def response_loss(
+    palm: PaLM,
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
+    loss_of: LossOf,
+    *,
+    temperature: float = 1.0,
+    with_entropies: bool = False,
+    finetune_scope: str | None = None,
+) -> TokenLoss:
+    """A loss of the log-probabilities of the response tokens, row after row; its gradient needs no second pass.
+
+    What ``sequence_log_probs`` gives with filters off, at the price of saying at once what the loss is: see
+    ``token_loss``, whose ``loss_of`` gets the tokens of all responses one after the other, without padding.
+
+    Raises:
+        ValueError: as ``response_states``.
+    """
+    found = response_states(palm, prompts, responses, finetune_scope=finetune_scope)
+    return token_loss(
+        found.states,
+        palm.token_emb.weight,
+        found.targets,
+        loss_of,
+        temperature=temperature,
+        with_entropies=with_entropies,
+    )
+
+
 def sequence_log_probs(
     palm: PaLM,
     prompts: Sequence[Sequence[int]],
@@ -52,6 +124,7 @@ def sequence_log_probs(
 
     Differentiable where gradients are on. Logits are made for response positions alone, in float32, and never more than
     ``logits_at_once`` of them are held: beyond that they are made in chunks and once more in the backward pass.
+    Training has the cheaper ``response_loss``; this one gives the log-probabilities themselves, and with any filter.
 
     Args:
         prompts, responses: token ids, row by row; no row is empty.
@@ -63,23 +136,13 @@ def sequence_log_probs(
     Raises:
         ValueError: the rows differ in number, one is empty, or a token lies outside the vocabulary.
     """
-    if len(prompts) != len(responses):
-        raise ValueError(f"{len(prompts)} prompts but {len(responses)} responses")
-    check_tokens(prompts, palm.num_tokens)
-    check_tokens(responses, palm.num_tokens)
-    # The last response token is predicted but never read, so it needs no place in the input.
-    inputs, _ = pad_tokens([[*a, *b[:-1]] for a, b in zip(prompts, responses, strict=True)], palm.device)
-    targets, response_lengths = pad_tokens(responses, palm.device)
-    mask = length_mask(response_lengths, targets.shape[1])
-    hidden = palm(inputs, finetune_scope=finetune_scope, disable_lora=disable_lora, return_only_embedding=True)
-    before_response = torch.tensor([len(prompt) - 1 for prompt in prompts], device=palm.device)
-    row, column = mask.nonzero(as_tuple=True)
-    states = hidden[row, before_response[row] + column]  # (tokens, dim), without any padding
-
+    states, targets, mask = response_states(
+        palm, prompts, responses, finetune_scope=finetune_scope, disable_lora=disable_lora
+    )
     chunk = max(1, logits_at_once // palm.num_tokens)
     settings = (temperature, top_k, top_p, min_p, with_entropies)
     pieces = []
-    for part, wanted in zip(states.split(chunk), targets[row, column].split(chunk), strict=True):
+    for part, wanted in zip(states.split(chunk), targets.split(chunk), strict=True):
         if torch.is_grad_enabled() and len(states) > chunk:
             pieces.append(checkpoint(token_log_probs, palm, part, wanted, *settings, use_reentrant=False))
         else:

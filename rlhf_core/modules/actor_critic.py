@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from rlhf_core.config import SamplingConfig
 from rlhf_core.errors import ConfigError
-from rlhf_core.generation.log_probs import SequenceLogProbs, sequence_log_probs
+from rlhf_core.generation.log_probs import SequenceLogProbs, response_loss, sequence_log_probs
 from rlhf_core.generation.sampler import generate_batch
 from rlhf_core.masking import Sequences, join_sequences, length_mask, masked_mean
 from rlhf_core.modules.palm import PaLM
+from rlhf_core.modules.token_loss import LossOf, TokenLoss
 from rlhf_core.seeds import derive_seed
 
 Tokens: TypeAlias = Sequence[Sequence[int]]
@@ -41,12 +42,14 @@ class Generated(NamedTuple):
 class ActorCritic(nn.Module):
     """A policy and a critic that gives the value of the state before each response token.
 
-    With LoRA the two are adapters of different names on one base, which stays frozen and, with adapters off, is the
-    reference policy: one copy of the weights for all three. Without LoRA each has weights of its own.
+    Each of the two learns in one of three ways: adapters (LoRA) on frozen weights, all weights, or the last blocks
+    alone. As few copies of the weights are made as that permits: with adapters for both there is one, which with
+    adapters off is the reference policy too; of last blocks the reference keeps the untrained ones beside it and shares
+    what stays frozen; only where all weights of the policy learn does the reference have all weights of its own.
 
     Args:
         palm: the policy to start from; used as it is, not copied. Copy it first if you want it back unchanged.
-        critic: the critic's trunk; None shares the base (LoRA) or copies ``palm`` (no LoRA).
+        critic: the critic's trunk; None shares what it can with the policy and copies the rest of ``palm``.
         pooled_values: one value for a response, read off the prompt alone, in place of one a token. The response is
             never pooled: a baseline that has seen the action cancels the signal.
         actor_lora, critic_lora: train adapters, not weights.
@@ -56,9 +59,11 @@ class ActorCritic(nn.Module):
             the value (arXiv 2403.03950).
         value_range: centre of the lowest and of the highest bin, and so the values that bins can express.
         value_smoothing: standard deviation, in bins, of what a return teaches the bins around it.
+        actor_last_layers, critic_last_layers: train so many blocks from the end and the final gain, whole, in place of
+            adapters or all weights; 0 leaves it to ``actor_lora`` and ``critic_lora``.
 
     Raises:
-        ConfigError: there is no bin, or no range for bins to cover.
+        ConfigError: there is no bin, no range for bins to cover, or not so many blocks.
         ValueError: a part is not causal, so that it would see the response before it is drawn, or ``critic`` does not
             go with ``palm``.
     """
@@ -82,6 +87,8 @@ class ActorCritic(nn.Module):
         critic_dim_out: int = 6,
         value_range: tuple[float, float] = (0.0, 5.0),
         value_smoothing: float = 0.75,
+        actor_last_layers: int = 0,
+        critic_last_layers: int = 0,
     ) -> None:
         super().__init__()
         lowest, highest = value_range
@@ -99,11 +106,22 @@ class ActorCritic(nn.Module):
                 f"critic has width {critic.dim} and {critic.num_tokens} tokens, palm {palm.dim} and {palm.num_tokens}"
             )
         self.pooled_values = pooled_values
+        self.actor_last_layers, self.critic_last_layers = actor_last_layers, critic_last_layers
+        actor_lora, critic_lora = actor_lora and not actor_last_layers, critic_lora and not critic_last_layers
         self.actor_scope = actor_lora_scope if actor_lora else None
         self.critic_scope = critic_lora_scope if critic_lora else None
-        shares_base = critic is None and actor_lora and critic_lora and actor_dropout == critic_dropout
-        reference = None if actor_lora else copy.deepcopy(palm)
-        critic = palm if shares_base else copy.deepcopy(palm) if critic is None else critic
+        reference = None
+        if not actor_lora:
+            reference = palm.branch(actor_last_layers) if actor_last_layers else copy.deepcopy(palm)
+        if critic is None:
+            frozen = palm if reference is None else reference  # holds the weights of before training for good
+            may_share = actor_dropout == critic_dropout
+            if may_share and critic_lora:
+                critic = frozen
+            elif may_share and critic_last_layers:
+                critic = frozen.branch(critic_last_layers)
+            else:
+                critic = copy.deepcopy(palm)
         if self.actor_scope is not None:
             palm.add_finetune_params(self.actor_scope, actor_lora_r)
         if self.critic_scope is not None:
@@ -111,7 +129,7 @@ class ActorCritic(nn.Module):
         palm.set_dropout(actor_dropout)
         critic.set_dropout(critic_dropout)
         self.palm = palm
-        self.critic_palm = None if shares_base else critic  # registered once, so that states hold each weight once
+        self.critic_palm = None if critic is palm else critic  # registered once, so that states hold each weight once
         self.reference_palm = reference
         for module in (palm, critic, reference):
             if module is not None:
@@ -120,6 +138,7 @@ class ActorCritic(nn.Module):
         self.value_head = nn.Linear(palm.dim, critic_dim_out)
         nn.init.zeros_(self.value_head.weight)  # every value starts at 0 (with bins: at the middle of the range)
         nn.init.zeros_(self.value_head.bias)
+        self.segments: nn.Parameter | None = None
         self.value_smoothing = value_smoothing
         centers = torch.linspace(lowest, highest, critic_dim_out)
         half = (highest - lowest) / (2 * max(1, critic_dim_out - 1))
@@ -136,15 +155,21 @@ class ActorCritic(nn.Module):
 
     def actor_parameters(self) -> list[nn.Parameter]:
         """What the policy's optimiser moves."""
-        if self.actor_scope is None:
-            return self.palm.palm_parameters()
-        return self.palm.finetune_parameters(self.actor_scope)
+        return learned_parameters(self.palm, self.actor_scope, self.actor_last_layers)
 
     def critic_parameters(self) -> list[nn.Parameter]:
         """What the critic's optimiser moves."""
-        trunk = self.critic_trunk
-        own = trunk.palm_parameters() if self.critic_scope is None else trunk.finetune_parameters(self.critic_scope)
-        return [*own, *self.value_head.parameters()]
+        own = learned_parameters(self.critic_trunk, self.critic_scope, self.critic_last_layers)
+        return [*own, *self.value_head.parameters(), *([] if self.segments is None else [self.segments])]
+
+    def add_segments(self, prompt: Tensor, response: Tensor) -> None:
+        """Let the critic tell prompt from response by embeddings (dim,) added to its tokens, as a reward model does."""
+        self.segments = nn.Parameter(torch.stack((prompt.detach(), response.detach())))
+
+    def recompute_blocks(self, is_on: bool) -> None:
+        """Whether policy and critic keep the input of each block alone and run it again for the gradient."""
+        for trunk in (self.palm, self.critic_trunk):
+            trunk.recompute_blocks = is_on
 
     def trainable_state(self) -> dict[str, Tensor]:
         """The learned tensors by name; with ``load_state_dict(strict=False)`` over the same parents they are all."""
@@ -161,6 +186,20 @@ class ActorCritic(nn.Module):
             with_entropies=True,
         )
 
+    def response_loss(
+        self, prompts: Tokens, responses: Tokens, loss_of: LossOf, *, temperature: float = 1.0, with_entropies: bool
+    ) -> TokenLoss:
+        """A loss of the response tokens' log-probabilities under the policy; see ``generation.log_probs``."""
+        return response_loss(
+            self.palm,
+            prompts,
+            responses,
+            loss_of,
+            temperature=temperature,
+            with_entropies=with_entropies,
+            finetune_scope=self.actor_scope,
+        )
+
     def reference_log_probs(self, prompts: Tokens, responses: Tokens, *, temperature: float = 1.0) -> Tensor:
         """The same of the policy as it was before training: the base with adapters off, or the frozen copy."""
         palm = self.palm if self.reference_palm is None else self.reference_palm
@@ -169,15 +208,16 @@ class ActorCritic(nn.Module):
 
     def value_outputs(self, sequences: Sequences) -> Tensor:
         """(batch, response, outputs) of the value head at the state before each response token."""
-        trunk = self.critic_trunk
-        embeddings = trunk(
+        prompt = length_mask(sequences.prompt_lengths, sequences.tokens.shape[1])[..., None]
+        embeddings = self.critic_trunk(
             sequences.tokens,
             lengths=sequences.lengths,
+            extra_embed=None if self.segments is None else torch.where(prompt, *self.segments),
             finetune_scope=self.critic_scope,
             return_only_embedding=True,
         )
         if self.pooled_values:
-            prompt = length_mask(sequences.prompt_lengths, embeddings.shape[1])[..., None].expand_as(embeddings)
+            prompt = prompt.expand_as(embeddings)
             pooled = self.value_head(masked_mean(embeddings, prompt, dim=1))
             return pooled[:, None].expand(-1, int(sequences.response_lengths.max()), -1)
         return self.value_head(before_response(embeddings, sequences))
@@ -253,6 +293,13 @@ class ActorCritic(nn.Module):
             action_logits=action_logits,
             values=values,
         )
+
+
+def learned_parameters(palm: PaLM, scope: str | None, last_layers: int) -> list[nn.Parameter]:
+    """The adapters of a scope, the last blocks, or all weights."""
+    if scope is not None:
+        return palm.finetune_parameters(scope)
+    return palm.last_parameters(last_layers) if last_layers else palm.palm_parameters()
 
 
 def before_response(x: Tensor, sequences: Sequences) -> Tensor:

@@ -1,5 +1,6 @@
 """PaLM: the one network under policy, reference, critic and reward model."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from rlhf_core.config import ModelConfig, settings_from_dict, settings_to_dict
 from rlhf_core.errors import CheckpointError, ConfigError
@@ -51,6 +53,7 @@ class PaLM(nn.Module):
     """
 
     _decoder: Decoder | None = None
+    recompute_blocks = False  # keep the input of each block alone and run it again for the gradient: a third slower
 
     def __init__(
         self,
@@ -187,6 +190,31 @@ class PaLM(nn.Module):
         """Parameters of one scope."""
         return [parameter for adapters in self.scope_adapters(scope) for parameter in adapters.parameters()]
 
+    def last_parameters(self, layers: int) -> list[nn.Parameter]:
+        """Parameters of the last ``layers`` blocks, without those of any scope, and the final gain."""
+        self.check_layers(layers)
+        return [parameter for module in (*self.blocks[-layers:], self.norm) for parameter in module.parameters()]
+
+    def check_layers(self, layers: int) -> None:
+        """Raise ConfigError where there are not so many blocks."""
+        if not 1 <= layers <= len(self.blocks):
+            raise ConfigError("last_layers", layers, f"1 to {len(self.blocks)}, which is how many blocks there are")
+
+    def branch(self, layers: int) -> "PaLM":
+        """A PaLM with last ``layers`` blocks and final gain of its own, copies of these; all before them are shared.
+
+        What is shared is the modules themselves, the tied output matrix too, so it should stay frozen. Scopes stay
+        behind.
+
+        Raises:
+            ConfigError: there are not so many blocks.
+        """
+        self.check_layers(layers)
+        shared: list[nn.Module] = [self.token_emb, self.rotary, *self.blocks[: len(self.blocks) - layers]]
+        branch = copy.deepcopy(self, {id(module): module for module in shared})
+        branch.lora.clear()
+        return branch
+
     def train_only(self, scope: str | None) -> None:
         """Let gradients flow to one scope alone, or, given None, to the base alone; the rest needs none."""
         chosen = self.palm_parameters() if scope is None else self.finetune_parameters(scope)
@@ -252,7 +280,11 @@ class PaLM(nn.Module):
         if extra_embed is not None:
             hidden = hidden + extra_embed
         for index, block in enumerate(self.each_block()):
-            hidden = block(hidden, around, None if adapters is None else adapters[index])
+            lora = None if adapters is None else adapters[index]
+            if self.recompute_blocks and torch.is_grad_enabled():
+                hidden = checkpoint(block, hidden, around, lora, use_reentrant=False)
+            else:
+                hidden = block(hidden, around, lora)
         hidden = self.norm(hidden)
         if return_only_embedding:
             return hidden

@@ -16,7 +16,7 @@ from rlhf_core.checkpoint import load_policy, save_policy
 from rlhf_core.config import SFTConfig, settings_to_dict
 from rlhf_core.durable import canonical_json, sha256
 from rlhf_core.errors import DatasetError
-from rlhf_core.generation.log_probs import sequence_log_probs
+from rlhf_core.generation.log_probs import response_loss
 from rlhf_core.modules.palm import PaLM
 from rlhf_core.records import Demonstration
 from rlhf_core.seeds import derive_seed
@@ -198,8 +198,8 @@ def response_nats(palm: PaLM, data: EncodedDemonstrations, places: np.ndarray, s
 
     The tokens of a prompt are read and not predicted: -log p(response | prompt), its ``end`` included.
     """
-    found = sequence_log_probs(palm, *data.rows(places), finetune_scope=scope)
-    return -found.log_probs.sum(), int(found.mask.sum())
+    found = response_loss(palm, *data.rows(places), lambda log_probs, _, __: -log_probs.sum(), finetune_scope=scope)
+    return found.loss, len(found.log_probs)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from rlhf_core.errors import ConfigError
 from rlhf_core.masking import Sequences, join_sequences
 from rlhf_core.modules.actor_critic import ActorCritic, before_response
 
@@ -129,3 +130,88 @@ def test_rows_are_cut_to_the_longest_of_them():
     assert sequences.tokens.tolist() == [[1, 5, 6, 10, 11, 2, 0], [1, 7, 12, 13, 14, 15, 2]]
     assert sequences.response_lengths.tolist() == [3, 5]
     assert sequences.rows(torch.tensor([0])).tokens.tolist() == [[1, 5, 6, 10, 11, 2]]
+
+
+def scores_of(model):
+    return model.log_probs(PROMPTS, RESPONSES).log_probs.detach()
+
+
+def storage(*modules):
+    """Numbers that some modules hold together, what they share counted once."""
+    return sum({id(p): p.numel() for module in modules for p in module.parameters()}.values())
+
+
+@pytest.mark.parametrize("critic", ["lora", "last", "all"])
+@pytest.mark.parametrize("actor", ["lora", "last", "all"])
+def test_policy_and_critic_learn_what_they_are_told_and_nothing_moves_the_reference(make_palm, actor, critic):
+    palm = make_palm(depth=3)
+    start = {name: tensor.clone() for name, tensor in palm.state_dict().items()}
+    ways = {
+        f"{part}_{name}": value
+        for part, way in (("actor", actor), ("critic", critic))
+        for name, value in (("lora", way == "lora"), ("last_layers", 2 if way == "last" else 0))
+    }
+    model = ActorCritic(palm, critic_dim_out=1, **ways)
+    before, values = scores_of(model), model.values(join_sequences(PROMPTS, RESPONSES)).detach()
+    assert torch.equal(model.reference_log_probs(PROMPTS, RESPONSES), before)
+    jiggle(model.actor_parameters())
+    moved = scores_of(model)
+    assert float((moved - before).abs().max()) > 1e-3
+    assert torch.equal(model.values(join_sequences(PROMPTS, RESPONSES)), values)
+    jiggle(model.critic_parameters())
+    assert float((model.values(join_sequences(PROMPTS, RESPONSES)) - values).detach().abs().max()) > 1e-3
+    assert torch.equal(scores_of(model), moved)
+    assert torch.equal(model.reference_log_probs(PROMPTS, RESPONSES), before)
+    changed = {
+        name for name, tensor in palm.state_dict().items() if name in start and not torch.equal(tensor, start[name])
+    }
+    expected = {"lora": set(), "all": set(start)}.get(
+        actor, {name for name in start if name.startswith(("blocks.1.", "blocks.2.", "norm."))}
+    )
+    assert changed == expected
+    learning = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    assert learning == {id(parameter) for parameter in (*model.actor_parameters(), *model.critic_parameters())}
+
+
+def test_the_reference_of_last_layers_holds_those_layers_alone(make_palm):
+    palm = make_palm(depth=4)
+    whole, block, gain = storage(palm), storage(palm.blocks[0]), storage(palm.norm)
+    model = ActorCritic(palm, actor_last_layers=1, critic_last_layers=2, critic_dim_out=1)
+    assert storage(model.palm, model.reference_palm) == whole + block + gain
+    assert storage(model.palm, model.reference_palm, model.critic_palm) == whole + 3 * block + 2 * gain
+    assert model.critic_trunk.blocks[0] is palm.blocks[0]
+    # A critic with adapters lives on the reference's weights, which stay as they are.
+    model = ActorCritic(make_palm(depth=4), actor_last_layers=1, critic_dim_out=1)
+    assert model.critic_trunk is model.reference_palm
+
+
+def test_a_state_of_last_layers_is_small_and_comes_back(make_palm):
+    def make():
+        return ActorCritic(make_palm(depth=4), actor_last_layers=1, critic_last_layers=1, critic_dim_out=1)
+
+    model = make()
+    jiggle([*model.actor_parameters(), *model.critic_parameters()])
+    state = {name: tensor.clone() for name, tensor in model.trainable_state().items()}
+    assert sum(tensor.numel() for tensor in state.values()) == sum(
+        parameter.numel() for parameter in (*model.actor_parameters(), *model.critic_parameters())
+    )
+    other = make()
+    other.load_state_dict(state, strict=False)
+    assert torch.equal(scores_of(other), scores_of(model))
+    sequences = join_sequences(PROMPTS, RESPONSES)
+    assert torch.equal(other.values(sequences), model.values(sequences))
+    assert torch.equal(other.reference_log_probs(PROMPTS, RESPONSES), model.reference_log_probs(PROMPTS, RESPONSES))
+
+
+def test_the_gradient_of_last_layers_reaches_nothing_below_them(make_palm):
+    model = ActorCritic(make_palm(depth=3), actor_last_layers=1, critic_last_layers=1, critic_dim_out=1)
+    model.log_probs(PROMPTS, RESPONSES).log_probs.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.actor_parameters())
+    assert all(parameter.grad is None for parameter in model.critic_parameters())
+    assert all(parameter.grad is None for block in model.palm.blocks[:2] for parameter in block.parameters())
+
+
+@pytest.mark.parametrize("layers", [-1, 3])
+def test_more_last_layers_than_there_are_is_refused(make_palm, layers):
+    with pytest.raises(ConfigError, match="1 to 2, which is how many blocks there are"):
+        ActorCritic(make_palm(), actor_last_layers=layers)

@@ -11,6 +11,7 @@ import torch
 from rlhf_core.checkpoint import load_policy
 from rlhf_core.config import METRICS, PretrainConfig, SFTConfig
 from rlhf_core.errors import DatasetError, TrainingDiverged
+from rlhf_core.generation import log_probs
 from rlhf_core.records import Prompt, write_prompts
 from rlhf_core.text.demonstrations import DemonstrationFile, stream_demonstrations
 from rlhf_core.training import sft
@@ -194,13 +195,18 @@ def test_the_loss_is_that_of_the_response_tokens_alone(policy, tmp_path):
     assert sft.validation_loss(palm, encoded, both, 2, None) == pytest.approx(expected / count, rel=1e-5)
 
 
-def test_what_a_prompt_says_has_no_gradient_of_its_own(policy):
+def test_what_a_prompt_says_has_no_gradient_of_its_own(policy, monkeypatch):
     """The logits that predict prompt tokens get none: only response tokens are learned."""
     palm, tokenizer, _ = load_policy(policy)
     prompt, response = [1, *tokenizer.encode("Film")], [*tokenizer.encode(" x"), 2]
     seen = []
-    whole = palm.to_logits
-    palm.to_logits = lambda states: seen.append(len(states)) or whole(states)  # type: ignore[method-assign]
+    whole = log_probs.token_loss
+
+    def watched(states, *arguments, **options):
+        seen.append(len(states))
+        return whole(states, *arguments, **options)
+
+    monkeypatch.setattr(log_probs, "token_loss", watched)
     tokens = np.array([*prompt, *response], dtype=np.uint16)
     data = sft.EncodedDemonstrations(tokens, np.array([[0, len(prompt), len(tokens)]], dtype=np.uint64))
     sft.response_nats(palm, data, np.array([0]), None)[0].backward()
