@@ -210,6 +210,19 @@ class PolicyConfig(Settings):
     rollout_batch_size: int = setting(32, "responses a round", minimum=1, maximum=65_536)
     minibatch_size: int = setting(16, "responses an optimiser step", minimum=1, maximum=65_536)
     ppo_epochs: int = setting(2, "passes over each round's responses", minimum=1, maximum=100)
+    micro_batch_size: int = setting(
+        0,
+        "responses run through the network at once; 0 takes the minibatch whole. Fewer need less memory and make the "
+        "same gradient",
+        minimum=0,
+        maximum=65_536,
+        advanced=True,
+    )
+    activation_checkpointing: bool = setting(
+        False,
+        "keep less of the forward pass and work it out again for the gradient: less memory, slower",
+        advanced=True,
+    )
     learning_rate: float = setting(5e-3, "peak learning rate of the policy, falls linearly to 0", above=0, maximum=1)
     critic_learning_rate: float = setting(
         3e-3, "peak learning rate of the value head and critic adapters", above=0, maximum=1
@@ -224,6 +237,14 @@ class PolicyConfig(Settings):
     kl_hard_cap: float = setting(50.0, "nats a response at which the run stops", above=0, maximum=10_000, advanced=True)
     clip_ratio: float = setting(0.2, "how far a probability ratio may move (epsilon)", above=0, maximum=1)
     value_clip: float = setting(0.2, "how far a value may move in a round", above=0, maximum=100, advanced=True)
+    kl_early_stop: float | None = setting(
+        None,
+        "nats a token between the policy and the one that drew the round, at which the rest of the round's epochs is "
+        "skipped; empty never skips",
+        above=0,
+        maximum=100,
+        advanced=True,
+    )
     entropy_coefficient: float = setting(0.0, "weight of the entropy bonus", minimum=0, maximum=1)
     gamma: float = setting(1.0, "discount a token", minimum=0, maximum=1, advanced=True)
     gae_lambda: float = setting(0.95, "bias against variance of the advantages", minimum=0, maximum=1, advanced=True)
@@ -382,6 +403,8 @@ METRICS: dict[str, dict[str, tuple[str, str]]] = {
         "distinct_1": ("different tokens among all tokens of the responses", "share"),
         "distinct_2": ("different token pairs among all pairs of the responses", "share"),
         "distinct_3": ("different token triples among all triples of the responses", "share"),
+        "approx_kl": ("drift from the policy that drew the round, mean of its steps' tokens", "nats/token"),
+        "skipped_steps": ("optimiser steps left out because that drift passed kl_early_stop", "steps"),
         "repetition": ("share of a response's runs of four tokens that stood in it before, mean", "share"),
         "tokens_per_second": COMMON_METRICS["tokens_per_second"],
     },

@@ -19,7 +19,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "size of the run": (
         "steps", "epochs", "updates", "prompts", "batch_size", "sequence_length", "rollout_batch_size",
-        "minibatch_size", "ppo_epochs",
+        "minibatch_size", "micro_batch_size", "ppo_epochs",
     ),
     "prompts and responses": (
         "max_prompt_tokens", "max_response_tokens", "max_new_tokens", "temperature", "top_k", "top_p", "min_p",
@@ -30,12 +30,12 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "KL penalty": ("kl_coefficient", "kl_target", "kl_horizon", "kl_hard_cap"),
     "PPO": (
-        "clip_ratio", "value_clip", "entropy_coefficient", "gamma", "gae_lambda", "critic_warmup_updates",
-        "missing_end_penalty", "exclude_truncated", "whiten_rewards",
+        "clip_ratio", "kl_early_stop", "value_clip", "entropy_coefficient", "gamma", "gae_lambda",
+        "critic_warmup_updates", "missing_end_penalty", "exclude_truncated", "whiten_rewards",
     ),
     "reward model": ("bins", "minimum_ratings"),
     "validation and samples": ("holdout_fraction", "validation_interval", "samples", "sample_tokens"),
-    "saving and machine": ("save_interval", "step_save_seconds", "seed", "threads"),
+    "saving and machine": ("save_interval", "step_save_seconds", "seed", "threads", "activation_checkpointing"),
 }  # fmt: skip
 """The groups in which settings of all kinds are shown, in this order."""
 

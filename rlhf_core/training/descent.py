@@ -1,7 +1,7 @@
 """The one way in which weights are moved: by a finite gradient of limited length."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -10,22 +10,35 @@ from rlhf_core.errors import TrainingDiverged
 
 
 def descend(
-    optimizer: torch.optim.Optimizer, loss: Tensor, parameters: Iterable[nn.Parameter], max_norm: float, what: str
+    optimizer: torch.optim.Optimizer,
+    losses: Tensor | Iterable[Tensor],
+    parameters: Iterable[nn.Parameter],
+    max_norm: float,
+    what: str,
+    *,
+    is_vetoed: Callable[[], bool] | None = None,
 ) -> float:
-    """One optimiser step with the gradient of ``loss`` scaled down to ``max_norm``; returns its norm before.
+    """One optimiser step with the gradient of a loss scaled down to ``max_norm``; returns its norm before.
 
     Args:
+        losses: the loss, or its parts, whose sum it is: an iterator that makes each when it is asked for lets the
+            activations of one part go before those of the next are made.
         parameters: all that ``optimizer`` moves; their norm is taken together.
         what: names the step in the error.
+        is_vetoed: asked when the gradient is there; True leaves weights and optimiser as they are.
 
     Raises:
         TrainingDiverged: loss or gradient is not finite. The step is not taken, since one such gradient would leave
             neither weights nor the optimiser's moments usable.
     """
     optimizer.zero_grad(set_to_none=True)
-    value, norm = float(loss.detach()), math.nan
-    if math.isfinite(value):
+    value, norm = 0.0, math.nan
+    for loss in [losses] if isinstance(losses, Tensor) else losses:
+        value += float(loss.detach())
+        if not math.isfinite(value):
+            break
         loss.backward()
+    else:
         norm = float(nn.utils.clip_grad_norm_(parameters, max_norm))
     if not math.isfinite(norm):
         optimizer.zero_grad(set_to_none=True)
@@ -33,5 +46,6 @@ def descend(
             f"{what}: the loss is {value} and its gradient's norm {norm}, so the step was not taken; "
             "try a lower learning rate"
         )
-    optimizer.step()
+    if is_vetoed is None or not is_vetoed():
+        optimizer.step()
     return norm

@@ -17,16 +17,15 @@ from rlhf_core.evaluation import distinct_n
 from rlhf_core.generation.best_of_n import Score
 from rlhf_core.generation.sampler import generate_batch
 from rlhf_core.kl import AdaptiveKLController
-from rlhf_core.losses import aggregate_loss, clipped_policy_loss, clipped_value_loss, histogram_targets
-from rlhf_core.masking import Sequences, join_sequences, masked_mean
+from rlhf_core.masking import Sequences, join_sequences
 from rlhf_core.modules.actor_critic import ActorCritic
 from rlhf_core.modules.reward_model import RewardModel
 from rlhf_core.seeds import derive_generator, derive_seed
 from rlhf_core.text.template import cut_response, encode_prompt
-from rlhf_core.training.descent import descend
 from rlhf_core.training.device import use_device
 from rlhf_core.training.lessons import Lessons, Tally, derive_lessons
 from rlhf_core.training.lion import Lion
+from rlhf_core.training.ppo_steps import critic_step, policy_step
 from rlhf_core.training.run_directory import RunDirectory, RunState, settings_digest
 from rlhf_core.training.state import optimizer_tensors, restore_optimizer, take_prefix, with_prefix
 
@@ -146,6 +145,7 @@ class PolicyTrainer:
         critic_weight_decay: float = 0.0,
         critic_adam_epsilon: float | None = None,
         use_lion: bool = False,
+        model.recompute_blocks(config.activation_checkpointing)
         rollout_rows: int | None = None,
     ) -> None:
         self.model = model.eval()  # for good: dropout would make the ratios of unchanged weights differ from 1
@@ -271,8 +271,8 @@ class PolicyTrainer:
             log_probs[row, : len(generation.log_probs)] = torch.tensor(generation.log_probs)
         mask = torch.arange(longest) < torch.tensor([len(response) for response in responses])[:, None]
         reference, values = [], []
-        for at in range(0, len(prompts), self.config.minibatch_size):
-            part = slice(at, at + self.config.minibatch_size)
+        for at in range(0, len(prompts), self.forward_rows):
+            part = slice(at, at + self.forward_rows)
             found = self.model.reference_log_probs(prompts[part], responses[part], temperature=self.config.temperature)
             reference.append(widen(found, longest))
             values.append(widen(self.model.values(self.join(prompts[part], responses[part])).float(), longest))
@@ -313,87 +313,36 @@ class PolicyTrainer:
         for rows in plan[self.tally.steps :]:
             if between_steps is not None:
                 between_steps()
-            step = self.critic_step(rows, rollout, lessons)
-            if not warming_up:
-                step |= self.actor_step(rows, rollout, lessons)
-            self.tally.add(step)
+            step = {} if warming_up else self.actor_step(rows, rollout, lessons, may_refuse=self.tally.steps > 0)
+            if step is None:
+                break
+            self.tally.add({**step, **self.critic_step(rows, rollout, lessons)})
             self.tally.seconds = time.perf_counter() - self.started
-        means = self.tally.means()
+        means = self.tally.means() | {"skipped_steps": float(len(plan) - self.tally.steps)}
         if warming_up:
-            entropy = self.mean_entropy(rollout)
-            still = {"ratio_min": 1.0, "ratio_max": 1.0, "clip_fraction": 0.0, "policy_loss": 0.0}
-            return {**means, **still, "entropy": entropy, "actor_grad_norm": 0.0}
+            still = {"ratio_min": 1.0, "ratio_max": 1.0, "clip_fraction": 0.0, "policy_loss": 0.0, "approx_kl": 0.0}
+            return {**means, **still, "entropy": self.mean_entropy(rollout), "actor_grad_norm": 0.0}
         return {**means, "ratio_min": self.tally.lowest["ratio_min"], "ratio_max": self.tally.highest["ratio_max"]}
 
-    def actor_step(self, rows: list[int], rollout: Rollout, lessons: Lessons) -> dict[str, float]:
-        """One step of the clipped surrogate, with the entropy bonus."""
-        config = self.config
-        now = self.model.log_probs(
-            [rollout.prompts[row] for row in rows],
-            [rollout.responses[row] for row in rows],
-            temperature=config.temperature,
-        )
-        longest = now.mask.shape[1]
-        mask = now.mask & rollout.ended[rows, None] if config.exclude_truncated else now.mask
-        surrogate = clipped_policy_loss(
-            now.log_probs,
-            rollout.log_probs[rows, :longest],
-            lessons.advantages[rows, :longest],
-            clip_low=config.clip_ratio,
-        )
-        policy_loss = aggregate_loss(surrogate.per_token, mask)
-        entropy = masked_mean(cast(Tensor, now.entropies), mask)
-        norm = descend(
-            self.actor_optimizer,
-            policy_loss - config.entropy_coefficient * entropy,
-            self.model.actor_parameters(),
-            config.max_grad_norm,
-            "a step of the policy",
-        )
-        ratios = surrogate.ratios[mask] if bool(mask.any()) else torch.ones(1)
-        return {
-            "policy_loss": float(policy_loss.detach()),
-            "entropy": float(entropy.detach()),
-            "ratio_min": float(ratios.min()),
-            "ratio_max": float(ratios.max()),
-            "clip_fraction": float(masked_mean(surrogate.clipped.float(), mask)),
-            "actor_grad_norm": norm,
-        }
+    def actor_step(
+        self, rows: list[int], rollout: Rollout, lessons: Lessons, *, may_refuse: bool = False
+    ) -> dict[str, float] | None:
+        return policy_step(self.model, self.actor_optimizer, self.config, rows, rollout, lessons, may_refuse=may_refuse)
 
     def critic_step(self, rows: list[int], rollout: Rollout, lessons: Lessons) -> dict[str, float]:
-        """One step of the clipped value loss; with bins, of the cross-entropy to the smoothed return."""
-        sequences = self.join([rollout.prompts[row] for row in rows], [rollout.responses[row] for row in rows])
-        outputs = self.model.value_outputs(sequences)
-        longest = outputs.shape[1]
-        mask, returns = rollout.mask[rows, :longest], lessons.returns[rows, :longest]
-        if self.model.bins == 1:
-            per_token, clipped = clipped_value_loss(
-                self.model.decode_values(outputs),
-                rollout.values[rows, :longest],
-                returns,
-                clip=self.config.value_clip,
-            )
-        else:
-            edges = self.model.value_edges
-            sigma = self.model.value_smoothing * float(edges[1] - edges[0])
-            targets = histogram_targets(returns, edges, sigma=sigma)
-            per_token = -(targets * F.log_softmax(outputs, dim=-1)).sum(dim=-1)
-            clipped = torch.zeros_like(mask)
-        loss = aggregate_loss(per_token, mask)
-        parameters = self.model.critic_parameters()
-        norm = descend(self.critic_optimizer, loss, parameters, self.config.max_grad_norm, "a step of the critic")
-        return {
-            "value_loss": float(loss.detach()),
-            "value_clip_fraction": float(masked_mean(clipped.float(), mask)),
-            "critic_grad_norm": norm,
-        }
+        return critic_step(self.model, self.critic_optimizer, self.config, rows, rollout, lessons)
+
+    @property
+    def forward_rows(self) -> int:
+        """Rows that are run together where no gradient is taken."""
+        return self.config.micro_batch_size or self.config.minibatch_size
 
     @torch.no_grad()
     def mean_entropy(self, rollout: Rollout) -> float:
         """Entropy per token of the policy over a rollout."""
         total = 0.0
-        for at in range(0, len(rollout.prompts), self.config.minibatch_size):
-            part = slice(at, at + self.config.minibatch_size)
+        for at in range(0, len(rollout.prompts), self.forward_rows):
+            part = slice(at, at + self.forward_rows)
             now = self.model.log_probs(
                 rollout.prompts[part], rollout.responses[part], temperature=self.config.temperature
             )

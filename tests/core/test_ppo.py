@@ -15,7 +15,7 @@ from rlhf_core.errors import CheckpointError, DatasetError, TrainingDiverged
 from rlhf_core.modules.actor_critic import ActorCritic
 from rlhf_core.modules.reward_model import RewardModel
 from rlhf_core.records import Prompt, write_prompts
-from rlhf_core.training import ppo
+from rlhf_core.training import ppo, ppo_steps
 from rlhf_core.training.descent import descend
 from rlhf_core.training.lessons import Lessons
 from rlhf_core.training.ppo import PolicyTrainer, reward_of, train_policy
@@ -257,6 +257,22 @@ def test_descending_clips_the_gradient_and_reports_its_norm_rule_31():
     assert_close(weight.detach(), torch.tensor([-0.3, -0.4]))
 
 
+def test_the_gradient_of_the_parts_of_a_loss_is_that_of_their_sum():
+    weight = torch.nn.Parameter(torch.tensor([0.0, 0.0]))
+    plain = torch.optim.SGD([weight], lr=1.0)
+    parts = ((weight * torch.tensor(part)).sum() for part in ([10.0, 40.0], [20.0, 0.0]))
+    assert descend(plain, parts, [weight], 100.0, "step 1") == pytest.approx(50.0)
+    assert_close(weight.detach(), torch.tensor([-30.0, -40.0]))
+
+
+def test_a_vetoed_step_leaves_weights_and_optimiser():
+    weight = torch.nn.Parameter(torch.tensor([1.0]))
+    optimizer = torch.optim.AdamW([weight], lr=1.0)
+    assert descend(optimizer, weight.sum(), [weight], 1.0, "step 1", is_vetoed=lambda: True) == pytest.approx(1.0)
+    assert weight.item() == 1.0
+    assert not optimizer.state
+
+
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
 def test_a_score_that_is_not_finite_stops_and_leaves_good_weights_rule_42(make_palm, poison):
     calls = []
@@ -295,13 +311,13 @@ def test_a_step_whose_loss_or_gradient_is_not_finite_is_not_taken_rule_42(spoil)
 def test_a_gradient_that_is_not_finite_ends_a_round_and_leaves_good_weights_rule_42(make_palm, monkeypatch, part):
     trainer = make_trainer(make_palm())
     trainer.update(0)
-    whole = ppo.descend
+    whole = ppo_steps.descend
 
-    def spoiled(optimizer, loss, *others):
+    def spoiled(optimizer, losses, *others, **options):
         is_the_part = optimizer is getattr(trainer, f"{part}_optimizer")
-        return whole(optimizer, infinite_gradient(loss) if is_the_part else loss, *others)
+        return whole(optimizer, map(infinite_gradient, losses) if is_the_part else losses, *others, **options)
 
-    monkeypatch.setattr(ppo, "descend", spoiled)
+    monkeypatch.setattr(ppo_steps, "descend", spoiled)
     with pytest.raises(TrainingDiverged, match="round 2: a step of the"):
         trainer.update(1)
     assert all(bool(torch.isfinite(parameter).all()) for parameter in trainer.model.parameters())

@@ -10,7 +10,7 @@ from rlhf_core.durable import FAILPOINTS
 from rlhf_core.modules.actor_critic import ActorCritic
 from rlhf_core.records import write_prompts
 from rlhf_core.training.ppo import PolicyTrainer, train_policy
-from rlhf_core.training.run_directory import RunDirectory, RunStopped, read_events
+from rlhf_core.training.run_directory import RunDirectory, RunStopped, read_events, settings_digest
 
 SETTINGS = dict(
     updates=3,
@@ -218,6 +218,11 @@ def test_rollouts_are_kept_from_the_earlier_of_the_two_saved_steps_on(make_run, 
     with pytest.raises(Killed):
         train_policy(run)
     assert [path.name for path in sorted((run.path / "rollouts").iterdir())] == [f"{n:08d}" for n in range(2, 6)]
+
+
+def test_how_often_states_are_saved_may_change_between_two_starts(make_run):
+    one, other = make_run("one"), make_run("other", step_save_seconds=1.0, save_interval=3)
+    assert settings_digest(one) == settings_digest(other) != settings_digest(make_run("third", minibatch_size=2))
 
 
 def test_changed_settings_draw_every_round_anew(make_run, at_step, drawn):
