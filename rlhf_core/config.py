@@ -98,6 +98,7 @@ class ModelConfig(Settings):
 
 
 Schedule = Literal["wsd", "cosine"]
+CriticTrunk = Literal["shared", "own", "reward-model"]
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,6 @@ class PolicyConfig(Settings):
     updates: int = setting(40, "rounds of sampling and learning", minimum=1, maximum=1_000_000)
     rollout_batch_size: int = setting(32, "responses a round", minimum=1, maximum=65_536)
     minibatch_size: int = setting(16, "responses an optimiser step", minimum=1, maximum=65_536)
-    ppo_epochs: int = setting(2, "passes over each round's responses", minimum=1, maximum=100)
     micro_batch_size: int = setting(
         0,
         "responses run through the network at once; 0 takes the minibatch whole. Fewer need less memory and make the "
@@ -223,6 +223,7 @@ class PolicyConfig(Settings):
         "keep less of the forward pass and work it out again for the gradient: less memory, slower",
         advanced=True,
     )
+    ppo_epochs: int = setting(2, "passes over each round's responses", minimum=1, maximum=100)
     learning_rate: float = setting(5e-3, "peak learning rate of the policy, falls linearly to 0", above=0, maximum=1)
     critic_learning_rate: float = setting(
         3e-3, "peak learning rate of the value head and critic adapters", above=0, maximum=1
@@ -236,7 +237,6 @@ class PolicyConfig(Settings):
     )
     kl_hard_cap: float = setting(50.0, "nats a response at which the run stops", above=0, maximum=10_000, advanced=True)
     clip_ratio: float = setting(0.2, "how far a probability ratio may move (epsilon)", above=0, maximum=1)
-    value_clip: float = setting(0.2, "how far a value may move in a round", above=0, maximum=100, advanced=True)
     kl_early_stop: float | None = setting(
         None,
         "nats a token between the policy and the one that drew the round, at which the rest of the round's epochs is "
@@ -245,11 +245,39 @@ class PolicyConfig(Settings):
         maximum=100,
         advanced=True,
     )
+    value_clip: float = setting(0.2, "how far a value may move in a round", above=0, maximum=100, advanced=True)
     entropy_coefficient: float = setting(0.0, "weight of the entropy bonus", minimum=0, maximum=1)
     gamma: float = setting(1.0, "discount a token", minimum=0, maximum=1, advanced=True)
     gae_lambda: float = setting(0.95, "bias against variance of the advantages", minimum=0, maximum=1, advanced=True)
     critic_warmup_updates: int = setting(2, "rounds in which only the critic learns", minimum=0, maximum=10_000)
     lora_rank: int = setting(8, "rank of the adapters; 0 trains all weights", minimum=0, maximum=1024)
+    last_layers: int = setting(
+        0,
+        "blocks from the end that the policy learns, whole, in place of adapters; 0 leaves it to lora_rank",
+        minimum=0,
+        maximum=512,
+        advanced=True,
+    )
+    critic_lora_rank: int | None = setting(
+        None,
+        "rank of the critic's adapters; 0 trains all its weights, empty takes lora_rank",
+        minimum=0,
+        maximum=1024,
+        advanced=True,
+    )
+    critic_last_layers: int = setting(
+        0,
+        "blocks from the end that the critic learns, whole, in place of adapters; 0 leaves it to critic_lora_rank",
+        minimum=0,
+        maximum=512,
+        advanced=True,
+    )
+    critic_trunk: CriticTrunk = setting(
+        "shared",
+        "what the critic reads states with: what it can share with the policy, a copy of its own, or a copy of the "
+        "reward model, with its head",
+        advanced=True,
+    )
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm", above=0, maximum=1e6)
     missing_end_penalty: float = setting(
         0.0, "subtracted from the score of a response without an end token", minimum=0, maximum=100
@@ -375,6 +403,8 @@ METRICS: dict[str, dict[str, tuple[str, str]]] = {
         "truncated_rate": ("share of the responses cut at the longest length", "share"),
         "ratio_min": ("smallest probability ratio of new to old policy in the round", ""),
         "ratio_max": ("largest probability ratio of new to old policy in the round", ""),
+        "approx_kl": ("drift from the policy that drew the round, mean of its steps' tokens", "nats/token"),
+        "skipped_steps": ("optimiser steps left out because that drift passed kl_early_stop", "steps"),
         "clip_fraction": ("share of tokens whose ratio was clipped", "share"),
         "value_clip_fraction": ("share of tokens whose value was clipped", "share"),
         "policy_loss": ("clipped surrogate loss, mean of the tokens", ""),
@@ -403,8 +433,6 @@ METRICS: dict[str, dict[str, tuple[str, str]]] = {
         "distinct_1": ("different tokens among all tokens of the responses", "share"),
         "distinct_2": ("different token pairs among all pairs of the responses", "share"),
         "distinct_3": ("different token triples among all triples of the responses", "share"),
-        "approx_kl": ("drift from the policy that drew the round, mean of its steps' tokens", "nats/token"),
-        "skipped_steps": ("optimiser steps left out because that drift passed kl_early_stop", "steps"),
         "repetition": ("share of a response's runs of four tokens that stood in it before, mean", "share"),
         "tokens_per_second": COMMON_METRICS["tokens_per_second"],
     },

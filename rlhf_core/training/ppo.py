@@ -25,6 +25,7 @@ from rlhf_core.text.template import cut_response, encode_prompt
 from rlhf_core.training.device import use_device
 from rlhf_core.training.lessons import Lessons, Tally, derive_lessons
 from rlhf_core.training.lion import Lion
+from rlhf_core.training.ppo_models import make_models
 from rlhf_core.training.ppo_steps import critic_step, policy_step
 from rlhf_core.training.run_directory import RunDirectory, RunState, settings_digest
 from rlhf_core.training.state import optimizer_tensors, restore_optimizer, take_prefix, with_prefix
@@ -37,6 +38,7 @@ def train_policy(run: RunDirectory) -> None:
         DatasetError: there are no prompts.
         CheckpointError: policy and reward model don't share a tokenizer.
         TrainingDiverged: a score, loss or the KL became non-finite, or the KL passed its hard cap. The last saved
+        ConfigError: more last layers than there are, or a reward model that the critic cannot start from.
             state stands.
         RunStopped: a stop was asked for and the state is saved.
     """
@@ -52,14 +54,7 @@ def train_policy(run: RunDirectory) -> None:
         raise DatasetError("found 0 prompts; at least 1 is needed")
 
     torch.manual_seed(derive_seed(config.seed, "initialise"))
-    model = ActorCritic(
-        palm,
-        actor_lora=config.lora_rank > 0,
-        critic_lora=config.lora_rank > 0,
-        actor_lora_r=max(config.lora_rank, 1),
-        critic_lora_r=max(config.lora_rank, 1),
-        critic_dim_out=1,
-    )
+    model = make_models(palm, config, reward_model)
     trainer = PolicyTrainer(model, prompts, reward_of(reward_model, tokenizer.end), config, tokenizer.end)
 
     digest = settings_digest(run)

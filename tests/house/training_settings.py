@@ -32,7 +32,7 @@ def render() -> str:
         parts.append(f"\n## {title}\n\n| setting | default | permitted | what it does |\n|---|---|---|---|\n")
         hints = get_type_hints(settings_type)
         for item in fields(settings_type):
-            is_number = hints[item.name] in (int, float) or hints[item.name] == float | None
+            is_number = hints[item.name] in (int, float, int | None, float | None)
             choices = " or ".join(get_args(hints[item.name])) if not is_number else ""
             permitted = permitted_range(item.metadata) if is_number else choices or "on or off"
             default = in_words(item.default)
