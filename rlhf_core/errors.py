@@ -27,6 +27,10 @@ class DatasetError(SteersmanError, ValueError):
     """The feedback cannot train a model: too little, one-sided, or malformed."""
 
 
+class ScoreError(SteersmanError, ValueError):
+    """A reward gave something else than one number for each response."""
+
+
 class CheckpointError(SteersmanError):
     """A checkpoint is missing, torn, altered, or of another kind than asked for."""
 

@@ -14,7 +14,7 @@ from rlhf_core.checkpoint import load_policy, load_reward_model, save_policy
 from rlhf_core.config import PolicyConfig, SamplingConfig, settings_to_dict
 from rlhf_core.errors import CheckpointError, DatasetError, TrainingDiverged
 from rlhf_core.evaluation import distinct_n
-from rlhf_core.generation.best_of_n import Score
+from rlhf_core.generation.best_of_n import Score, as_scores, rows_not_finite
 from rlhf_core.generation.sampler import generate_batch
 from rlhf_core.kl import AdaptiveKLController
 from rlhf_core.masking import Sequences, join_sequences
@@ -30,15 +30,18 @@ from rlhf_core.training.ppo_steps import critic_step, policy_step
 from rlhf_core.training.run_directory import RunDirectory, RunState, settings_digest
 from rlhf_core.training.state import optimizer_tensors, restore_optimizer, take_prefix, with_prefix
 
+TOKENS_SHOWN = 8  # of a response that an error names
+
 
 def train_policy(run: RunDirectory) -> None:
     """Train and save a policy; goes on where a stopped or killed run left off.
 
     Raises:
         DatasetError: there are no prompts.
-        CheckpointError: policy and reward model don't share a tokenizer.
-        TrainingDiverged: a score, loss or the KL became non-finite, or the KL passed its hard cap. The last saved
         ConfigError: more last layers than there are, or a reward model that the critic cannot start from.
+        CheckpointError: policy and reward model don't share a tokenizer.
+        ScoreError: the reward gives something else than a number for each response.
+        TrainingDiverged: a score, loss or the KL became non-finite, or the KL passed its hard cap. The last saved
             state stands.
         RunStopped: a stop was asked for and the state is saved.
     """
@@ -140,10 +143,10 @@ class PolicyTrainer:
         critic_weight_decay: float = 0.0,
         critic_adam_epsilon: float | None = None,
         use_lion: bool = False,
-        model.recompute_blocks(config.activation_checkpointing)
         rollout_rows: int | None = None,
     ) -> None:
         self.model = model.eval()  # for good: dropout would make the ratios of unchanged weights differ from 1
+        model.recompute_blocks(config.activation_checkpointing)
         self.prompts = [list(prompt) for prompt in prompts]
         self.score = score
         self.config = config
@@ -271,9 +274,14 @@ class PolicyTrainer:
             found = self.model.reference_log_probs(prompts[part], responses[part], temperature=self.config.temperature)
             reference.append(widen(found, longest))
             values.append(widen(self.model.values(self.join(prompts[part], responses[part])).float(), longest))
-        scores = self.score(prompts, responses).to(device).float()
-        if not bool(torch.isfinite(scores).all()):
-            raise TrainingDiverged(f"a score is not finite: {scores.tolist()}")
+        scores = as_scores(self.score(prompts, responses), len(responses))
+        if wrong := rows_not_finite(scores):
+            raise TrainingDiverged(
+                f"a score is not finite: {float(scores[wrong[0]])} for row {wrong[0]}, whose response begins with the "
+                f"tokens {responses[wrong[0]][:TOKENS_SHOWN]} (so are {len(wrong)} of {len(scores)} scores). Let the "
+                "reward give a finite number for every response, a low one where it has nothing to say"
+            )
+        scores = scores.to(device)
         return Rollout(
             prompts=prompts,
             responses=responses,

@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
 from rlhf_core.checkpoint import load_policy
 from rlhf_core.config import PolicyConfig
-from rlhf_core.errors import ConfigError
+from rlhf_core.errors import ConfigError, ScoreError, TrainingDiverged
 from rlhf_core.masking import join_sequences
 from rlhf_core.modules.reward_model import RewardModel
 from rlhf_core.records import write_prompts
@@ -145,3 +146,53 @@ def test_every_way_of_learning_makes_a_policy(
     assert moved
     if "last_layers" in settings:
         assert all(name.startswith(("blocks.1.", "norm.")) for name in moved)
+
+
+# Rewards
+
+
+def rolled_out(make_palm, score):
+    torch.manual_seed(0)
+    return PolicyTrainer(make_models(make_palm(), SMALL), PROMPTS, score, SMALL, None).roll_out(0)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [[0.5, 1, 2, -1.0], (0.5, 1, 2, -1.0), np.array([0.5, 1, 2, -1.0]), torch.tensor([0.5, 1, 2, -1.0]).double()],
+)
+def test_a_reward_may_give_a_list_an_array_or_a_tensor(make_palm, found):
+    assert_close(rolled_out(make_palm, lambda prompts, responses: found).scores, torch.tensor([0.5, 1, 2, -1.0]))
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (torch.zeros(3), r"gave the shape \(3,\) for 4 responses; 4 finite numbers are needed"),
+        (torch.zeros(4, 1), r"gave the shape \(4, 1\) for 4 responses"),
+        (torch.tensor(0.0), r"gave the shape \(\) for 4 responses"),
+        (np.zeros((4, 2)), r"gave the shape \(4, 2\) for 4 responses"),
+        ([1.0, 2.0], "gave 2 scores for 4 responses"),
+        ([1.0, 2.0, "good", 3.0], "gave 'good' for row 2, which is no number"),
+        ([1.0, [2.0], 3.0, 3.0], r"gave \[2.0\] for row 1"),
+        (1.0, "gave a float for 4 responses"),
+        (None, "gave a NoneType for 4 responses"),
+        ("1234", "gave a str for 4 responses"),
+    ],
+)
+def test_a_reward_of_another_form_is_refused_by_row_and_cure(make_palm, found, words):
+    with pytest.raises(ScoreError, match=words):
+        rolled_out(make_palm, lambda prompts, responses: found)
+
+
+def test_a_score_that_is_not_finite_is_named_with_its_row_and_response(make_palm):
+    seen = []
+
+    def score(prompts, responses):
+        seen.extend(responses)
+        return [0.0, 1.0, float("inf"), float("nan")]
+
+    with pytest.raises(TrainingDiverged) as caught:
+        rolled_out(make_palm, score)
+    assert f"a score is not finite: inf for row 2, whose response begins with the tokens {seen[2]}" in str(caught.value)
+    assert "2 of 4" in str(caught.value)
+    assert "a finite number for every response" in str(caught.value)
