@@ -1,4 +1,6 @@
-"""Generalised advantage estimation over responses of different lengths."""
+"""Advantages: of tokens by generalised estimation over responses of different lengths, of responses by their group."""
+
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -38,6 +40,40 @@ def estimate_advantages(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma:
 def estimate_returns(advantages: Tensor, values: Tensor, mask: Tensor) -> Tensor:
     """What the critic is to learn: unwhitened advantages plus the values they were measured from; 0 off the mask."""
     return torch.where(mask, advantages + values, 0.0)
+
+
+Baseline = Literal["leave-one-out", "mean", "mean-deviation"]
+
+
+def group_advantages(scores: Tensor, group_size: int, baseline: Baseline = "leave-one-out") -> Tensor:
+    """How much better each response is than the others to the same prompt.
+
+    Args:
+        scores: (responses,), those to one prompt side by side.
+        group_size: responses to each prompt, at least 2.
+        baseline: "leave-one-out" subtracts the mean of the *other* responses, which leaves the gradient unbiased
+            (RLOO, Ahmadian et al. 2024, https://arxiv.org/abs/2402.14740); "mean" that of all (Dr. GRPO, Liu et al.
+            2025, https://arxiv.org/abs/2503.20783), which is (group_size - 1) / group_size of it; "mean-deviation"
+            also divides by their biased standard deviation (GRPO, Shao et al. 2024, https://arxiv.org/abs/2402.03300),
+            which weighs prompts of nearly equal answers up.
+
+    Returns:
+        (responses,), exactly 0 in a group whose scores are all equal: it has nothing to teach.
+
+    Raises:
+        ValueError: the scores make no whole groups, or groups of one.
+    """
+    if scores.ndim != 1 or group_size < 2 or len(scores) % group_size:
+        raise ValueError(f"scores of shape {tuple(scores.shape)} make no whole groups of {group_size}, at least 2 each")
+    groups = scores.view(-1, group_size)
+    above = groups - groups.mean(dim=1, keepdim=True)
+    if baseline == "leave-one-out":
+        above = above * (group_size / (group_size - 1))
+    elif baseline == "mean-deviation":
+        above = above / above.square().mean(dim=1, keepdim=True).sqrt().clamp(min=torch.finfo(above.dtype).tiny)
+    # Rounding may part the mean of equal scores from them, and a division would make ones of that.
+    is_flat = groups.amax(dim=1, keepdim=True) == groups.amin(dim=1, keepdim=True)
+    return torch.where(is_flat, 0.0, above).flatten()
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:

@@ -81,6 +81,31 @@ def clipped_policy_loss(
     return PolicyLoss(per_token, ratios.detach(), (clipped > unclipped).detach())
 
 
+def staleness_weights(old_log_probs: Tensor, behaviour_log_probs: Tensor, *, cap: float) -> Tensor:
+    """min(π_old / π_behaviour, cap), by token: what a loss on responses of an older policy is to be multiplied by.
+
+    PPO's own ratio compares the policy in training with the one before the round, π_old. Where the responses were drawn
+    by another, because they come from earlier rounds or from a sampler that lags behind, this corrects for the rest;
+    the cap bounds the variance that a few unlikely tokens would bring. On fresh responses all weights are 1.
+
+    Args:
+        old_log_probs: (batch, response) of the drawn tokens under the policy before the round.
+        behaviour_log_probs: (batch, response) under the policy that drew them.
+        cap: at least 1; 2 to 3 is usual.
+
+    Returns:
+        (batch, response), detached: a weight, not a path for gradients.
+
+    Raises:
+        ValueError: ``cap`` is below 1, so that even fresh responses would be weighed down.
+
+    Source: truncated importance sampling, Ionides 2008; by token as in IMPALA, https://arxiv.org/abs/1802.01561
+    """
+    if not cap >= 1.0:
+        raise ValueError(f"cap = {cap} is not permitted: at least 1")
+    return torch.exp((old_log_probs - behaviour_log_probs).detach()).clamp(max=cap)
+
+
 def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, *, clip: float) -> tuple[Tensor, Tensor]:
     """½ · max(unclipped, clipped) squared error, per token, and where the clipped one was the larger.
 

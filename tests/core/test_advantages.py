@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from rlhf_core.advantages import estimate_advantages, estimate_returns, explained_variance
+from rlhf_core.advantages import estimate_advantages, estimate_returns, explained_variance, group_advantages
 
 NAN = float("nan")
 
@@ -58,3 +58,31 @@ def test_explained_variance_of_a_perfect_a_useless_and_a_constant_case():
 def test_tensors_of_different_shapes_are_refused():
     with pytest.raises(ValueError, match="shapes differ"):
         estimate_advantages(torch.zeros(1, 2), torch.zeros(1, 3), torch.ones(1, 2).bool(), gamma=1.0, lam=1.0)
+
+
+def test_leaving_one_out_compares_with_the_mean_of_the_others_rule_40():
+    scores = torch.tensor([1.0, 2.0, 6.0, 0.0, 0.0, -3.0])
+    # 1 - (2 + 6)/2, 2 - (1 + 6)/2, 6 - (1 + 2)/2; 0 - (0 - 3)/2 twice, -3 - 0
+    assert_close(group_advantages(scores, 3), torch.tensor([-3.0, -1.5, 4.5, 1.5, 1.5, -3.0]))
+
+
+def test_the_other_baselines_by_hand_rule_40():
+    scores = torch.tensor([1.0, 3.0, 2.0, 6.0])  # means 2 and 4, deviations 1 and 2
+    assert_close(group_advantages(scores, 2, "mean"), torch.tensor([-1.0, 1.0, -2.0, 2.0]))
+    assert_close(group_advantages(scores, 2, "mean-deviation"), torch.tensor([-1.0, 1.0, -1.0, 1.0]))
+    assert_close(group_advantages(scores, 2), 2 * group_advantages(scores, 2, "mean"))  # G / (G - 1)
+
+
+@pytest.mark.parametrize("baseline", ["leave-one-out", "mean", "mean-deviation"])
+def test_a_group_of_equal_scores_teaches_exactly_nothing_rule_40(baseline):
+    scores = torch.tensor([0.1] * 3 + [0.0, 1e-30, 0.0] + [-7.3] * 3)
+    found = group_advantages(scores, 3, baseline)
+    assert found[:3].tolist() == found[6:].tolist() == [0.0] * 3  # though 0.1 + 0.1 + 0.1 is not 0.3
+    assert bool(torch.isfinite(found).all())
+    assert float(found[4]) > 0
+
+
+@pytest.mark.parametrize(("shape", "size"), [((4,), 3), ((4,), 1), ((2, 2), 2)])
+def test_scores_that_make_no_groups_are_refused(shape, size):
+    with pytest.raises(ValueError, match="make no whole groups"):
+        group_advantages(torch.zeros(shape), size)

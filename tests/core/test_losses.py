@@ -14,6 +14,7 @@ from rlhf_core.losses import (
     comparison_loss,
     fit_step_biases,
     histogram_targets,
+    staleness_weights,
 )
 
 
@@ -158,3 +159,59 @@ def test_histogram_targets_sum_to_one_and_centre_on_the_value():
     assert_close((found[0] * (edges[:-1] + 0.5)).sum(), torch.tensor(2.5))
     assert found[1].argmax() == 0
     assert found[2].argmax() == 4
+
+
+def test_staleness_weights_are_ratios_up_to_a_cap_and_carry_no_gradient_rule_41():
+    old = torch.log(torch.tensor([[0.2, 0.6, 0.1, 0.4]])).requires_grad_()
+    behaviour = torch.log(torch.tensor([[0.2, 0.3, 0.4, 0.1]]))
+    found = staleness_weights(old, behaviour, cap=3.0)
+    assert_close(found, torch.tensor([[1.0, 2.0, 0.25, 3.0]]))  # the last is 4, capped
+    assert not found.requires_grad
+    assert torch.equal(staleness_weights(behaviour, behaviour, cap=2.0), torch.ones(1, 4))
+    with pytest.raises(ValueError, match="at least 1"):
+        staleness_weights(old, behaviour, cap=0.5)
+
+
+def test_weighed_stale_samples_have_the_gradient_of_fresh_ones_rule_41():
+    policy = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    behaviour = torch.tensor([0.3, 0.3, 0.2, 0.2], dtype=torch.float64)
+    advantages = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
+
+    def gradient(drawn_by, weights):
+        """Of the surrogate over all four tokens, each as often as it is drawn."""
+        log_probs = policy.log().requires_grad_()
+        loss = clipped_policy_loss(log_probs, policy.log(), advantages, clip_low=0.2).per_token
+        (drawn_by * weights * loss).sum().backward()
+        return log_probs.grad
+
+    weights = staleness_weights(policy.log(), behaviour.log(), cap=2.0)  # the largest ratio is 2
+    assert_close(gradient(behaviour, weights), gradient(policy, torch.ones(4)))
+    assert not torch.allclose(gradient(behaviour, torch.ones(4)), gradient(policy, torch.ones(4)), rtol=0.1)
+
+
+def test_responses_three_rounds_old_teach_nearly_as_well_as_fresh_ones_rule_41():
+    """Ten arms of rewards 0 to 9: 60 rounds of PPO, from the policy's own draws or from those of three rounds ago."""
+
+    def reward_after(staleness, cap):
+        generator = torch.Generator().manual_seed(0)
+        logits = torch.zeros(10, requires_grad=True)
+        optimizer = torch.optim.SGD([logits], lr=1.0)
+        past = [logits.detach().log_softmax(-1)] * (staleness + 1)
+        for _ in range(60):
+            behaviour = past[-1 - staleness]
+            drawn = torch.multinomial(behaviour.exp(), 256, replacement=True, generator=generator)
+            old = past[-1]
+            weights = staleness_weights(old[drawn], behaviour[drawn], cap=cap)
+            advantages = drawn - (old.exp() * torch.arange(10)).sum()
+            for _ in range(2):
+                optimizer.zero_grad()
+                now = logits.log_softmax(-1)[drawn]
+                loss = clipped_policy_loss(now, old[drawn], advantages / 10, clip_low=0.2).per_token
+                (weights * loss).mean().backward()
+                optimizer.step()
+            past.append(logits.detach().log_softmax(-1))
+        return float((past[-1].exp() * torch.arange(10)).sum())
+
+    fresh = reward_after(0, 2.0)
+    assert fresh > 8
+    assert reward_after(3, 2.0) >= 0.95 * fresh
