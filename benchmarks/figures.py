@@ -82,6 +82,12 @@ MEASUREMENTS: dict[str, Measurement] = {
         ("benchmarks.log_prob",),
         1,
     ),
+    "ppo-memory": Measurement(
+        "one iteration of PPO at a vocabulary of 50,000, 32 responses of 512 tokens",
+        ("benchmarks.ppo_memory",),
+        2,
+        is_slow=True,
+    ),
     "decoding-peers": Measurement(
         "decoding beside transformers and palm-rlhf-pytorch (after `make bench-peers`)",
         ("benchmarks.decoding_peers",),
@@ -166,6 +172,14 @@ FIGURES: tuple[Figure, ...] = (
     Figure("lm-step", "ours.mebibytes", "memory of that step above the loaded model", "<=", 170, "MiB"),
     Figure("log-prob", "over.full_logits", "log-prob and gradient, vocabulary 32,000: speed over full logits", ">=", 1),
     Figure("log-prob", "ours.mebibytes", "memory of that above states and output matrix", "<=", 250, "MiB"),
+    Figure(
+        "ppo-memory",
+        "mebibytes",
+        "PPO, vocabulary 50,000, 32 x 512 tokens: memory above the loaded models",
+        "<=",
+        600,
+        "MiB",
+    ),
     *(
         Figure(
             "decoding-peers",

@@ -15,11 +15,11 @@ from rlhf_core.training.device import keep_freed_memory
 from rlhf_core.training.pretrain import make_optimizer, next_token_loss
 
 
-def make(shape: Shape) -> PaLM:
+def make(shape: Shape, vocabulary: int = VOCABULARY) -> PaLM:
     torch.manual_seed(0)
     return PaLM(
         dim=shape.dim,
-        num_tokens=VOCABULARY,
+        num_tokens=vocabulary,
         depth=shape.depth,
         heads=shape.heads,
         dim_head=DIM_HEAD,

@@ -51,12 +51,23 @@ def reward_step(size: str, batch: int, length: int, steps: int, learning_rate: f
     return lambda: {"tokens": sum(train(model, optimizer) for _ in range(steps))}
 
 
-def ppo(size: str, samples: int, prompt: int, new: int, minibatch: int, learning_rate: float, learns: str) -> Work:
+def ppo(
+    size: str,
+    samples: int,
+    prompt: int,
+    new: int,
+    minibatch: int,
+    learning_rate: float,
+    learns: str,
+    micro_batch: int = 0,
+    vocabulary: int = VOCABULARY,
+) -> Work:
     """A whole iteration by ``PolicyTrainer``; no end token, so that every response has ``new`` tokens.
 
     Args:
         learns: "lora": adapters of policy and critic on one trunk, whose bare weights are the reference. "all": all
             weights of a policy and of a value model of its own, beside a frozen reference.
+        micro_batch: responses run through the networks at once; 0 takes the minibatch whole.
     """
     keep_freed_memory()  # as a run does
     torch.manual_seed(0)
@@ -64,6 +75,7 @@ def ppo(size: str, samples: int, prompt: int, new: int, minibatch: int, learning
         updates=1_000_000,  # so that the learning rates stand still
         rollout_batch_size=samples,
         minibatch_size=minibatch,
+        micro_batch_size=micro_batch,
         ppo_epochs=1,
         learning_rate=learning_rate,
         critic_learning_rate=learning_rate,
@@ -73,10 +85,10 @@ def ppo(size: str, samples: int, prompt: int, new: int, minibatch: int, learning
     )
 
     def prepare(shape: Shape) -> PolicyTrainer:
-        palm = make(shape)
+        palm = make(shape, vocabulary)
         reward_model = RewardModel(palm, dropout=0.0, use_lora=False)
         model = ActorCritic(palm, actor_lora=learns == "lora", critic_lora=learns == "lora", critic_dim_out=1)
-        prompts = torch.randint(3, VOCABULARY, (samples, prompt)).tolist()
+        prompts = torch.randint(3, vocabulary, (samples, prompt)).tolist()
         return PolicyTrainer(model, prompts, reward_of(reward_model, None), config, None)
 
     prepare(Shape(DIM_HEAD, 1)).update(0)  # loads the libraries, so that memory counts the task alone
