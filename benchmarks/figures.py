@@ -82,6 +82,12 @@ MEASUREMENTS: dict[str, Measurement] = {
     "feedback-steady": Measurement(
         "30 verdicts a second by a Poisson clock that waits for no answer", ("benchmarks.feedback", "steady"), 2
     ),
+    "volume": Measurement(
+        "1,000,000 ratings of 100,000 pairs: what a rater's acts ask of the database, and 30 verdicts a second",
+        ("benchmarks.volume",),
+        5,
+        is_slow=True,
+    ),
     "rating": Measurement("one rater by keyboard, 200 pairs in Chromium", ("benchmarks.rating",), 2),
     "import": Measurement("Python's start with and without `import rlhf_core`", ("benchmarks.importing",), 0.1),
     "lm-step": Measurement(
@@ -159,6 +165,24 @@ FIGURES: tuple[Figure, ...] = (
         "ms",
     ),
     Figure("feedback-steady", "unanswered", "verdicts at 30 a second that got no answer", "<=", 0),
+    Figure("volume", "ratings", "ratings in the project of the figures that follow", ">=", 1_000_000),
+    Figure("volume", "tables_read_whole", "large tables that an act of a rater reads from end to end", "<=", 0),
+    *(
+        Figure("volume", f"claim.{name}.p95_ms", f"claim by {words}, p95", "<=", 20, "ms")
+        for name, words in (
+            ("rater", "a rater of 47,000 ratings"),
+            ("newcomer", "a rater of none"),
+            ("leader", "one whose last 2,000 pairs are still open to others"),
+        )
+    ),
+    Figure(
+        "volume",
+        "steady.submit_and_next.p95_ms",
+        "server time of submit and next there, at 30 a second",
+        "<=",
+        50,
+        "ms",
+    ),
     Figure("rating", "key_to_next.p95_ms", "key press to the next pair painted, p95", "<=", 100, "ms"),
     Figure("rating", "pointer_events", "pointer events of a run by keyboard", "<=", 0),
     Figure("rating", "moved_pixels", "strip, prompt or verdict bar moved by, in that run", "<=", 0, "px"),
