@@ -88,6 +88,9 @@ MEASUREMENTS: dict[str, Measurement] = {
         5,
         is_slow=True,
     ),
+    "page": Measurement(
+        "the rater page over slow 4G, in Chromium, five times with an empty cache", ("benchmarks.page",), 1
+    ),
     "rating": Measurement("one rater by keyboard, 200 pairs in Chromium", ("benchmarks.rating",), 2),
     "import": Measurement("Python's start with and without `import rlhf_core`", ("benchmarks.importing",), 0.1),
     "lm-step": Measurement(
@@ -183,6 +186,8 @@ FIGURES: tuple[Figure, ...] = (
         50,
         "ms",
     ),
+    Figure("page", "kilobytes", "the rater page over the wire, all of it", "<=", 150, "kB"),
+    Figure("page", "first_paint.max_ms", "its first paint with content over slow 4G, slowest load", "<=", 1000, "ms"),
     Figure("rating", "key_to_next.p95_ms", "key press to the next pair painted, p95", "<=", 100, "ms"),
     Figure("rating", "pointer_events", "pointer events of a run by keyboard", "<=", 0),
     Figure("rating", "moved_pixels", "strip, prompt or verdict bar moved by, in that run", "<=", 0, "px"),
