@@ -1,21 +1,24 @@
-"""Raters at work, over HTTP, against a real studio: ``python -m benchmarks.feedback {exact,think}``; JSON out.
+"""Raters at work, over HTTP, against a real studio: ``python -m benchmarks.feedback {exact,think,steady}``; JSON out.
 
-``exact``: 32 clients without pause want 600 ratings (200 pairs, three each) and send 30 % of their verdicts twice;
-goal: 0 overshoot, 0 duplicates, 0 lost. ``think``: 20 raters think 2 to 5 seconds; goal: submit-and-next takes the
-server p95 <= 50 ms, as its Server-Timing header says; ``at_client`` is what these clients saw, which share the cores.
-Clients bring a session, since logging in is slow on purpose. A project of its own; the demo's stays as it is.
+``exact``: clients without pause want ratings, four of each pair, and send 30 % of their verdicts twice; goal: 0
+overshoot, 0 duplicates, 0 lost. ``--tabs 2`` gives each rater two clients, which stand before the same item. ``think``:
+20 raters think 2 to 5 seconds. ``steady``: verdicts arrive by a Poisson clock, 30 a second, whether or not those before
+them were answered, and each claims the next item; a client's time runs from when its verdict was due. Goal of both:
+submit-and-next takes the server p95 <= 50 ms, as its Server-Timing header says; ``at_client`` is what these clients
+saw, which share the cores. Clients bring a session, since logging in is slow on purpose. A project of its own; the
+demo's stays as it is.
 """
 
 import argparse
 import http.client
 import json
+import queue
 import random
 import re
 import statistics
 import threading
 import time
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -24,6 +27,8 @@ from benchmarks.studio import studio
 
 FIELD = re.compile(r'name="(token|submission_id)" value="([0-9a-f-]{36})"')
 CSRF = "a" * 32
+OVERLAP = 4
+WARM_UP_SECONDS = 5.0
 
 
 @dataclass
@@ -32,7 +37,9 @@ class Tally:
 
     seconds: list[float] = field(default_factory=list)  # from sending to the end of the answer
     server_seconds: list[float] = field(default_factory=list)  # of it, what the server says it took
-    acknowledged: set[str] = field(default_factory=set)
+    acknowledged: list[tuple[str, str]] = field(default_factory=list)  # token and key of each verdict said to be saved
+    refused: int = 0  # another verdict on the same item was there first
+    due: int = 0  # verdicts that a clock asked for
     errors: list[str] = field(default_factory=list)
 
 
@@ -44,6 +51,7 @@ class Client:
         self.connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)
         self.path = f"/p/{slug}/rate/"
         self.server_seconds = 0.0  # what the last answer took
+        self.is_refused = False  # whether it was 409
         self.headers = {"Cookie": f"sessionid={session}; csrftoken={CSRF}", "HX-Request": "true", "Referer": url}
 
     def get(self) -> str:
@@ -62,6 +70,7 @@ class Client:
         self.server_seconds = float((response.headers["Server-Timing"] or "").rpartition("dur=")[2]) / 1000
         if response.status not in (200, 409):
             raise RuntimeError(f"{response.status}: {text[:200]}")
+        self.is_refused = response.status == 409
         return text
 
 
@@ -76,7 +85,10 @@ def rate(client: Client, tally: Tally, dice: random.Random, *, pause: Callable[[
             page = client.post(**item, choice=choice, active_ms="1000")
             tally.seconds.append(time.monotonic() - begun)
             tally.server_seconds.append(client.server_seconds)
-            tally.acknowledged.add(item["submission_id"])
+            if client.is_refused:
+                tally.refused += 1
+            else:
+                tally.acknowledged.append((item["token"], choice))
             if dice.random() < 0.3:
                 page = client.post(**item, choice=choice, active_ms="1000")
     except Exception as error:  # a thread's border: what went wrong is part of the report
@@ -142,12 +154,13 @@ def make_session(user: Any) -> str:
 
 
 def run_raters(
-    url: str, project: Any, *, raters: int, pause: Callable[[random.Random], float], seconds: float
+    url: str, project: Any, *, raters: int, pause: Callable[[random.Random], float], seconds: float, tabs: int = 1
 ) -> Tally:
     tally = Tally()
+    sessions = make_sessions(project, raters)
     until = time.monotonic() + seconds
     threads = []
-    for number, session in enumerate(make_sessions(project, raters)):
+    for number, session in enumerate(sessions * tabs):
         dice = random.Random(number)
         client = Client(url, project.slug, session)
         arguments = {"pause": lambda dice=dice: pause(dice), "until": until}
@@ -164,27 +177,65 @@ def percentiles(seconds: list[float]) -> dict[str, float]:
     return {name: round(1000 * cuts[n - 1], 1) for name, n in (("p50_ms", 50), ("p95_ms", 95), ("p99_ms", 99))}
 
 
-def exact(url: str) -> dict[str, Any]:
-    from django.db.models import Count
-
-    from webapp.feedback.models import Rating
-
-    project = make_project("exact", pairs=200, overlap=3)
-    tally = run_raters(url, project, raters=32, pause=lambda dice: 0.0, seconds=120)
-    ratings = Rating.objects.filter(project=project)
-    counted = ratings.filter(is_current=True, counts_toward_overlap=True)
-    stored = {str(key) for key in ratings.values_list("submission_id", flat=True)}
-    per_item = counted.values("comparison").annotate(n=Count("id"))
-    twice = ratings.filter(is_current=True).values("comparison", "rater").annotate(n=Count("id")).filter(n__gt=1)
+def exact(url: str, *, ratings: int, clients: int, tabs: int, seconds: float) -> dict[str, Any]:
+    """``ratings`` wanted ratings by ``clients`` clients, ``tabs`` of which are one rater's."""
+    project = make_project("exact", pairs=ratings // OVERLAP, overlap=OVERLAP)
+    begun = time.monotonic()
+    tally = run_raters(url, project, raters=clients // tabs, tabs=tabs, pause=lambda dice: 0.0, seconds=seconds)
     return {
-        "wanted": 600,
-        "counted": counted.count(),
-        "overshoot": sum(max(0, row["n"] - 3) for row in per_item),
-        "duplicates": twice.count(),
-        "lost": len({uuid.UUID(key) for key in tally.acknowledged} - {uuid.UUID(key) for key in stored}),
+        "clients": clients,
+        "seconds": round(time.monotonic() - begun, 1),
+        "wanted": ratings,
+        **count_faults(project, tally.acknowledged),
+        "refused": tally.refused,
         "errors": tally.errors,
         "submit_and_next": percentiles(tally.server_seconds),
         "at_client": percentiles(tally.seconds),
+    }
+
+
+def count_faults(project: Any, acknowledged: Iterable[tuple[str, str]]) -> dict[str, int]:
+    """What the database has of the wanted ratings, and what it has too much or too little of.
+
+    Args:
+        acknowledged: the token of an item as it was shown, and the key whose verdict was said to be saved.
+
+    Returns:
+        ``claims``: presentations. ``counted``: ratings that count toward an overlap. ``overshoot``: those beyond the
+        project's overlap. ``duplicates``: pairs of rater and item with more than one current rating. ``lost``:
+        acknowledged verdicts that do not stand as they were pressed.
+    """
+    from django.db.models import Count
+
+    from webapp.feedback.models import Presentation, Rating
+    from webapp.feedback.verdicts import verdict_of
+
+    current = Rating.objects.filter(project=project, is_current=True)
+    counted = current.filter(counts_toward_overlap=True)
+    per_item = counted.order_by().values_list("comparison").annotate(n=Count("id"))
+    twice = current.order_by().values("comparison", "rater").annotate(n=Count("id")).filter(n__gt=1)
+    shown = Presentation.objects.filter(slot__project=project)
+    presented = {
+        str(token): (item, rater, kind, first_is_left)
+        for token, item, rater, kind, first_is_left in shown.values_list(
+            "token", "slot__comparison", "rater", "slot__comparison__kind", "first_is_left"
+        )
+    }
+    stands = {
+        (item, rater): (verdict, both_bad)
+        for item, rater, verdict, both_bad in current.values_list("comparison", "rater", "verdict", "both_bad")
+    }
+    lost = 0
+    for token, choice in acknowledged:
+        item, rater, kind, first_is_left = presented[token]
+        pressed = verdict_of(choice=choice, kind=kind, first_is_left=first_is_left)
+        lost += stands.get((item, rater)) != pressed
+    return {
+        "claims": len(presented),
+        "counted": counted.count(),
+        "overshoot": sum(max(0, n - project.overlap) for _, n in per_item),
+        "duplicates": twice.count(),
+        "lost": lost,
     }
 
 
@@ -200,13 +251,100 @@ def think(url: str, seconds: float) -> dict[str, Any]:
     }
 
 
+def answer_arrivals(client: Client, page: str, arrivals: "queue.Queue[float | None]", tally: Tally) -> None:
+    """Judge the item of ``page``, and what follows it, once for each moment of ``arrivals`` (monotonic, s)."""
+    try:
+        while (due := arrivals.get()) is not None:
+            item = dict(FIELD.findall(page))
+            page = client.post(**item, choice="4", active_ms="1000")
+            tally.seconds.append(time.monotonic() - due)
+            tally.server_seconds.append(client.server_seconds)
+            tally.acknowledged.append((item["token"], "4"))
+    except Exception as error:  # a thread's border: what went wrong is part of the report
+        tally.errors.append(repr(error))
+
+
+def run_arrivals(clients: list[Client], *, rate: float, seconds: float, seed: int = 0) -> Tally:
+    """Verdicts by a Poisson clock of ``rate`` a second, each sent by whichever client is free.
+
+    The clock waits for no answer. Where all clients are busy a verdict waits for one, and that wait is part of its
+    time, so that a slow server can not slow down what it is measured by (coordinated omission).
+    """
+    arrivals: queue.Queue[float | None] = queue.Queue()
+    tally, dice = Tally(), random.Random(seed)
+    pages = [client.get() for client in clients]
+    workers = [
+        threading.Thread(target=answer_arrivals, args=(client, page, arrivals, tally))
+        for client, page in zip(clients, pages, strict=True)
+    ]
+    for worker in workers:
+        worker.start()
+    due = time.monotonic()
+    end = due + seconds
+    while (due := due + dice.expovariate(rate)) < end:
+        time.sleep(max(0.0, due - time.monotonic()))
+        arrivals.put(due)
+        tally.due += 1
+    for _ in workers:
+        arrivals.put(None)
+    for worker in workers:
+        worker.join()
+    return tally
+
+
+def steady(url: str, *, rate: float, seconds: float, raters: int = 32) -> dict[str, Any]:
+    """``rate`` verdicts a second for so long, after some seconds that warm the server up and do not count."""
+    expected = rate * (WARM_UP_SECONDS + seconds)
+    project = make_project("steady", pairs=int(1.25 * expected) + raters, overlap=1)
+    clients = [Client(url, project.slug, session) for session in make_sessions(project, raters)]
+    return steady_result(clients, rate=rate, seconds=seconds)
+
+
+def steady_result(clients: list[Client], *, rate: float, seconds: float) -> dict[str, Any]:
+    """Warm up, measure, and say what was seen."""
+    run_arrivals(clients, rate=rate, seconds=WARM_UP_SECONDS, seed=1)
+    tally = run_arrivals(clients, rate=rate, seconds=seconds)
+    return {
+        "per_second": rate,
+        "submissions": len(tally.seconds),
+        "unanswered": tally.due - len(tally.seconds),
+        "submit_and_next": percentiles(tally.server_seconds),
+        "at_client": percentiles(tally.seconds),
+        "errors": tally.errors,
+    }
+
+
+def positive(text: str) -> float:
+    """A number above 0 from the command line."""
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} must be above 0")
+    return number
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["exact", "think"])
-    parser.add_argument("--seconds", type=float, default=120, help="how long the raters of 'think' work")
-    arguments = parser.parse_args()
+    parser.add_argument("what", choices=["exact", "think", "steady"])
+    parser.add_argument(
+        "--seconds", type=positive, help="how long 'think' (120) and 'steady' (60) work, and the most for 'exact' (120)"
+    )
+    parser.add_argument("--rate", type=positive, default=30.0, help="verdicts a second of 'steady'")
+    parser.add_argument("--ratings", type=int, default=600, help=f"wanted by 'exact', a multiple of {OVERLAP}")
+    parser.add_argument("--clients", type=int, default=32, help="of 'exact', a multiple of --tabs")
+    parser.add_argument("--tabs", type=int, default=1, help="clients that are one rater's, of 'exact'")
+    given = parser.parse_args()
+    if given.ratings < OVERLAP or given.ratings % OVERLAP:
+        parser.error(f"--ratings {given.ratings}: must be a multiple of {OVERLAP}, since each pair is rated so often")
+    if given.tabs < 1 or given.clients < OVERLAP * given.tabs or given.clients % given.tabs:
+        parser.error(f"--clients {given.clients} --tabs {given.tabs}: {OVERLAP} raters or more, each with so many tabs")
     with studio() as url:
-        result = exact(url) if arguments.what == "exact" else think(url, arguments.seconds)
+        if given.what == "exact":
+            shape = {"ratings": given.ratings, "clients": given.clients, "tabs": given.tabs}
+            result = exact(url, **shape, seconds=given.seconds or 120)
+        elif given.what == "steady":
+            result = steady(url, rate=given.rate, seconds=given.seconds or 60)
+        else:
+            result = think(url, given.seconds or 120)
     print(json.dumps(result, indent=1))
 
 

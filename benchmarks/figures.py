@@ -68,7 +68,29 @@ MEASUREMENTS: dict[str, Measurement] = {
     "feedback-exact": Measurement(
         "32 clients without pause want 600 ratings and send 30 % of them twice", ("benchmarks.feedback", "exact"), 1
     ),
+    "feedback-exact-64": Measurement(
+        "64 clients, two of each rater, want 10,000 ratings and send 30 % of them twice",
+        (
+            *("benchmarks.feedback", "exact", "--ratings", "10000", "--clients", "64", "--tabs", "2"),
+            "--seconds",
+            "1800",
+        ),
+        8,
+        is_slow=True,
+    ),
     "feedback-think": Measurement("20 raters who think 2 to 5 s", ("benchmarks.feedback", "think"), 3),
+    "feedback-steady": Measurement(
+        "30 verdicts a second by a Poisson clock that waits for no answer", ("benchmarks.feedback", "steady"), 2
+    ),
+    "volume": Measurement(
+        "1,000,000 ratings of 100,000 pairs: what a rater's acts ask of the database, and 30 verdicts a second",
+        ("benchmarks.volume",),
+        5,
+        is_slow=True,
+    ),
+    "page": Measurement(
+        "the rater page over slow 4G, in Chromium, five times with an empty cache", ("benchmarks.page",), 1
+    ),
     "rating": Measurement("one rater by keyboard, 200 pairs in Chromium", ("benchmarks.rating",), 2),
     "import": Measurement("Python's start with and without `import rlhf_core`", ("benchmarks.importing",), 0.1),
     "lm-step": Measurement(
@@ -134,13 +156,56 @@ FIGURES: tuple[Figure, ...] = (
     Figure("loop", "seconds.reward", "reward model on 400 comparisons", "<=", 90, "s"),
     Figure("loop", "seconds.policy", 'PPO with preset "CPU"', "<=", 240, "s"),
     Figure("loop", "seconds.promote_to_first_sample", "promotion to the first new sample in the queue", "<=", 15, "s"),
-    Figure("feedback-exact", "overshoot", "ratings above the wanted overlap", "<=", 0),
-    Figure("feedback-exact", "duplicates", "ratings given twice", "<=", 0),
-    Figure("feedback-exact", "lost", "acknowledged ratings not in the database", "<=", 0),
-    Figure("feedback-exact", "counted", "ratings counted, of 600 wanted", ">=", 600),
+    *(
+        figure
+        for name, wanted, written in (("feedback-exact", 600, "600"), ("feedback-exact-64", 10_000, "10,000"))
+        for figure in (
+            Figure(name, "overshoot", f"ratings above the wanted overlap, of {written}", "<=", 0),
+            Figure(name, "duplicates", f"ratings given twice, of {written}", "<=", 0),
+            Figure(name, "lost", f"acknowledged ratings that do not stand as pressed, of {written}", "<=", 0),
+            Figure(name, "counted", f"ratings counted, of {written} wanted", ">=", wanted),
+        )
+    ),
     Figure(
         "feedback-think", "submit_and_next.p95_ms", "server time of submit and next, p95 of 20 raters", "<=", 50, "ms"
     ),
+    Figure(
+        "feedback-steady",
+        "submit_and_next.p95_ms",
+        "server time of submit and next, p95 at 30 a second",
+        "<=",
+        50,
+        "ms",
+    ),
+    Figure(
+        "feedback-steady",
+        "at_client.p95_ms",
+        "submit and next from when it was due, p95 at 30 a second",
+        "<=",
+        50,
+        "ms",
+    ),
+    Figure("feedback-steady", "unanswered", "verdicts at 30 a second that got no answer", "<=", 0),
+    Figure("volume", "ratings", "ratings in the project of the figures that follow", ">=", 1_000_000),
+    Figure("volume", "tables_read_whole", "large tables that an act of a rater reads from end to end", "<=", 0),
+    *(
+        Figure("volume", f"claim.{name}.p95_ms", f"claim by {words}, p95", "<=", 20, "ms")
+        for name, words in (
+            ("rater", "a rater of 47,000 ratings"),
+            ("newcomer", "a rater of none"),
+            ("leader", "one whose last 2,000 pairs are still open to others"),
+        )
+    ),
+    Figure(
+        "volume",
+        "steady.submit_and_next.p95_ms",
+        "server time of submit and next there, at 30 a second",
+        "<=",
+        50,
+        "ms",
+    ),
+    Figure("page", "kilobytes", "the rater page over the wire, all of it", "<=", 150, "kB"),
+    Figure("page", "first_paint.max_ms", "its first paint with content over slow 4G, slowest load", "<=", 1000, "ms"),
     Figure("rating", "key_to_next.p95_ms", "key press to the next pair painted, p95", "<=", 100, "ms"),
     Figure("rating", "pointer_events", "pointer events of a run by keyboard", "<=", 0),
     Figure("rating", "moved_pixels", "strip, prompt or verdict bar moved by, in that run", "<=", 0, "px"),

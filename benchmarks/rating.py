@@ -7,11 +7,10 @@ it is.
 
 import argparse
 import json
-import os
-import shutil
 import statistics
 from typing import Any
 
+from benchmarks.browser import chromium
 from benchmarks.feedback import make_project, make_sessions
 from benchmarks.studio import studio
 
@@ -57,15 +56,9 @@ and after each paint. The browser's own measure of layout shift leaves out what 
 
 def measure(url: str, items: int) -> dict[str, Any]:
     """Judge ``items`` pairs as soon as the page takes a key."""
-    from playwright.sync_api import sync_playwright
-
     project = make_project("rating", pairs=items, overlap=1)
     (session,) = make_sessions(project, 1)
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        raise SystemExit("Chromium is missing: apt-get install -y chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+    with chromium() as browser:
         context = browser.new_context(viewport={"width": 1440, "height": 900})
         context.add_cookies([{"name": "sessionid", "value": session, "url": url}])
         context.add_init_script(WATCH)
@@ -78,7 +71,6 @@ def measure(url: str, items: int) -> dict[str, Any]:
             page.wait_for_function("old => document.querySelector('[name=token]')?.value !== old", arg=token)
         page.wait_for_selector("#empty")
         seen = page.evaluate("seen")
-        browser.close()
     waits = sorted(seen["waits"])
     cuts = statistics.quantiles(waits, n=100)
     return {
@@ -94,7 +86,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, default=200)
     arguments = parser.parse_args()
-    os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "true")  # playwright keeps an event loop in this thread
     with studio() as url:
         print(json.dumps(measure(url, arguments.items), indent=1))
 

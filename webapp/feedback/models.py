@@ -88,7 +88,9 @@ class Slot(models.Model):
     ordinal = models.PositiveSmallIntegerField()
     priority = models.IntegerField(default=0)
     state = models.CharField(max_length=6, choices=State.choices, default=State.OPEN)
-    rater = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.PROTECT, related_name="slots")
+    rater = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, on_delete=models.PROTECT, related_name="slots", db_index=False
+    )  # slot_of_rater serves instead
     token = models.UUIDField(default=uuid.uuid4, unique=True)
     lease_until = models.DateTimeField(null=True)
 
@@ -108,7 +110,9 @@ class Slot(models.Model):
         indexes = [
             models.Index(
                 fields=["project", "-priority", "id"], name="slot_next", condition=Q(state__in=["open", "leased"])
-            )
+            ),
+            # What a rater holds is one or two rows among all that the rater has ever judged.
+            models.Index(fields=["rater", "state"], name="slot_of_rater"),
         ]
 
     def __str__(self) -> str:
