@@ -5,12 +5,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf_core.commands import (
     NOT_SHAPE,
@@ -46,6 +46,9 @@ from rlhf_core.training.run_directory import (
     store_folder,
     write_error,
 )
+
+if TYPE_CHECKING:
+    from rlhf_core.generation.sampler import Generation
 
 EXIT_BUSY = 1
 ROWS_AT_ONCE = 64
@@ -370,41 +373,51 @@ def sample(options: argparse.Namespace) -> int:
     prompts = prompts_to_answer(wanted)
 
     from rlhf_core.checkpoint import load_policy  # torch loads here
-    from rlhf_core.generation.sampler import generate_batch
+    from rlhf_core.generation.sampler import generate_stream
     from rlhf_core.text.template import encode_prompt
 
     palm, tokenizer, _ = load_policy(wanted["policy"])
     use_threads(threads)
     encoded = [encode_prompt(tokenizer, prompt.text, sampling.max_prompt_tokens) for prompt in prompts]
-    together = max(1, ROWS_AT_ONCE // samples)  # prompts in a batch
-    for first in range(0, len(prompts), together):
-        batch = encoded[first : first + together]
-        for begin in range(0, samples, ROWS_AT_ONCE):
-            count = min(ROWS_AT_ONCE, samples - begin)
-            places = [(first + row, begin + nth) for row in range(len(batch)) for nth in range(count)]
-            seeds = [seed + row * samples + nth for row, nth in places]
-            drawn = generate_batch(
-                palm, batch, sampling=sampling, end_id=tokenizer.end, seeds=seeds, samples_per_prompt=count
-            )
-            for (row, _), number, generation in zip(places, seeds, drawn, strict=True):
-                text = tokenizer.decode(generation.tokens)
-                if not wanted.get("json"):
-                    print(f"[{number}] {prompts[row].text.rstrip()}{text}\n")
-                    continue
-                line = {
-                    "prompt_id": prompts[row].prompt_id,
-                    "prompt": prompts[row].text,
-                    "seed": number,
-                    "text": text,
-                    "tokens": generation.tokens,
-                    "log_prob": sum(generation.log_probs),
-                    "finish_reason": generation.finish_reason,
-                }
-                print(json.dumps(line))
+    drawn = generate_stream(
+        palm,
+        encoded,
+        sampling=sampling,
+        end_id=tokenizer.end,
+        seeds=[seed + number for number in range(len(prompts) * samples)],
+        samples_per_prompt=samples,
+        rows=ROWS_AT_ONCE,
+    )
+    for number, generation in in_order(drawn):
+        prompt, text = prompts[number // samples], tokenizer.decode(generation.tokens)
+        if not wanted.get("json"):
+            print(f"[{seed + number}] {prompt.text.rstrip()}{text}\n", flush=True)
+            continue
+        line = {
+            "prompt_id": prompt.prompt_id,
+            "prompt": prompt.text,
+            "seed": seed + number,
+            "text": text,
+            "tokens": generation.tokens,
+            "log_prob": sum(generation.log_probs),
+            "finish_reason": generation.finish_reason,
+        }
+        print(json.dumps(line), flush=True)
     return EXIT_DONE
 
 
 SAMPLE_OPTIONS = {"policy", "prompt", "prompts", "samples", "seed", "json", "threads"}
+
+
+def in_order(drawn: "Iterable[tuple[int, Generation]]") -> "Iterator[tuple[int, Generation]]":
+    """Responses by number, each as soon as those before it have ended too."""
+    waiting: dict[int, Generation] = {}
+    following = 0
+    for number, generation in drawn:
+        waiting[number] = generation
+        while following in waiting:
+            yield following, waiting.pop(following)
+            following += 1
 
 
 def prompts_to_answer(wanted: dict[str, Any]) -> list[Prompt]:

@@ -488,7 +488,7 @@ def test_a_policy_trained_from_a_shell_can_be_sampled_from_it(policy, capsys):
     assert again[0]["tokens"] == first[1]["tokens"]
 
 
-def test_many_samples_come_in_batches_with_the_seeds_in_order(policy, capsys, monkeypatch):
+def test_many_samples_through_few_rows_come_in_the_order_of_their_seeds(policy, capsys, monkeypatch):
     whole = drawn(capsys, "--policy", str(policy), "--prompt", "Review", "--samples", "9")
     monkeypatch.setattr(cli, "ROWS_AT_ONCE", 4)
     assert [
