@@ -99,6 +99,7 @@ class ModelConfig(Settings):
 
 Schedule = Literal["wsd", "cosine"]
 CriticTrunk = Literal["shared", "own", "reward-model"]
+EnsembleScoring = Literal["mean", "worst", "mean-variance"]
 
 
 @dataclass(frozen=True)

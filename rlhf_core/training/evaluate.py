@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import torch
 
-from rlhf_core.checkpoint import load_policy, load_reward_model
+from rlhf_core.checkpoint import load_policy
 from rlhf_core.config import EvaluateConfig
 from rlhf_core.durable import sha256, write_atomically
 from rlhf_core.errors import CheckpointError, DatasetError, TrainingDiverged
@@ -24,13 +24,14 @@ from rlhf_core.generation.sampler import generate_batch
 from rlhf_core.kl import k1, k3
 from rlhf_core.modules.palm import PaLM
 from rlhf_core.records import Prompt
+from rlhf_core.rewards import Reward
 from rlhf_core.seeds import derive_seed
 from rlhf_core.store import verify
 from rlhf_core.text.template import encode_prompt
 from rlhf_core.text.tokenizer import Tokenizer
 from rlhf_core.training.device import use_device
-from rlhf_core.training.ppo import Score, reward_of
 from rlhf_core.training.run_directory import RunDirectory, RunStopped, settings_digest
+from rlhf_core.training.scoring import load_scoring
 
 SAMPLES = "samples.jsonl"
 CANDIDATE = "candidate"
@@ -42,7 +43,7 @@ class Answer:
 
     Attributes:
         log_prob: summed over ``tokens``, in nats, under the distribution that they were drawn from.
-        reward: the reward model's score; None without one.
+        reward: the score of the reward model or function; None without one.
         candidate_log_probs: this policy's log-probability of each token of the *candidate's* response to the prompt,
             at the sampling temperature.
     """
@@ -79,7 +80,8 @@ def evaluate_policy(run: RunDirectory) -> None:
     parts = {CANDIDATE: run.policy, **run.references}
     ids = {part: str(verify(path)["id"]) for part, path in parts.items()}
     tokenizer = load_policy(run.policy)[1]
-    score = load_score(run.reward_model, tokenizer, device) if run.inputs.get("reward_model") else None
+    scoring = load_scoring(run, tokenizer, device)
+    score = scoring.score if scoring else None
 
     answers: dict[str, list[Answer]] = {}
     digest = settings_digest(run)
@@ -111,14 +113,6 @@ def evaluate_policy(run: RunDirectory) -> None:
     report["checkpoints"] = ids
     report["samples"] = {"file": SAMPLES, "sha256": write_samples(run.path / SAMPLES, answers)}
     run.finish([], metrics, report)
-
-
-def load_score(path: Path, tokenizer: Tokenizer, device: torch.device) -> Score:
-    """The reward model of a checkpoint as a score of responses written with ``tokenizer``."""
-    reward_model, reward_tokenizer, _ = load_reward_model(path)
-    if reward_tokenizer.sha256 != tokenizer.sha256:
-        raise CheckpointError("the reward model reads other tokens than the candidate writes: their tokenizers differ")
-    return reward_of(reward_model.to(device), tokenizer.end)
 
 
 def load_same(path: Path, tokenizer: Tokenizer) -> PaLM:
@@ -157,7 +151,7 @@ def ask(
     tokenizer: Tokenizer,
     prompts: Sequence[Prompt],
     candidates: Sequence[Answer] | None,
-    score: Score | None,
+    score: Reward | None,
 ) -> list[Answer]:
     """One policy's response to each prompt, and how likely the candidate's responses are under it.
 
