@@ -14,7 +14,8 @@ class RewardHead(nn.Linear):
     """One linear head, or several side by side for the members of an ensemble, with a likelihood for ratings.
 
     - ``binned``: log-odds of the ratings 0 to n - 1; the value is their expectation, in bins.
-    - ``ordinal``: the value is one number without bounds; between two ratings stands a learned threshold on its scale.
+    - ``ordinal``: the value is one number without bounds; between two ratings stands a learned threshold, on a scale
+      that is learned too.
     - ``scalar``: the value is one number, a rating a noisy reading of it.
     - ``pairwise``: the value is one number that only comparisons teach.
 
@@ -43,6 +44,7 @@ class RewardHead(nn.Linear):
         if kind == "ordinal":  # equally common ratings, until start_from_habits knows better
             even = fit_thresholds(torch.zeros(0, dtype=torch.long), bins)
             self.thresholds = nn.Parameter(spaced(even).repeat(members, 1))
+            self.rating_log_scale = nn.Parameter(torch.zeros(members))
 
     def member_outputs(self, pooled: Tensor) -> Tensor:
         """(members, batch, dim) or, where all read the same, (1, batch, dim) -> (members, batch, outputs)."""
@@ -74,7 +76,8 @@ class RewardHead(nn.Linear):
         if self.kind == "binned":
             return binned_cross_entropy(outputs, labels, weights)
         if self.kind == "ordinal":
-            return cumulative_link_loss(self.value(outputs), labels, rising(self.thresholds[member]), weights)
+            scaled = self.rating_log_scale[member].exp() * self.value(outputs)
+            return cumulative_link_loss(scaled, labels, rising(self.thresholds[member]), weights)
         return weighted_mean((self.value(outputs) - labels).square(), weights)
 
     def check_labels(self, labels: Tensor) -> None:

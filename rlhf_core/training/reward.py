@@ -172,9 +172,9 @@ def plan_steps(records: int, config: RewardConfig) -> list[list[int]]:
 
 
 def make_optimizer(model: RewardModel, config: RewardConfig) -> torch.optim.AdamW:
-    """AdamW; matrices decay. The few numbers of the comparison model have far to go: they learn ten times faster."""
+    """AdamW; matrices decay. The few numbers of the likelihoods have far to go: they learn ten times faster."""
     few = [model.comparison_log_scale, model.step_biases]
-    few += [model.head.thresholds] if model.head.kind == "ordinal" else []
+    few += [model.head.thresholds, model.head.rating_log_scale] if model.head.kind == "ordinal" else []
     segments = [model.prompt_embedding, model.response_embedding]
     others = [parameter for parameter in model.finetune_parameters() if not is_among(parameter, few)]
     matrices = [one for one in others if one.ndim > 1 and not is_among(one, segments)]
