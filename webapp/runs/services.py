@@ -404,11 +404,13 @@ def succeed(
     outputs: Iterable[Mapping[str, Any]],
     result: Mapping[str, Any],
     evaluation: EvaluationResult | None = None,
+    report: Mapping[str, Any] | None = None,
 ) -> Run:
     """Finish a run with what it made: checkpoint rows, their origin and the new state, all or nothing.
 
     ``outputs`` are those of result.json (``kind`` and ``id``, the checkpoint's SHA-256), ``result`` its metrics; an
-    evaluation's samples and findings are written in the same transaction, so that none comes twice.
+    evaluation's samples and findings are written in the same transaction, so that none comes twice; another run's
+    ``report`` is kept with its numbers.
     Where a cancel was asked for before the result came, the run ends as cancelled, with no outputs.
     """
     with transaction.atomic():
@@ -429,7 +431,7 @@ def succeed(
                 note(run, "log", f"this is bit for bit {checkpoint}, which run {origin.run.number} made")
         if evaluation is not None:
             record_evaluation(run, evaluation)
-        run.result = numbers
+        run.result = numbers if report is None else {**numbers, "report": finite(dict(report))}
         run.save(update_fields=["result"])
         return end(claim, run, State.SUCCEEDED, "")
 
