@@ -27,15 +27,30 @@ Rows: TypeAlias = list[list[int]]
 TOKENS_SHOWN = 8  # of a response that a message names
 
 
-def reward_of(reward_model: RewardModel, end_id: int | None) -> Reward:
+class ModelReward:
     """A reward model as a reward of whole responses; what stands after the first end token is not read."""
-    reward_model.eval().requires_grad_(False)  # no dropout: equal responses get equal scores
 
-    def score(prompts: Rows, responses: Rows) -> Tensor:
-        ended = responses if end_id is None else [cut_response(response, end_id) for response in responses]
-        return reward_model.score(join_sequences(prompts, ended, device=reward_model.palm.device))
+    def __init__(self, reward_model: RewardModel, end_id: int | None) -> None:
+        self.reward_model = reward_model.eval().requires_grad_(False)  # no dropout: equal responses get equal scores
+        self.end_id = end_id
 
-    return score
+    def members(self, prompts: Rows, responses: Rows) -> Tensor:
+        """(members, rows) normalised scores."""
+        end = self.end_id
+        ended = responses if end is None else [cut_response(response, end) for response in responses]
+        return self.reward_model.member_scores(join_sequences(prompts, ended, device=self.reward_model.palm.device))
+
+    def __call__(self, prompts: Rows, responses: Rows) -> Tensor:
+        return self.reward_model.combine(self.members(prompts, responses))
+
+    def uncertainty(self, prompts: Rows, responses: Rows) -> Tensor:
+        """(rows,) standard deviation between an ensemble's members, in units of the score; 0 for one model alone."""
+        return self.reward_model.uncertainty_of(self.members(prompts, responses))
+
+
+def reward_of(reward_model: RewardModel, end_id: int | None) -> ModelReward:
+    """A reward model as a reward of responses that end with ``end_id``; None reads them to their last token."""
+    return ModelReward(reward_model, end_id)
 
 
 def reward_from_function(function: TextFunction, tokenizer: Tokenizer, role: str = "reward") -> Reward:

@@ -24,14 +24,13 @@ from rlhf_core.generation.sampler import generate_batch
 from rlhf_core.kl import k1, k3
 from rlhf_core.modules.palm import PaLM
 from rlhf_core.records import Prompt
-from rlhf_core.rewards import Reward
 from rlhf_core.seeds import derive_seed
 from rlhf_core.store import verify
 from rlhf_core.text.template import encode_prompt
 from rlhf_core.text.tokenizer import Tokenizer
 from rlhf_core.training.device import use_device
 from rlhf_core.training.run_directory import RunDirectory, RunStopped, settings_digest
-from rlhf_core.training.scoring import load_scoring
+from rlhf_core.training.scoring import Scoring, load_scoring
 
 SAMPLES = "samples.jsonl"
 CANDIDATE = "candidate"
@@ -44,6 +43,7 @@ class Answer:
     Attributes:
         log_prob: summed over ``tokens``, in nats, under the distribution that they were drawn from.
         reward: the score of the reward model or function; None without one.
+        uncertainty: standard deviation between the members of a reward model that is an ensemble; None otherwise.
         candidate_log_probs: this policy's log-probability of each token of the *candidate's* response to the prompt,
             at the sampling temperature.
     """
@@ -57,6 +57,7 @@ class Answer:
     log_prob: float
     reward: float | None
     candidate_log_probs: list[float]
+    uncertainty: float | None = None
 
 
 def evaluate_policy(run: RunDirectory) -> None:
@@ -81,7 +82,6 @@ def evaluate_policy(run: RunDirectory) -> None:
     ids = {part: str(verify(path)["id"]) for part, path in parts.items()}
     tokenizer = load_policy(run.policy)[1]
     scoring = load_scoring(run, tokenizer, device)
-    score = scoring.score if scoring else None
 
     answers: dict[str, list[Answer]] = {}
     digest = settings_digest(run)
@@ -100,7 +100,7 @@ def evaluate_policy(run: RunDirectory) -> None:
             tokenizer,
             prompts,
             answers.get(ids[CANDIDATE]),
-            score,
+            scoring,
         )
         drawn += sum(len(answer.tokens) for answer in answers[ids[part]])
         run.save_or_stop(asking.done + len(prompts), 1, lambda: ({}, capture(digest, answers)))
@@ -151,7 +151,7 @@ def ask(
     tokenizer: Tokenizer,
     prompts: Sequence[Prompt],
     candidates: Sequence[Answer] | None,
-    score: Reward | None,
+    scoring: Scoring | None,
 ) -> list[Answer]:
     """One policy's response to each prompt, and how likely the candidate's responses are under it.
 
@@ -170,7 +170,8 @@ def ask(
         responses = [generation.tokens for generation in drawn]
         read = responses if candidates is None else [answer.tokens for answer in candidates[at : at + len(batch)]]
         found = sequence_log_probs(palm, encoded, read, temperature=config.temperature)
-        rewards = score(encoded, responses).tolist() if score is not None else [None] * len(batch)
+        rewards = scoring.score(encoded, responses).tolist() if scoring else [None] * len(batch)
+        uncertainties = scoring.uncertainty(encoded, responses) if scoring else [None] * len(batch)
         if any(reward is not None and not math.isfinite(reward) for reward in rewards):
             raise TrainingDiverged(f"a score of the {asking.part}'s responses is not finite: {rewards}")
         for row, (prompt, generation) in enumerate(zip(batch, drawn, strict=True)):
@@ -184,6 +185,7 @@ def ask(
                     finish_reason=generation.finish_reason,
                     log_prob=math.fsum(generation.log_probs),
                     reward=rewards[row],
+                    uncertainty=uncertainties[row],
                     candidate_log_probs=found.log_probs[row, : len(read[row])].tolist(),
                 )
             )

@@ -57,7 +57,7 @@ def train_policy(run: RunDirectory) -> None:
         raise DatasetError("found 0 prompts; at least 1 is needed")
 
     torch.manual_seed(derive_seed(config.seed, "initialise"))
-    model = make_models(palm, config, scoring.reward_model)
+    model = make_models(palm, config, scoring.model.reward_model if scoring.model else None)
     trainer = PolicyTrainer(model, prompts, scoring.score, config, tokenizer.end)
 
     digest = settings_digest(run)

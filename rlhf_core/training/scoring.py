@@ -8,8 +8,7 @@ from torch import Tensor
 from rlhf_core.checkpoint import load_reward_model
 from rlhf_core.errors import CheckpointError, ConfigError
 from rlhf_core.functions import EXAMPLE_REWARD, load_function
-from rlhf_core.modules.reward_model import RewardModel
-from rlhf_core.rewards import Composite, Reward, Rows, reward_from_function, reward_of
+from rlhf_core.rewards import Composite, ModelReward, Reward, Rows, reward_from_function, reward_of
 from rlhf_core.text.tokenizer import Tokenizer
 from rlhf_core.training.run_directory import RunDirectory
 
@@ -22,14 +21,21 @@ class Scoring:
 
     Attributes:
         score: the reward.
-        reward_model: the learned model in it; None where a function scores alone.
+        model: the part of it that a reward model gives; None where a function scores alone.
         origin: for the manifest of what the run makes: "reward_model", the id of the reward model's checkpoint, and
             "reward", the function's name; None where there is none.
     """
 
     score: Reward
-    reward_model: RewardModel | None
+    model: ModelReward | None
     origin: dict[str, str | None]
+
+    def uncertainty(self, prompts: Rows, responses: Rows) -> list[float | None]:
+        """How far the members of the reward model disagree, one a response; None where it is no ensemble."""
+        if self.model is None or self.model.reward_model.members == 1:
+            return [None] * len(responses)
+        found: list[float | None] = self.model.uncertainty(prompts, responses).tolist()
+        return found
 
 
 def load_scoring(run: RunDirectory, tokenizer: Tokenizer, device: torch.device) -> Scoring | None:
@@ -42,20 +48,20 @@ def load_scoring(run: RunDirectory, tokenizer: Tokenizer, device: torch.device) 
         FunctionError: there is no such function.
     """
     parts: dict[str, Reward] = {}
-    reward_model: RewardModel | None = None
+    model: ModelReward | None = None
     origin: dict[str, str | None] = {"reward_model": None, "reward": run.inputs.get("reward")}
     if run.inputs.get("reward_model"):
         reward_model, reward_tokenizer, manifest = load_reward_model(run.reward_model)
         if reward_tokenizer.sha256 != tokenizer.sha256:
             raise CheckpointError("the reward model reads other tokens than the policy writes: their tokenizers differ")
-        parts["reward model"] = reward_of(reward_model.to(device), tokenizer.end)
+        model = parts["reward model"] = reward_of(reward_model.to(device), tokenizer.end)
         origin["reward_model"] = manifest["id"]
     if origin["reward"]:
         function = load_function(origin["reward"], "reward", EXAMPLE_REWARD)
         parts["function"] = told_if_flat(reward_from_function(function, tokenizer), origin["reward"], run)
     if not parts:
         return None
-    return Scoring(Composite(parts) if len(parts) > 1 else next(iter(parts.values())), reward_model, origin)
+    return Scoring(Composite(parts) if len(parts) > 1 else next(iter(parts.values())), model, origin)
 
 
 def needed_scoring(run: RunDirectory, tokenizer: Tokenizer, device: torch.device) -> Scoring:

@@ -383,11 +383,12 @@ def record_saved(claim: Claim, step: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class DrawnAnswer:
-    """A response that an evaluation drew: of which checkpoint (its SHA-256), and its score."""
+    """A response that an evaluation drew: of which checkpoint (its SHA-256), its score, and how sure that is."""
 
     checkpoint: str
     sample: NewSample
     reward: float | None
+    uncertainty: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -468,7 +469,9 @@ def record_evaluation(run: Run, found: EvaluationResult) -> Evaluation:
         )
         EvaluationSample.objects.bulk_create(
             [
-                EvaluationSample(evaluation=evaluation, sample=sample, reward=answer.reward)
+                EvaluationSample(
+                    evaluation=evaluation, sample=sample, reward=answer.reward, uncertainty=answer.uncertainty
+                )
                 for sample, answer in zip(samples, answers, strict=True)
             ],
             batch_size=500,
