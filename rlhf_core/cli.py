@@ -23,6 +23,7 @@ from rlhf_core.commands import (
 )
 from rlhf_core.config import PRESETS, RUN_CONFIGS, ModelConfig, SamplingConfig, Settings, settings_to_dict
 from rlhf_core.errors import ConfigError, SteersmanError, TrainingDiverged
+from rlhf_core.functions import EXAMPLE_REWARD, load_function
 from rlhf_core.options import (
     build_settings,
     check_names,
@@ -178,6 +179,8 @@ def as_paths(kind: str, name: str, value: Any) -> Any:
     items = value if isinstance(value, list) else [value]
     if not all(isinstance(item, str | Path) for item in items) or (isinstance(value, list) and not is_list):
         raise ConfigError(name, value, "a path, or a list of paths" if is_list else "a path")
+    if name != "store" and sources_of(kind)[name].is_function:
+        return str(value)
     paths = [Path(item) for item in items]
     return paths if is_list else paths[0]
 
@@ -218,15 +221,25 @@ def fit_vocabulary(wanted: Request) -> ModelConfig:
 
 
 def check_inputs(kind: str, inputs: dict[str, Any]) -> None:
-    """Refuse a run that lacks an input, or names a file or checkpoint that isn't there, or one of another kind."""
+    """Refuse a run that lacks an input, or names a file or checkpoint that isn't there, or one of another kind.
+
+    Raises:
+        ConfigError: names the input.
+        FunctionError: the reward is no function that can be loaded.
+    """
     sources = sources_of(kind)
     for name, source in sources.items():
         if source.kinds[kind] and name not in inputs:
             article = "an" if kind[0] in "aeiou" or kind == "sft" else "a"
             raise ConfigError(name, None, f"given ({option_name(name)}): {article} {kind} run needs it")
+    if kind == "policy" and not {"reward_model", "reward"} & inputs.keys():
+        raise ConfigError("reward_model", None, "given (--reward-model), or else --reward: a policy run needs it")
     for name, value in inputs.items():
         if name == "store":
             store_folder(value)
+            continue
+        if sources[name].is_function:
+            load_function(value, name, EXAMPLE_REWARD)
             continue
         for path in value if isinstance(value, list) else [value]:
             if sources[name].checkpoint is not None:

@@ -18,7 +18,7 @@ SUMMARIES = {
     "pretrain": "train a policy from nothing on plain text",
     "sft": "fine-tune a policy on demonstrations, the loss on responses alone",
     "reward": "train a reward model on ratings and comparisons",
-    "policy": "improve a policy by PPO against a reward model",
+    "policy": "improve a policy by PPO against a reward model or a function",
     "evaluate": "compare a policy with those before it on held-out prompts",
     "sample": "draw responses from a policy",
 }
@@ -39,10 +39,12 @@ Each line of the demonstrations is {"prompt": "…", "response": "…"}.""",
   python -m rlhf_core reward --preset GPU --config reward.yaml --epochs 1 --track tensorboard""",
     "policy": """\
   python -m rlhf_core policy --policy checkpoints/ID --reward-model checkpoints/RM --prompts prompts.jsonl
+  python -m rlhf_core policy --policy checkpoints/ID --reward my_reward:length --prompts prompts.jsonl
   python -m rlhf_core policy --config ppo.yaml --kl-target none --updates 100
   python -m rlhf_core policy --print-config > ppo.yaml                        every setting, to be edited
 
-Each line of the prompts is {"prompt_id": "…", "text": "…"}.""",
+Each line of the prompts is {"prompt_id": "…", "text": "…"}. my_reward.py stands in the current folder or in PYTHONPATH,
+and length(prompt, response) takes two texts and gives a number.""",
     "evaluate": """\
   python -m rlhf_core evaluate --policy checkpoints/NEW --parent checkpoints/OLD --held-out prompts.jsonl
   python -m rlhf_core evaluate --policy NEW --parent OLD --held-out prompts.jsonl --reward-model RM --prompts 0""",
@@ -80,6 +82,7 @@ class Source:
         kinds: the commands that take it, True where it is required.
         checkpoint: the kind of checkpoint whose folder it is; None for a file.
         is_list: whether it may be several.
+        is_function: whether it is no file but a function, as module:function.
     """
 
     name: str
@@ -87,6 +90,7 @@ class Source:
     help: str
     checkpoint: str | None = None
     is_list: bool = False
+    is_function: bool = False
 
 
 SOURCES = (
@@ -101,7 +105,16 @@ SOURCES = (
     Source("demonstrations", {"sft": True}, "prompts with the responses wanted, JSON lines", is_list=True),
     Source("feedback", {"reward": True}, "ratings and comparisons, JSON lines"),
     Source(
-        "reward_model", {"policy": True, "evaluate": False}, "folder of the reward model's checkpoint", "reward_model"
+        "reward_model",
+        {"policy": False, "evaluate": False},
+        "folder of the reward model's checkpoint; its score counts",
+        "reward_model",
+    ),
+    Source(
+        "reward",
+        {"policy": False, "evaluate": False},
+        "a function of (prompt, response) in a module of yours, whose number counts; with --reward-model, the sum",
+        is_function=True,
     ),
     Source("prompts", {"policy": True}, "prompts to practise on, JSON lines"),
     Source("prompts", {"pretrain": False, "sft": False}, "prompts of the samples drawn while it trains, JSON lines"),
@@ -157,9 +170,9 @@ def add_run_options(command: Parser, kind: str) -> None:
         needed = "required" if source.kinds[kind] else "optional"
         group.add_argument(
             option_name(source.name),
-            type=Path,
+            type=str if source.is_function else Path,
             nargs="+" if source.is_list else None,
-            metavar="CKPT" if source.checkpoint else "FILE",
+            metavar="MODULE:FUNCTION" if source.is_function else "CKPT" if source.checkpoint else "FILE",
             help=f"{source.help} [{needed}]",
         )
     if kind == "pretrain":

@@ -99,6 +99,10 @@ class ModelConfig(Settings):
 
 Schedule = Literal["wsd", "cosine"]
 CriticTrunk = Literal["shared", "own", "reward-model"]
+RewardHeadKind = Literal["binned", "ordinal", "scalar", "pairwise"]
+Pooling = Literal["mean", "last"]
+EnsembleMembers = Literal["adapters", "heads"]
+EnsembleScoring = Literal["mean", "worst", "mean-variance"]
 
 
 @dataclass(frozen=True)
@@ -192,6 +196,32 @@ class RewardConfig(Settings):
     weight_decay: float = setting(0.01, "AdamW weight decay", minimum=0, maximum=10)
     lora_rank: int = setting(8, "rank of the adapters; 0 trains all weights", minimum=0, maximum=1024)
     bins: int = setting(5, "steps of the single-answer scale", minimum=2, maximum=100, advanced=True)
+    head: RewardHeadKind = setting(
+        "binned",
+        "what a value is: an expected rating (binned), or a number with thresholds between ratings (ordinal), with "
+        "ratings as noisy readings of it (scalar), or taught by comparisons alone (pairwise)",
+        advanced=True,
+    )
+    pooling: Pooling = setting(
+        "mean", "read the value off the mean over a response's tokens, or off its last one", advanced=True
+    )
+    ensemble: int = setting(
+        1,
+        "members that learn from different prompts; where they disagree, the score is uncertain",
+        minimum=1,
+        maximum=64,
+    )
+    ensemble_members: EnsembleMembers = setting(
+        "adapters",
+        "what each member has of its own: adapters and a head, or (cheaper, and more alike) a head alone",
+        advanced=True,
+    )
+    ensemble_scoring: EnsembleScoring = setting(
+        "mean", "how members' scores become one: their mean, the worst, or the mean less a penalty times their variance"
+    )
+    ensemble_penalty: float = setting(
+        1.0, "weight of the variance in mean-variance", minimum=0, maximum=1000, advanced=True
+    )
     holdout_fraction: float = setting(0.1, "share of the prompts kept for measuring accuracy", minimum=0, maximum=0.5)
     temperature: float = setting(
         1.0, "of the parent's responses that scores are normalised by; as it is served", above=0, maximum=10
@@ -201,6 +231,11 @@ class RewardConfig(Settings):
     save_interval: int = setting(20, "steps between saved states", minimum=1, maximum=100_000, advanced=True)
     seed: int = setting(0, "seed of initialisation and order", minimum=0, maximum=2**32 - 1)
     threads: int = setting(0, "CPU threads; 0 takes the machine's cores", minimum=0, maximum=1024, advanced=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ensemble > 1 and self.ensemble_members == "adapters" and self.lora_rank == 0:
+            raise ConfigError("ensemble_members", self.ensemble_members, "heads, where lora_rank is 0")
 
 
 @dataclass(frozen=True)
@@ -387,6 +422,10 @@ METRICS: dict[str, dict[str, tuple[str, str]]] = {
         "score_loss": ("cross-entropy of the 1-to-5 ratings over the bins; ln 5 = 1.609 is guessing", "nats"),
         "holdout_accuracy": ("accuracy on prompts that are never trained on", "share"),
         "holdout_count": ("verdicts that holdout_accuracy is measured on", "verdicts"),
+        "holdout_calibration_error": (
+            "how far the probabilities of held-out verdicts are from how often they come true, mean",
+            "share",
+        ),
         "holdout_concordance": ("share of held-out pairs of different 1-to-5 ratings in the right order", "share"),
         "grad_norm": ("length of the gradient before it is clipped", ""),
         **COMMON_METRICS,

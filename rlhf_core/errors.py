@@ -27,7 +27,11 @@ class DatasetError(SteersmanError, ValueError):
     """The feedback cannot train a model: too little, one-sided, or malformed."""
 
 
-class ScoreError(SteersmanError, ValueError):
+class FunctionError(SteersmanError, ValueError):
+    """A reward or taste that somebody wrote cannot be used, or says what it may not; names cause and cure."""
+
+
+class ScoreError(FunctionError):
     """A reward gave something else than one number for each response."""
 
 

@@ -133,6 +133,38 @@ def binned_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None 
     return weighted_mean(F.cross_entropy(logits.float(), labels, reduction="none"), weights)
 
 
+def cumulative_link_loss(values: Tensor, labels: Tensor, thresholds: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Weighted mean negative log-likelihood of ordered classes: P(class <= k) = sigmoid(threshold_k - value).
+
+    Args:
+        values: (batch,) of any size; each step up makes higher classes likelier.
+        labels: (batch,) int, 0 to n - 1.
+        thresholds: (n - 1,) rising, on the scale of the values.
+        weights: (batch,) positive; None weighs all alike.
+
+    Source: McCullagh 1980, "Regression models for ordinal data", J. Royal Statistical Society B 42(2), equation 2.1.
+    """
+    ends = thresholds.new_full((1,), math.inf)
+    edges = torch.cat((-ends, thresholds, ends))
+    below, above = edges[labels] - values, edges[labels + 1] - values
+    # The difference of two sigmoids without cancellation: s(a) - s(b) = s(a) s(-b) (1 - e^(b - a)).
+    log_likelihoods = F.logsigmoid(above) + F.logsigmoid(-below) + torch.log1p(-torch.exp(below - above))
+    return weighted_mean(-log_likelihoods, weights)
+
+
+def fit_thresholds(labels: Tensor, bins: int) -> Tensor:
+    """The thresholds at which a response of value 0 gets each rating as often as ``labels`` have it (add-one smoothed).
+
+    Args:
+        labels: (ratings,) int, 0 to bins - 1.
+
+    Returns:
+        (bins - 1,) rising: the log-odds of a rating of k or less.
+    """
+    counts = torch.bincount(labels, minlength=bins).float() + 1.0
+    return torch.logit(counts.cumsum(dim=0)[:-1] / counts.sum())
+
+
 def comparison_logits(difference: Tensor, step_biases: Tensor) -> Tensor:
     """Log-odds of the verdicts -n..n (n steps each way, 0 a tie) for a utility difference; adjacent-category model.
 

@@ -34,7 +34,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "clip_ratio", "kl_early_stop", "value_clip", "entropy_coefficient", "gamma", "gae_lambda",
         "critic_warmup_updates", "missing_end_penalty", "exclude_truncated", "whiten_rewards",
     ),
-    "reward model": ("bins", "minimum_ratings"),
+    "reward model": (
+        "head", "bins", "pooling", "minimum_ratings", "ensemble", "ensemble_members", "ensemble_scoring",
+        "ensemble_penalty",
+    ),
     "validation and samples": ("holdout_fraction", "validation_interval", "samples", "sample_tokens"),
     "saving and machine": ("save_interval", "step_save_seconds", "seed", "threads", "activation_checkpointing"),
 }  # fmt: skip

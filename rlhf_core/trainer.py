@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rlhf_core.config import PolicyConfig, SamplingConfig
 from rlhf_core.errors import CheckpointError, ConfigError
+from rlhf_core.functions import TextFunction
 from rlhf_core.generation.batch import check_tokens
 from rlhf_core.generation.best_of_n import best_of_n
 from rlhf_core.generation.filters import chosen_filter, keep_all, top_k, top_p
@@ -19,10 +20,11 @@ from rlhf_core.modules.actor_critic import ActorCritic
 from rlhf_core.modules.palm import PaLM
 from rlhf_core.modules.reward_model import RewardModel
 from rlhf_core.records import read_prompts
+from rlhf_core.rewards import Composite, Reward, checked, reward_from_function, reward_of
 from rlhf_core.seeds import derive_seed
 from rlhf_core.text.template import encode_prompt
 from rlhf_core.text.tokenizer import Tokenizer
-from rlhf_core.training.ppo import PolicyTrainer, reward_of
+from rlhf_core.training.ppo import PolicyTrainer
 from rlhf_core.weights import check_same, read_weights, save_weights
 
 KL_HARD_CAP = 10_000.0  # nats a response: the seed library has no cap, and its responses may have thousands of tokens
@@ -60,7 +62,9 @@ class RLHFTrainer(nn.Module):
             of prompts as the runs read them; or token ids, a tensor (prompts, length) or rows of any lengths. Texts
             need ``tokenizer``.
         palm: the policy to start from.
-        reward_model: scores the responses.
+        reward_model, reward, reward_function: exactly one scores the responses: a reward model; a reward of token ids,
+            as ``rlhf_core.rewards`` makes them; or a function of (prompt, response) as texts, which needs a
+            ``Tokenizer``.
         tokenizer: a ``Tokenizer``, for texts, or a function from a list of texts to token ids in either form.
         critic, critic_palm: trunk of the critic; None shares the policy's.
         actor_critic: a ready one, instead of making it.
@@ -91,7 +95,9 @@ class RLHFTrainer(nn.Module):
         self,
         *,
         palm: PaLM,
-        reward_model: RewardModel,
+        reward_model: RewardModel | None = None,
+        reward: Reward | None = None,
+        reward_function: TextFunction | None = None,
         prompts: Sequence[str] | None = None,
         prompts_path: str | Path | None = None,
         prompt_token_ids: Tensor | Sequence[Sequence[int]] | None = None,
@@ -137,7 +143,13 @@ class RLHFTrainer(nn.Module):
         refuse("critic_adam_eps", critic_adam_eps, not 0 < critic_adam_eps <= 0.1, "above 0 and at most 0.1")
         if sum(one is not None for one in (critic, critic_palm, actor_critic)) > 1:
             raise ValueError("give at most one of critic, critic_palm, which is its early name, and actor_critic")
-        if reward_model.palm.num_tokens != palm.num_tokens:
+        if sum(one is not None for one in (reward_model, reward, reward_function)) != 1:
+            raise ValueError("give exactly one of reward_model, reward and reward_function")
+        if reward_function is not None:
+            if not isinstance(tokenizer, Tokenizer):
+                raise ValueError("a reward_function reads texts: give tokenizer, a Tokenizer that decodes them")
+            reward = reward_from_function(reward_function, tokenizer)
+        if reward_model is not None and reward_model.palm.num_tokens != palm.num_tokens:
             raise ValueError(
                 f"the reward model reads {reward_model.palm.num_tokens} tokens, the policy writes {palm.num_tokens}"
             )
@@ -160,7 +172,8 @@ class RLHFTrainer(nn.Module):
                 value_smoothing=value_smoothing,
             )
         self.actor_critic = actor_critic
-        self.reward_model = copy.deepcopy(reward_model).eval().requires_grad_(False)
+        self.reward_model = None if reward_model is None else copy.deepcopy(reward_model).eval().requires_grad_(False)
+        self.reward = reward
         self.seed = seed
         self.optimisers: dict[str, Any] = dict(
             betas=betas,
@@ -217,12 +230,14 @@ class RLHFTrainer(nn.Module):
             temperature: of the drawing and of the ratios alike.
 
         Returns:
-            itself. ``history`` holds the metrics of each round (``rlhf_core.config.METRICS["policy"]``).
+            itself. ``history`` holds the metrics of each round (``rlhf_core.config.METRICS["policy"]``); where the
+            reward is a ``Composite``, also the mean of each part, as ``score_NAME``.
 
         Raises:
             ConfigError: a count below 1, an ``eos_token`` outside the vocabulary, or a ``max_seq_len`` that leaves no
                 room for a response, or more than 4,096 tokens.
             TrainingDiverged: a number is not finite, or the KL passed 10,000 nats a response.
+            FunctionError: the reward fails, or gives something else than a finite number for each response.
         """
         if isinstance(num_episodes, bool):
             return super().train(num_episodes)
@@ -234,7 +249,7 @@ class RLHFTrainer(nn.Module):
         sizes = [min(update_timesteps, total - at) for at in range(0, total, update_timesteps)]
         longest_prompt = max(map(len, self.prompts))
         room = room_for_response(max_seq_len, longest_prompt)
-        score = reward_of(self.reward_model, eos_token)
+        score = self.score(eos_token)
         for number, size in enumerate(sizes):
             config = PolicyConfig(
                 **self.settings,
@@ -250,7 +265,10 @@ class RLHFTrainer(nn.Module):
             trainer = self.policy_trainer
             trainer.config, trainer.score, trainer.end_id = config, score, eos_token
             trainer.rollout_rows = max_batch_size
-            self.history.append(trainer.update(self.rounds, drawn=self.drawn, remaining=1 - number / len(sizes)))
+            metrics = trainer.update(self.rounds, drawn=self.drawn, remaining=1 - number / len(sizes))
+            if isinstance(self.reward, Composite):
+                metrics |= {f"score_{name}": value for name, value in self.reward.latest.items()}
+            self.history.append(metrics)
             self.rounds += 1
             self.drawn += size
         return self
@@ -269,7 +287,7 @@ class RLHFTrainer(nn.Module):
         pad_value: float = 0.0,
         use_tqdm: bool = False,
     ) -> Tensor:
-        """The best of ``num_samples`` responses by the reward model's score, with its prompt in front.
+        """The best of ``num_samples`` responses by their score, with its prompt in front.
 
         Args:
             max_seq_len: longest prompt and response together.
@@ -297,7 +315,7 @@ class RLHFTrainer(nn.Module):
         best = best_of_n(
             self.actor_critic.palm,
             [tokens],
-            reward_of(self.reward_model, eos_token),
+            self.score(eos_token),
             samples=num_samples,
             sampling=SamplingConfig(
                 max_new_tokens=room_for_response(max_seq_len, len(tokens)),
@@ -309,6 +327,13 @@ class RLHFTrainer(nn.Module):
             finetune_scope=self.actor_critic.actor_scope,
         )
         return torch.tensor([*tokens, *best[0].generation.tokens], device=prompt.device)
+
+    def score(self, eos_token: int | None) -> Reward:
+        """What scores responses that end with ``eos_token``."""
+        if self.reward_model is not None:
+            return reward_of(self.reward_model, eos_token)
+        assert self.reward is not None
+        return checked(self.reward)
 
     def save(self, filepath: str | Path = "./checkpoint.pt") -> None:
         """Write what policy and critic learned to one safetensors file, which is whole or absent after a crash."""

@@ -106,8 +106,8 @@ def read_evaluation(run: Run, result: Mapping[str, Any]) -> EvaluationResult | N
 def read_answer(line: str) -> DrawnAnswer:
     """One line of an evaluation's samples."""
     fields = json.loads(line)
-    checkpoint, reward = fields.pop("checkpoint"), fields.pop("reward")
-    return DrawnAnswer(checkpoint, NewSample(prompt_id=UUID(fields.pop("prompt_id")), **fields), reward)
+    checkpoint, reward, uncertainty = fields.pop("checkpoint"), fields.pop("reward"), fields.pop("uncertainty", None)
+    return DrawnAnswer(checkpoint, NewSample(prompt_id=UUID(fields.pop("prompt_id")), **fields), reward, uncertainty)
 
 
 def verified(checkpoint: Checkpoint) -> Path:

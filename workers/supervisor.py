@@ -168,8 +168,11 @@ class Supervision:
             message = f"The run ended well, but its {what} damaged: {error}"
             self.insist(lambda: services.fail(self.claim, error=message))
             return
+        report = result.get("report") if found is None else None
         self.insist(
-            lambda: services.succeed(self.claim, outputs=result["outputs"], result=result["metrics"], evaluation=found)
+            lambda: services.succeed(
+                self.claim, outputs=result["outputs"], result=result["metrics"], evaluation=found, report=report
+            )
         )
 
     # --- The training process ---------------------------------------------------------------------------------------

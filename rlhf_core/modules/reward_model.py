@@ -1,32 +1,30 @@
 """The reward model: a PaLM that reads a response after its prompt and says how good it is."""
 
 import copy
-import math
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from rlhf_core.config import settings_to_dict
-from rlhf_core.errors import CheckpointError, ConfigError, TrainingDiverged
-from rlhf_core.losses import binned_cross_entropy, comparison_loss, fit_step_biases
+from rlhf_core.config import EnsembleMembers, EnsembleScoring, Pooling, RewardHeadKind
+from rlhf_core.ensembles import check_scoring, combine_scores, disagreement
+from rlhf_core.errors import ConfigError, TrainingDiverged
+from rlhf_core.losses import comparison_logits, comparison_loss, fit_step_biases
 from rlhf_core.masking import Sequences, length_mask, masked_mean
 from rlhf_core.modules.palm import PaLM
-from rlhf_core.modules.seed_state import is_seed_palm, palm_state_from_seed, reward_state_from_seed
-from rlhf_core.weights import check_fit, read_weights, save_weights
+from rlhf_core.modules.reward_files import RewardFiles
+from rlhf_core.modules.reward_head import RewardHead
 
-UNKNOWN_TO_THE_SEED = ("comparison_log_scale", "step_biases", "reward_mean", "reward_std")
 STRENGTHS = 3  # steps by which one response may be better than another
+LEAST_DEVIATION = 1e-6  # of the reference responses' scores; below it the model tells nothing apart
 
 
-class RewardModel(nn.Module):
-    """Mean-pools a PaLM over the response and reads one value off it.
+class RewardModel(RewardFiles):
+    """Pools a PaLM over the response and reads one value off it.
 
-    With bins the head gives the probabilities of the ratings 0 to n - 1 and the value is their expectation, in bins;
-    that same value, times a learned scale, is the utility by which comparisons are explained. So both kinds of feedback
-    train the one number that a policy will be rewarded with.
+    Ratings and comparisons train that one value, with which a policy will be rewarded; ``RewardHead`` tells the kinds
+    of heads apart. An ensemble has several members over one trunk, each with a head of its own and, unless they are
+    ``heads`` alone, with adapters and segment embeddings of its own. Scores of its members become one.
 
     Args:
         palm: trunk to start from; copied, never changed. LoRA scopes it may have are left out of the copy.
@@ -34,21 +32,29 @@ class RewardModel(nn.Module):
         num_binned_output: bins of the rating scale; 0 or 1 gives a scalar head.
         use_lora: train adapters on a frozen trunk; otherwise the whole trunk learns.
         lora_r: their rank.
-        reward_lora_scope: their name.
+        reward_lora_scope: their name; further members' have a number behind it.
         sample_from_bins: draw a bin instead of taking the expectation. None is False: a random reward teaches noise.
         sample_temperature: of such draws, above 0.
+        head: "binned", "ordinal", "scalar" or "pairwise"; None is binned with bins, else scalar.
+        pooling: "mean" over the final embeddings of the response, or its "last" alone.
+        ensemble: members.
+        ensemble_members: "adapters": the trunk is read once a member; "heads": once for all of them.
+        ensemble_scoring, ensemble_penalty: how their scores become one; see ``combine_scores``.
 
     Raises:
-        ConfigError: bins that are no whole number, a dropout or temperature outside its range, or draws without bins.
+        ConfigError: an argument outside its range, or two that contradict each other.
 
     Attributes:
-        reward_mean, reward_std: what ``forward`` and ``score`` subtract and divide by; 0 and 1 until ``normalise``.
+        reward_mean, reward_std: what ``forward`` and ``score`` subtract and divide by, a member; 0 and 1 until
+            ``normalise``. An ensemble's combined score is normalised once more, by ``combined_mean`` and
+            ``combined_std``.
         head_config: the keywords that make an equal model around an equal trunk.
     """
 
     reward_mean: Tensor
     reward_std: Tensor
-    head_config: dict[str, Any]
+    combined_mean: Tensor
+    combined_std: Tensor
 
     def __init__(
         self,
@@ -60,16 +66,39 @@ class RewardModel(nn.Module):
         reward_lora_scope: str = "reward",
         sample_from_bins: bool | None = None,
         sample_temperature: float = 1.0,
+        head: RewardHeadKind | None = None,
+        pooling: Pooling = "mean",
+        ensemble: int = 1,
+        ensemble_members: EnsembleMembers = "adapters",
+        ensemble_scoring: EnsembleScoring = "mean",
+        ensemble_penalty: float = 1.0,
     ) -> None:
         super().__init__()
         if num_binned_output < 0 or num_binned_output != int(num_binned_output):
             raise ConfigError("num_binned_output", num_binned_output, "a whole number, 0 or 1 for a scalar head")
         if not sample_temperature > 0:
             raise ConfigError("sample_temperature", sample_temperature, "above 0")
-        if sample_from_bins and num_binned_output <= 1:
+        if head is None:
+            head = "binned" if num_binned_output > 1 else "scalar"
+        for name, value, kinds in (
+            ("head", head, RewardHeadKind),
+            ("pooling", pooling, Pooling),
+            ("ensemble_members", ensemble_members, EnsembleMembers),
+        ):
+            if value not in get_args(kinds):
+                raise ConfigError(name, value, "one of " + ", ".join(get_args(kinds)))
+        if sample_from_bins and head != "binned":
             raise ConfigError("sample_from_bins", sample_from_bins, "False without bins to draw from")
+        if not isinstance(ensemble, int) or ensemble < 1:
+            raise ConfigError("ensemble", ensemble, "a whole number, at least 1")
+        if ensemble > 1 and ensemble_members == "adapters" and not use_lora:
+            raise ConfigError("ensemble_members", ensemble_members, "heads, where the trunk itself learns")
+        check_scoring(ensemble_scoring, ensemble_penalty)
         self.bins = int(num_binned_output)
-        self.scope = reward_lora_scope if use_lora else None
+        self.pooling = pooling
+        self.members = ensemble
+        self.ensemble_scoring = ensemble_scoring
+        self.ensemble_penalty = ensemble_penalty
         self.sample_from_bins = bool(sample_from_bins)
         self.sample_temperature = sample_temperature
         self.head_config = dict(
@@ -80,25 +109,40 @@ class RewardModel(nn.Module):
             reward_lora_scope=reward_lora_scope,
             sample_from_bins=self.sample_from_bins,
             sample_temperature=sample_temperature,
+            head=head,
+            pooling=pooling,
+            ensemble=ensemble,
+            ensemble_members=ensemble_members,
+            ensemble_scoring=ensemble_scoring,
+            ensemble_penalty=ensemble_penalty,
         )
+        readers = ensemble if ensemble_members == "adapters" else 1  # passes through the trunk
+        numbers = ["", *(f"_{number}" for number in range(2, readers + 1))]
+        self.scopes = [f"{reward_lora_scope}{number}" if use_lora else None for number in numbers]
         self.palm = copy.deepcopy(palm)
-        for scope in list(self.palm.lora):
-            self.palm.remove_finetune_params(scope)
+        for other in list(self.palm.lora):
+            self.palm.remove_finetune_params(other)
         self.palm.set_dropout(dropout)
-        if use_lora:
-            self.palm.add_finetune_params(reward_lora_scope, lora_r)
-        self.palm.train_only(self.scope)
+        for scope in self.scopes:
+            if scope is not None:
+                self.palm.add_finetune_params(scope, lora_r)
+        self.palm.train_only(self.scopes[0])
+        for scope in self.scopes[1:]:
+            for parameter in self.palm.finetune_parameters(str(scope)):
+                parameter.requires_grad_(True)
         dim = palm.dim
-        self.prompt_embedding = nn.Parameter(torch.zeros(dim))
-        self.response_embedding = nn.Parameter(torch.zeros(dim))
-        self.head = nn.Linear(dim, max(1, self.bins), bias=self.bins > 1)
-        nn.init.normal_(self.head.weight, std=(dim + 1) ** -0.5)
-        if self.bins > 1:
-            nn.init.zeros_(self.head.bias)
-        self.comparison_log_scale = nn.Parameter(torch.zeros(()))
-        self.step_biases = nn.Parameter(torch.zeros(STRENGTHS + 1))
-        self.register_buffer("reward_mean", torch.zeros(()))
-        self.register_buffer("reward_std", torch.ones(()))
+        by_reader = (readers,) if readers > 1 else ()  # a single one's tensors have no such axis, in files too
+        by_member = (ensemble,) if ensemble > 1 else ()
+        self.prompt_embedding = nn.Parameter(torch.zeros(*by_reader, dim))
+        self.response_embedding = nn.Parameter(torch.zeros(*by_reader, dim))
+        self.head = RewardHead(dim, head, self.bins, ensemble)
+        self.comparison_log_scale = nn.Parameter(torch.zeros(by_member))
+        self.step_biases = nn.Parameter(torch.zeros(*by_member, STRENGTHS + 1))
+        self.register_buffer("reward_mean", torch.zeros(by_member))
+        self.register_buffer("reward_std", torch.ones(by_member))
+        if ensemble > 1:
+            self.register_buffer("combined_mean", torch.zeros(()))
+            self.register_buffer("combined_std", torch.ones(()))
         self.to(palm.device)
 
     def finetune_parameters(self) -> list[nn.Parameter]:
@@ -113,8 +157,12 @@ class RewardModel(nn.Module):
         prompt_lengths: Tensor | None = None,
         disable_lora: bool = False,
         lengths: Tensor | None = None,
+        reader: int = 0,
     ) -> Tensor:
-        """(batch, dim): the mean of the final embeddings over the real tokens of each response."""
+        """(batch, dim): mean of the final embeddings over the real tokens of each response, or the last of them.
+
+        ``reader`` chooses the adapters of an ensemble's member.
+        """
         size = x.shape[1]
         if prompt_mask is not None and prompt_lengths is not None:
             raise ValueError("give prompt_mask or prompt_lengths, not both")
@@ -132,23 +180,30 @@ class RewardModel(nn.Module):
         response = length_mask(lengths, size) & ~prompt_mask
         if not bool(response.any(dim=1).all()):
             raise ValueError("a row has no response tokens to score")
-        segments = torch.where(prompt_mask[..., None], self.prompt_embedding, self.response_embedding)
+        prompt_embedding, response_embedding = (
+            one.view(-1, self.palm.dim)[reader] for one in (self.prompt_embedding, self.response_embedding)
+        )
+        segments = torch.where(prompt_mask[..., None], prompt_embedding, response_embedding)
         embeddings = self.palm(
             x,
             lengths=lengths,
             extra_embed=segments,
-            finetune_scope=self.scope,
+            finetune_scope=self.scopes[reader],
             disable_lora=disable_lora,
             return_only_embedding=True,
         )
+        if self.pooling == "last":
+            return embeddings[torch.arange(len(x), device=x.device), lengths - 1]
         return masked_mean(embeddings, response[..., None].expand_as(embeddings), dim=1)
 
+    def member_outputs(self, x: Tensor, **rows: Any) -> Tensor:
+        """(members, batch, outputs) of the heads; ``rows`` are further arguments of ``pool``."""
+        pooled = torch.stack([self.pool(x, reader=reader, **rows) for reader in range(len(self.scopes))])
+        return self.head.member_outputs(pooled)
+
     def value(self, head_output: Tensor) -> Tensor:
-        """(batch, outputs) of the head -> (batch,) expected bin or scalar, before normalisation."""
-        if self.bins <= 1:
-            return head_output.squeeze(-1).float()
-        positions = torch.arange(self.bins, device=head_output.device, dtype=torch.float32)
-        return head_output.float().softmax(dim=-1) @ positions
+        """(..., outputs) of the head -> (...) expected bin or number, before normalisation."""
+        return self.head.value(head_output)
 
     def forward(
         self,
@@ -169,144 +224,150 @@ class RewardModel(nn.Module):
             mask: (batch, seq) bool, True at real tokens. ``lengths`` says the same; neither: all tokens are real.
             prompt_mask: (batch, seq) bool, True at prompt tokens; or give ``prompt_lengths`` (batch,). Neither: all is
                 response.
-            labels: (batch,) ratings 0 to bins - 1, or numbers for a scalar head.
+            labels: (batch,) ratings 0 to bins - 1, or numbers for a scalar head. All members learn from them.
             disable_lora: leave the adapters out.
             sample, sample_temperature: draw a bin; None takes the model's own settings.
 
         Returns:
-            with labels, the mean cross-entropy in nats (or squared error); else (batch,) normalised expected values,
+            with labels, the mean negative log-likelihood in nats (or squared error); else (batch,) normalised values,
             or drawn bins 0 to bins - 1.
 
         Raises:
             ValueError: both prompt arguments, a mask of another shape or that is not padding on the right, a row
-                without a response, ``labels`` that are no bins, or ``sample`` without bins.
+                without a response, ``labels`` that the head cannot learn, or ``sample`` without bins.
         """
         if labels is not None:
-            self.check_labels(labels, x)
-        if sample and self.bins <= 1:
-            raise ValueError("there are no bins to draw from: the head is scalar")
-        head_output = self.head(self.pool(x, mask, prompt_mask, prompt_lengths, disable_lora, lengths))
+            if labels.shape != x.shape[:1]:
+                raise ValueError(f"labels must be ({len(x)},), one a row, not {tuple(labels.shape)}")
+            self.head.check_labels(labels)
+        if sample and self.head.kind != "binned":
+            raise ValueError(f"there are no bins to draw from: the head is {self.head.kind}")
+        outputs = self.member_outputs(
+            x,
+            mask=mask,
+            prompt_mask=prompt_mask,
+            prompt_lengths=prompt_lengths,
+            disable_lora=disable_lora,
+            lengths=lengths,
+        )
         if labels is not None:
-            if self.bins > 1:
-                return binned_cross_entropy(head_output, labels)
-            return (self.value(head_output) - labels).square().mean()
-        if self.bins > 1 and (self.sample_from_bins if sample is None else sample):
+            losses = [self.head.rating_loss(one, labels, member=member) for member, one in enumerate(outputs)]
+            return torch.stack(losses).mean()
+        if self.head.kind == "binned" and (self.sample_from_bins if sample is None else sample):
             temperature = self.sample_temperature if sample_temperature is None else sample_temperature
-            return torch.multinomial((head_output.float() / temperature).softmax(dim=-1), 1).squeeze(-1)
-        return (self.value(head_output) - self.reward_mean) / self.reward_std
-
-    def check_labels(self, labels: Tensor, x: Tensor) -> None:
-        """Raise ValueError unless there is a rating the head can learn for each row."""
-        if labels.shape != x.shape[:1]:
-            raise ValueError(f"labels must be ({len(x)},), one a row, not {tuple(labels.shape)}")
-        if self.bins > 1:
-            is_whole = not labels.is_floating_point()
-            if not is_whole or not bool(((labels >= 0) & (labels < self.bins)).all()):
-                raise ValueError(f"labels must be whole numbers from 0 to {self.bins - 1}, not {labels.tolist()}")
+            chances = (outputs.float() / temperature).softmax(dim=-1).mean(dim=0)
+            return torch.multinomial(chances, 1).squeeze(-1)
+        return self.combine(self.normalised(self.value(outputs)))
 
     def head_outputs(self, sequences: Sequences) -> Tensor:
-        """(batch, outputs) of the head."""
-        return self.head(
-            self.pool(sequences.tokens, prompt_lengths=sequences.prompt_lengths, lengths=sequences.lengths)
-        )
+        """(members, batch, outputs) of the heads."""
+        return self.member_outputs(sequences.tokens, prompt_lengths=sequences.prompt_lengths, lengths=sequences.lengths)
+
+    # Scores
+
+    def normalised(self, values: Tensor) -> Tensor:
+        """(members, batch) values -> scores, each member's with mean 0 and deviation 1 on the reference responses."""
+        return (values - self.reward_mean.view(-1, 1)) / self.reward_std.view(-1, 1)
+
+    def combine(self, member_scores: Tensor) -> Tensor:
+        """(members, batch) normalised scores -> (batch,), by ``ensemble_scoring``."""
+        if self.members == 1:
+            return member_scores[0]
+        combined = combine_scores(member_scores, self.ensemble_scoring, self.ensemble_penalty)
+        return (combined - self.combined_mean) / self.combined_std
+
+    def uncertainty_of(self, member_scores: Tensor) -> Tensor:
+        """(members, batch) normalised scores -> (batch,) standard deviation between members, in units of the score."""
+        spread = disagreement(member_scores)
+        return spread if self.members == 1 else spread / self.combined_std
 
     @torch.no_grad()
-    def score(self, sequences: Sequences, batch_size: int = 32) -> Tensor:
-        """(batch,) normalised scores, a few rows at a time."""
+    def member_scores(self, sequences: Sequences, batch_size: int = 32) -> Tensor:
+        """(members, batch) normalised scores, a few rows at a time."""
         parts = torch.arange(len(sequences.tokens), device=sequences.tokens.device).split(batch_size)
-        values = torch.cat([self.value(self.head_outputs(sequences.rows(part))) for part in parts])
-        return (values - self.reward_mean) / self.reward_std
+        values = torch.cat([self.value(self.head_outputs(sequences.rows(part))) for part in parts], dim=1)
+        return self.normalised(values)
 
-    def compare(self, chosen: Tensor, rejected: Tensor) -> Tensor:
-        """The utility difference of two values from ``value``, for ``comparison_loss``."""
-        return self.comparison_log_scale.exp() * (chosen - rejected)
+    def score(self, sequences: Sequences, batch_size: int = 32) -> Tensor:
+        """(batch,) normalised scores."""
+        return self.combine(self.member_scores(sequences, batch_size))
+
+    def uncertainty(self, sequences: Sequences, batch_size: int = 32) -> Tensor:
+        """(batch,) standard deviation between the members, in units of the score; 0 for a model that is no ensemble."""
+        return self.uncertainty_of(self.member_scores(sequences, batch_size))
+
+    # Comparisons
+
+    def compare(self, chosen: Tensor, rejected: Tensor, member: int = 0) -> Tensor:
+        """The utility difference of two of a member's values, for ``comparison_loss``."""
+        return self.comparison_log_scale.view(-1)[member].exp() * (chosen - rejected)
 
     def comparison_loss(
-        self, chosen: Tensor, rejected: Tensor, strengths: Tensor, weights: Tensor | None = None
+        self,
+        chosen: Tensor,
+        rejected: Tensor,
+        strengths: Tensor,
+        weights: Tensor | None = None,
+        member: int = 0,
     ) -> Tensor:
         """Mean negative log-likelihood of comparisons of values; see ``rlhf_core.losses.comparison_loss``."""
-        return comparison_loss(self.compare(chosen, rejected), strengths, self.step_biases, weights)
+        biases = self.step_biases.view(-1, STRENGTHS + 1)[member]
+        return comparison_loss(self.compare(chosen, rejected, member), strengths, biases, weights)
+
+    def preference_probability(self, first: Tensor, second: Tensor) -> Tensor:
+        """(members, batch) values of two responses each -> (batch,) probability that the first wins, if one does.
+
+        Ties are left out, steps added up; an ensemble's is the mean of its members'.
+        """
+        found = []
+        for member in range(self.members):
+            biases = self.step_biases.view(-1, STRENGTHS + 1)[member]
+            logits = comparison_logits(self.compare(first[member], second[member], member), biases)
+            won, lost = logits[:, STRENGTHS + 1 :].logsumexp(dim=1), logits[:, :STRENGTHS].logsumexp(dim=1)
+            found.append(torch.sigmoid(won - lost))
+        return torch.stack(found).mean(dim=0)
 
     @torch.no_grad()
-    def start_from_habits(self, strengths: Tensor) -> None:
-        """Set the step biases to how often raters gave each strength, before training."""
-        self.step_biases.copy_(fit_step_biases(strengths, STRENGTHS))
+    def start_from_habits(self, strengths: Tensor, labels: Tensor | None = None) -> None:
+        """Set the step biases, and the thresholds between ratings, to what raters gave how often, before training."""
+        self.step_biases.copy_(fit_step_biases(strengths, STRENGTHS).expand_as(self.step_biases))
+        if labels is not None:
+            self.head.start_from_habits(labels)
 
     @torch.no_grad()
     def normalise(self, sequences: Sequences) -> None:
         """Choose mean and standard deviation so that the scores of these responses have mean 0 and deviation 1.
 
         Raises:
-            TrainingDiverged: the scores are not finite.
+            TrainingDiverged: the scores are not finite, or all the same.
         """
         self.reward_mean.zero_()
         self.reward_std.fill_(1.0)
-        scores = self.score(sequences)
-        deviation = float(scores.std(correction=0))
-        if not math.isfinite(deviation):
-            raise TrainingDiverged(f"the scores of the reference responses are not finite: {scores}")
-        self.reward_mean.copy_(scores.mean())
-        self.reward_std.fill_(max(deviation, 1e-4))
+        members = self.member_scores(sequences)
+        means, deviations = mean_and_deviation(members)
+        self.reward_mean.copy_(means.view_as(self.reward_mean))
+        self.reward_std.copy_(deviations.view_as(self.reward_std))
+        if self.members > 1:
+            self.combined_mean.zero_()
+            self.combined_std.fill_(1.0)
+            mean, deviation = mean_and_deviation(self.combine(self.normalised(members))[None])
+            self.combined_mean.copy_(mean[0])
+            self.combined_std.copy_(deviation[0])
 
-    def save(self, path: str | Path) -> None:
-        """Write everything to one safetensors file, which is whole or absent after a crash."""
-        shape = {"head": self.head_config, "config": settings_to_dict(self.palm.config)}
-        save_weights(path, self.state_dict(), shape)
 
-    def load(self, path: str | Path, *, correct_qk_scale: bool = False) -> None:
-        """Read what ``save`` wrote by a reward model of the same shape, or a state dict of palm-rlhf-pytorch.
+def mean_and_deviation(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """(rows, n) -> (rows,) means and (biased) standard deviations.
 
-        What ``save`` wrote also says whether the trunk is causal, and this one becomes what that one was. The seed
-        library's files do not, nor do they know comparisons or normalisation: there this model keeps what it has.
-
-        Args:
-            path: safetensors, or what ``torch.save`` wrote; see ``read_weights``.
-            correct_qk_scale: for the seed library's files with QK-norm; see ``palm_state_from_seed``.
-
-        Raises:
-            CheckpointError: the file is missing, torn, altered, or does not fit. Nothing was changed then.
-        """
-        about, state = read_weights(path)
-        is_causal = self.palm.causal
-        try:
-            if is_seed_palm(state, "palm."):
-                shape = self.palm.config
-                palm = palm_state_from_seed(state, shape, prefix="palm.", correct_qk_scale=correct_qk_scale)
-                own = {name: one for name, one in state.items() if not name.startswith("palm.")}
-                state = palm | self.own_names(own)
-            else:
-                is_causal = self.check_shape(about)
-            check_fit(self, state)
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(f"{path} is no reward model that fits this one: {error}") from error
-        self.load_state_dict(state)
-        if is_causal != self.palm.causal:
-            self.palm.set_causal(is_causal)
-
-    def check_shape(self, about: Mapping[str, Any]) -> bool:
-        """Whether the trunk in a file by ``save`` is causal; ValueError where head or trunk differ otherwise."""
-        head, shape = about.get("head"), about.get("config")
-        if head is None or shape is None:
-            raise ValueError("it says nothing of a head and a trunk: RewardModel.save did not write it")
-        if {**shape, "causal": None} != {**settings_to_dict(self.palm.config), "causal": None}:
-            raise ValueError(f"its trunk has another shape: {shape}")
-        # A PaLM takes in scopes that it lacks: adapters that this model never uses would load unnoticed.
-        for name in ("num_binned_output", "use_lora", "lora_r", "reward_lora_scope"):
-            if head.get(name) != self.head_config[name]:
-                raise ValueError(f"its {name} is {head.get(name)!r}, not {self.head_config[name]!r}")
-        return bool(shape.get("causal"))
-
-    def own_names(self, state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
-        """A seed library's state with our names outside the PaLM, and this model's tensors that it has none for."""
-        kept = {f"{prefix}{name}": getattr(self, name).detach() for name in UNKNOWN_TO_THE_SEED}
-        return kept | reward_state_from_seed(state, prefix)
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:  # called by load_state_dict, with a copy of its own, before it turns to the parts of this module
-        """Take the seed library's names too."""
-        if is_seed_palm(state_dict, f"{prefix}palm."):
-            renamed = self.own_names(state_dict, prefix)
-            state_dict.clear()
-            state_dict.update(renamed)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+    Raises:
+        TrainingDiverged: a score is not finite, or all of a row are the same.
+    """
+    deviations = scores.std(dim=1, correction=0)
+    if not bool(torch.isfinite(deviations).all()):
+        raise TrainingDiverged(f"the scores of the reference responses are not finite: {scores.tolist()}")
+    if bool((deviations < LEAST_DEVIATION).any()):
+        raise TrainingDiverged(
+            f"the reward model gives all {scores.shape[1]} reference responses the same score, "
+            f"{float(scores[deviations.argmin()].mean()):g}: it tells nothing apart. Train it longer, at another "
+            "learning rate, or on feedback that tells better from worse"
+        )
+    return scores.mean(dim=1), deviations

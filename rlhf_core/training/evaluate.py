@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import torch
 
-from rlhf_core.checkpoint import load_policy, load_reward_model
+from rlhf_core.checkpoint import load_policy
 from rlhf_core.config import EvaluateConfig
 from rlhf_core.durable import sha256, write_atomically
 from rlhf_core.errors import CheckpointError, DatasetError, TrainingDiverged
@@ -29,8 +29,8 @@ from rlhf_core.store import verify
 from rlhf_core.text.template import encode_prompt
 from rlhf_core.text.tokenizer import Tokenizer
 from rlhf_core.training.device import use_device
-from rlhf_core.training.ppo import Score, reward_of
 from rlhf_core.training.run_directory import RunDirectory, RunStopped, settings_digest
+from rlhf_core.training.scoring import Scoring, load_scoring
 
 SAMPLES = "samples.jsonl"
 CANDIDATE = "candidate"
@@ -42,7 +42,8 @@ class Answer:
 
     Attributes:
         log_prob: summed over ``tokens``, in nats, under the distribution that they were drawn from.
-        reward: the reward model's score; None without one.
+        reward: the score of the reward model or function; None without one.
+        uncertainty: standard deviation between the members of a reward model that is an ensemble; None otherwise.
         candidate_log_probs: this policy's log-probability of each token of the *candidate's* response to the prompt,
             at the sampling temperature.
     """
@@ -56,6 +57,7 @@ class Answer:
     log_prob: float
     reward: float | None
     candidate_log_probs: list[float]
+    uncertainty: float | None = None
 
 
 def evaluate_policy(run: RunDirectory) -> None:
@@ -79,7 +81,7 @@ def evaluate_policy(run: RunDirectory) -> None:
     parts = {CANDIDATE: run.policy, **run.references}
     ids = {part: str(verify(path)["id"]) for part, path in parts.items()}
     tokenizer = load_policy(run.policy)[1]
-    score = load_score(run.reward_model, tokenizer, device) if run.inputs.get("reward_model") else None
+    scoring = load_scoring(run, tokenizer, device)
 
     answers: dict[str, list[Answer]] = {}
     digest = settings_digest(run)
@@ -98,7 +100,7 @@ def evaluate_policy(run: RunDirectory) -> None:
             tokenizer,
             prompts,
             answers.get(ids[CANDIDATE]),
-            score,
+            scoring,
         )
         drawn += sum(len(answer.tokens) for answer in answers[ids[part]])
         run.save_or_stop(asking.done + len(prompts), 1, lambda: ({}, capture(digest, answers)))
@@ -111,14 +113,6 @@ def evaluate_policy(run: RunDirectory) -> None:
     report["checkpoints"] = ids
     report["samples"] = {"file": SAMPLES, "sha256": write_samples(run.path / SAMPLES, answers)}
     run.finish([], metrics, report)
-
-
-def load_score(path: Path, tokenizer: Tokenizer, device: torch.device) -> Score:
-    """The reward model of a checkpoint as a score of responses written with ``tokenizer``."""
-    reward_model, reward_tokenizer, _ = load_reward_model(path)
-    if reward_tokenizer.sha256 != tokenizer.sha256:
-        raise CheckpointError("the reward model reads other tokens than the candidate writes: their tokenizers differ")
-    return reward_of(reward_model.to(device), tokenizer.end)
 
 
 def load_same(path: Path, tokenizer: Tokenizer) -> PaLM:
@@ -157,7 +151,7 @@ def ask(
     tokenizer: Tokenizer,
     prompts: Sequence[Prompt],
     candidates: Sequence[Answer] | None,
-    score: Score | None,
+    scoring: Scoring | None,
 ) -> list[Answer]:
     """One policy's response to each prompt, and how likely the candidate's responses are under it.
 
@@ -176,7 +170,8 @@ def ask(
         responses = [generation.tokens for generation in drawn]
         read = responses if candidates is None else [answer.tokens for answer in candidates[at : at + len(batch)]]
         found = sequence_log_probs(palm, encoded, read, temperature=config.temperature)
-        rewards = score(encoded, responses).tolist() if score is not None else [None] * len(batch)
+        rewards = scoring.score(encoded, responses).tolist() if scoring else [None] * len(batch)
+        uncertainties = scoring.uncertainty(encoded, responses) if scoring else [None] * len(batch)
         if any(reward is not None and not math.isfinite(reward) for reward in rewards):
             raise TrainingDiverged(f"a score of the {asking.part}'s responses is not finite: {rewards}")
         for row, (prompt, generation) in enumerate(zip(batch, drawn, strict=True)):
@@ -190,6 +185,7 @@ def ask(
                     finish_reason=generation.finish_reason,
                     log_prob=math.fsum(generation.log_probs),
                     reward=rewards[row],
+                    uncertainty=uncertainties[row],
                     candidate_log_probs=found.log_probs[row, : len(read[row])].tolist(),
                 )
             )

@@ -10,24 +10,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlhf_core.buffer import Rollout, RolloutBuffer
-from rlhf_core.checkpoint import load_policy, load_reward_model, save_policy
+from rlhf_core.checkpoint import load_policy, save_policy
 from rlhf_core.config import PolicyConfig, SamplingConfig, settings_to_dict
-from rlhf_core.errors import CheckpointError, DatasetError, TrainingDiverged
+from rlhf_core.errors import DatasetError, TrainingDiverged
 from rlhf_core.evaluation import distinct_n
 from rlhf_core.generation.best_of_n import Score, as_scores, rows_not_finite
 from rlhf_core.generation.sampler import generate_batch
 from rlhf_core.kl import AdaptiveKLController
 from rlhf_core.masking import Sequences, join_sequences
 from rlhf_core.modules.actor_critic import ActorCritic
-from rlhf_core.modules.reward_model import RewardModel
+from rlhf_core.rewards import reward_of as reward_of
 from rlhf_core.seeds import derive_generator, derive_seed
-from rlhf_core.text.template import cut_response, encode_prompt
+from rlhf_core.text.template import encode_prompt
 from rlhf_core.training.device import use_device
 from rlhf_core.training.lessons import Lessons, Tally, derive_lessons
 from rlhf_core.training.lion import Lion
 from rlhf_core.training.ppo_models import make_models
 from rlhf_core.training.ppo_steps import critic_step, policy_step
 from rlhf_core.training.run_directory import RunDirectory, RunState, settings_digest
+from rlhf_core.training.scoring import needed_scoring
 from rlhf_core.training.state import optimizer_tensors, restore_optimizer, take_prefix, with_prefix
 
 TOKENS_SHOWN = 8  # of a response that an error names
@@ -40,7 +41,8 @@ def train_policy(run: RunDirectory) -> None:
         DatasetError: there are no prompts.
         ConfigError: more last layers than there are, or a reward model that the critic cannot start from.
         CheckpointError: policy and reward model don't share a tokenizer.
-        ScoreError: the reward gives something else than a number for each response.
+        FunctionError: the reward is a function that there is none of, that fails, or that gives something else than a
+            number for each response.
         TrainingDiverged: a score, loss or the KL became non-finite, or the KL passed its hard cap. The last saved
             state stands.
         RunStopped: a stop was asked for and the state is saved.
@@ -48,17 +50,15 @@ def train_policy(run: RunDirectory) -> None:
     config = cast(PolicyConfig, run.config)
     device = use_device(config.threads)
     palm, tokenizer, parent = load_policy(run.policy)
-    reward_model, reward_tokenizer, reward_manifest = load_reward_model(run.reward_model)
-    if reward_tokenizer.sha256 != tokenizer.sha256:
-        raise CheckpointError("the reward model reads other tokens than the policy writes: their tokenizers differ")
-    palm, reward_model = palm.to(device), reward_model.to(device)
+    palm = palm.to(device)
+    scoring = needed_scoring(run, tokenizer, device)
     prompts = [encode_prompt(tokenizer, prompt.text, config.max_prompt_tokens) for prompt in run.read_prompts()]
     if not prompts:
         raise DatasetError("found 0 prompts; at least 1 is needed")
 
     torch.manual_seed(derive_seed(config.seed, "initialise"))
-    model = make_models(palm, config, reward_model)
-    trainer = PolicyTrainer(model, prompts, reward_of(reward_model, tokenizer.end), config, tokenizer.end)
+    model = make_models(palm, config, scoring.model.reward_model if scoring.model else None)
+    trainer = PolicyTrainer(model, prompts, scoring.score, config, tokenizer.end)
 
     digest = settings_digest(run)
     start, last = 0, dict[str, float]()
@@ -86,7 +86,7 @@ def train_policy(run: RunDirectory) -> None:
     meta = {
         **run.meta,
         "parent": parent["id"],
-        "reward_model": reward_manifest["id"],
+        **scoring.origin,
         "config": settings_to_dict(config),
         "run_digest": digest,
         "metrics": {name: value for name, value in last.items() if name != "tokens_per_second"},
@@ -99,17 +99,6 @@ def check_rollout(buffer: RolloutBuffer, state: RunState) -> None:
     """Raise ValueError for a state in the middle of a round whose rollout is gone: no one else could draw it again."""
     if Tally(**state.values.get("tally", {})).steps and buffer.read(state.step) is None:
         raise ValueError(f"the rollout of round {state.step + 1}, in whose middle it was taken, is missing")
-
-
-def reward_of(reward_model: RewardModel, end_id: int | None) -> Score:
-    """A reward model as a score of whole responses; what stands after the first end token is not read."""
-    reward_model.eval().requires_grad_(False)  # no dropout: equal responses get equal scores
-
-    def score(prompts: list[list[int]], responses: list[list[int]]) -> Tensor:
-        ended = responses if end_id is None else [cut_response(response, end_id) for response in responses]
-        return reward_model.score(join_sequences(prompts, ended, device=reward_model.palm.device))
-
-    return score
 
 
 class PolicyTrainer:

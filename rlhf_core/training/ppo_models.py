@@ -41,8 +41,8 @@ def make_models(palm: PaLM, config: PolicyConfig, reward_model: RewardModel | No
         critic_lora_r=max(critic_rank, 1),
         actor_last_layers=config.last_layers,
         critic_last_layers=config.critic_last_layers,
-        critic_dim_out=1 if starts_from is None else max(1, starts_from.bins),
-        value_range=(0.0, 5.0) if starts_from is None or starts_from.bins <= 1 else range_of(starts_from),
+        critic_dim_out=1 if starts_from is None else starts_from.head.outputs,
+        value_range=(0.0, 5.0) if starts_from is None or starts_from.head.outputs == 1 else range_of(starts_from),
     )
     if starts_from is not None:
         take_head(model, starts_from)
@@ -58,13 +58,17 @@ def trunk_of(reward_model: RewardModel | None, palm: PaLM) -> PaLM:
     needed = f"a causal one of the policy's width {palm.dim} and {palm.num_tokens} tokens"
     if reward_model is None:
         raise ConfigError("critic_trunk", "reward-model", f"only where a reward model is given: {needed}")
+    if reward_model.members > 1:
+        found = f"this one is an ensemble of {reward_model.members}"
+        raise ConfigError("critic_trunk", "reward-model", f"only with a reward model of one member; {found}")
     trunk = copy.deepcopy(reward_model.palm)
     if (trunk.dim, trunk.num_tokens, trunk.causal) != (palm.dim, palm.num_tokens, True):
         kind = "causal" if trunk.causal else "not causal"
         found = f"this one has width {trunk.dim} and {trunk.num_tokens} tokens and is {kind}"
         raise ConfigError("critic_trunk", "reward-model", f"only with a reward model that fits, {needed}; {found}")
-    if reward_model.scope is not None:
-        trunk.merge_finetune_params(reward_model.scope)
+    scope = reward_model.scopes[0]
+    if scope is not None:
+        trunk.merge_finetune_params(scope)
     return trunk
 
 
@@ -81,7 +85,7 @@ def take_head(model: ActorCritic, reward_model: RewardModel) -> None:
     """
     head, own = reward_model.head, model.value_head
     bias = torch.zeros_like(own.bias) if head.bias is None else head.bias
-    if reward_model.bins > 1:  # the bins' centres have the normalisation in them
+    if reward_model.head.outputs > 1:  # the bins' centres have the normalisation in them
         own.weight.copy_(head.weight)
         own.bias.copy_(bias)
     else:

@@ -1,10 +1,9 @@
 """Training a reward model on 1-5 ratings and comparisons together (docs/algorithms/reward-model.md)."""
 
-import hashlib
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any, cast
 
 import torch
@@ -14,14 +13,31 @@ from rlhf_core.checkpoint import load_policy, save_reward_model
 from rlhf_core.config import RewardConfig, SamplingConfig, settings_to_dict
 from rlhf_core.errors import DatasetError
 from rlhf_core.generation.sampler import generate_batch
-from rlhf_core.losses import binned_cross_entropy
 from rlhf_core.masking import join_sequences
 from rlhf_core.modules.palm import PaLM
+from rlhf_core.modules.reward_head import WITH_BINS
 from rlhf_core.modules.reward_model import RewardModel
 from rlhf_core.records import Comparison, Feedback, ScoredResponse
 from rlhf_core.seeds import derive_generator, derive_seed
 from rlhf_core.training.descent import descend
 from rlhf_core.training.device import use_device
+from rlhf_core.training.feedback import (
+    bootstrap_by_prompt,
+    check_informative,
+    describe,
+    response_tokens,
+    split_by_prompt,
+    usable_feedback,
+)
+from rlhf_core.training.reward_measures import (
+    calibration_of,
+    concordance,
+    head_outputs,
+    holdout_values,
+    measure_holdout,
+    utilities,
+    verdicts_right,
+)
 from rlhf_core.training.run_directory import RunDirectory, settings_digest
 from rlhf_core.training.state import optimizer_tensors, restore_optimizer, take_prefix, with_prefix
 
@@ -29,6 +45,7 @@ DROPOUT = 0.1  # in the reward model's trunk while it learns
 ADAM_EPSILON = 1e-5
 REFERENCE_RESPONSES = 128
 RATING_STEPS = 5  # ScoredResponse.score is 1 to 5
+MIDDLE_SCORE = 3
 
 
 def train_reward(run: RunDirectory) -> None:
@@ -44,6 +61,7 @@ def train_reward(run: RunDirectory) -> None:
     palm, tokenizer, parent = load_policy(run.policy)
     palm = palm.to(device)
     records = usable_feedback(run.read_feedback(), palm.num_tokens, config.minimum_ratings)
+    check_head(records, config)
     training, holdout = split_by_prompt(records, config.holdout_fraction, config.seed)
     check_informative(training, "left for training after the holdout was set aside" if holdout else "found")
 
@@ -51,13 +69,24 @@ def train_reward(run: RunDirectory) -> None:
     model = RewardModel(
         palm,
         dropout=DROPOUT,
-        num_binned_output=config.bins,
+        num_binned_output=config.bins if config.head in WITH_BINS else 0,
         use_lora=config.lora_rank > 0,
         lora_r=max(config.lora_rank, 1),
+        head=config.head,
+        pooling=config.pooling,
+        ensemble=config.ensemble,
+        ensemble_members=config.ensemble_members,
+        ensemble_scoring=config.ensemble_scoring,
+        ensemble_penalty=config.ensemble_penalty,
     )
-    model.start_from_habits(torch.tensor([item.strength for item in training if isinstance(item, Comparison)]).long())
+    model.start_from_habits(
+        torch.tensor([item.strength for item in training if isinstance(item, Comparison)]).long(),
+        labels_of([item.score for item in training if isinstance(item, ScoredResponse)], model),
+    )
     optimizer = make_optimizer(model, config)
     order = plan_steps(len(training), config)
+    shares = bootstrap_by_prompt(training, config.ensemble, config.seed) if config.ensemble > 1 else None
+    max_grad_norm = config.max_grad_norm * math.sqrt(config.ensemble)  # of the members' gradients together
     run.log(describe(training, holdout))
 
     digest = settings_digest(run)
@@ -76,14 +105,17 @@ def train_reward(run: RunDirectory) -> None:
         torch.manual_seed(derive_seed(config.seed, "dropout", step))
         model.train()
         batch = [training[index] for index in order[step]]
-        found = feedback_loss(model, batch)
-        norm = descend(optimizer, found.loss, model.finetune_parameters(), config.max_grad_norm, f"step {step + 1}")
+        found = feedback_loss(model, batch) if shares is None else feedback_loss(model, batch, shares[:, order[step]])
+        norm = descend(optimizer, found.loss, model.finetune_parameters(), max_grad_norm, f"step {step + 1}")
         seconds = time.perf_counter() - started
 
         now = {**found.metrics, "grad_norm": norm, "learning_rate": learning_rate}
         now["tokens_per_second"] = found.tokens / seconds
         if holdout and ((step + 1) % steps_per_epoch(len(training), config) == 0 or step + 1 == len(order)):
-            now |= measure_holdout(model, holdout)
+            values = holdout_values(model, holdout)
+            now |= measure_holdout(model, holdout, values)
+            if calibration := calibration_of(model, holdout, values):
+                now["holdout_calibration_error"] = calibration["error"]
         run.metrics(step + 1, now)
         last = {**last, **now}  # a step may lack a metric: the newest of each is the run's result
         run.progress(step + 1, len(order), "train")
@@ -101,120 +133,26 @@ def train_reward(run: RunDirectory) -> None:
         "metrics": {name: value for name, value in last.items() if name != "tokens_per_second"},
         "training_records": len(training),
         "holdout_records": len(holdout),
-        "reference_mean": float(model.reward_mean),
-        "reference_std": float(model.reward_std),
+        "reference_mean": model.reward_mean.tolist(),
+        "reference_std": model.reward_std.tolist(),
     }
     output = save_reward_model(run.store, model, tokenizer, meta)
-    run.finish([output], last)
+    calibration = calibration_of(model, holdout, holdout_values(model, holdout)) if holdout else None
+    run.finish([output], last, {"calibration": calibration} if calibration else None)
 
 
-# What to learn from
-
-
-def usable_feedback(records: Sequence[Feedback], num_tokens: int, minimum: int) -> list[Feedback]:
-    """The records that can teach something; comparisons of a response with itself are left out.
+def check_head(records: Sequence[Feedback], config: RewardConfig) -> None:
+    """Refuse ratings that the head cannot learn.
 
     Raises:
-        DatasetError: too few, one-sided, or with tokens that the policy doesn't know.
+        DatasetError: names what was found, and the cure.
     """
-    usable = [item for item in records if not (isinstance(item, Comparison) and is_with_itself(item))]
-    for item in usable:
-        highest = max(max(tokens) for tokens in (item.prompt_tokens, *response_tokens(item)))
-        if highest >= num_tokens:
-            raise DatasetError(
-                f"rating {item.rating_id!r} holds token {highest}; the policy knows 0 to {num_tokens - 1}"
-            )
-    if len(usable) < minimum:
-        left_out = len(records) - len(usable)
-        note = f" ({left_out} more compare a response with itself)" if left_out else ""
-        raise DatasetError(f"found {len(usable)} usable ratings{note}; at least {minimum} are needed")
-    check_informative(usable, "found")
-    return usable
-
-
-def is_with_itself(item: Comparison) -> bool:
-    return item.chosen_tokens == item.rejected_tokens
-
-
-def response_tokens(item: Feedback) -> list[tuple[int, ...]]:
-    """The one response of a score, or chosen and rejected of a comparison."""
-    return [item.response_tokens] if isinstance(item, ScoredResponse) else [item.chosen_tokens, item.rejected_tokens]
-
-
-def check_informative(records: Sequence[Feedback], where: str) -> None:
-    """Refuse feedback that says of nothing that it is better than something else.
-
-    Two pieces of evidence at least: comparisons that are no ties, and scores that differ from the commonest one.
-
-    Raises:
-        DatasetError: names what was found and what is needed.
-    """
-    scores = [item.score for item in records if isinstance(item, ScoredResponse)]
-    comparisons = [item for item in records if isinstance(item, Comparison)]
-    preferences = sum(item.strength > 0 for item in comparisons)
-    commonest = max(scores.count(score) for score in set(scores)) if scores else 0
-    if preferences + len(scores) - commonest >= 2:
-        return
-    if comparisons and not scores:
-        problem = f"{len(comparisons) - preferences} of {len(comparisons)} comparisons {where} are ties"
-    elif scores and not comparisons:
-        problem = f"{commonest} of {len(scores)} scores {where} are the same"
-    else:
-        problem = (
-            f"{commonest} of {len(scores)} scores {where} are the same "
-            f"and {len(comparisons) - preferences} of {len(comparisons)} comparisons are ties"
+    scores = sum(isinstance(item, ScoredResponse) for item in records)
+    if scores and config.head == "pairwise":
+        raise DatasetError(
+            f"found {scores} ratings of 1 to 5, and head = 'pairwise' learns from comparisons alone: choose the head "
+            "binned, ordinal or scalar, or leave them out"
         )
-    raise DatasetError(
-        f"the feedback is one-sided: {problem}. Needed are at least two verdicts that tell better from worse: "
-        "comparisons that are no ties, or scores that differ"
-    )
-
-
-def split_by_prompt(records: Sequence[Feedback], fraction: float, seed: int) -> tuple[list[Feedback], list[Feedback]]:
-    """Training and holdout records; all records of a prompt stand on the same side.
-
-    Records belong together when they share a prompt's id or its tokens. A hash of seed and prompt decides, so that a
-    prompt that was held out stays so as feedback grows, and ``fraction`` is met on average. Where the hashes choose no
-    prompt, or all, the one next to the border changes sides.
-    """
-    groups: dict[int, list[Feedback]] = {}
-    for number, item in zip(prompt_groups(records), records, strict=True):
-        groups.setdefault(number, []).append(item)
-
-    def place(items: list[Feedback]) -> float:
-        digests = (hashlib.sha256(f"{seed}/{item.prompt_tokens}".encode()).digest() for item in items)
-        return min(int.from_bytes(digest[:8]) for digest in digests) / 2**64
-
-    ordered = sorted(groups.values(), key=place)
-    below = sum(place(items) < fraction for items in ordered)
-    held = min(max(1, below), len(ordered) - 1) if fraction > 0 else 0
-    training = [item for group in ordered[held:] for item in group]
-    return training, [item for group in ordered[:held] for item in group]
-
-
-def prompt_groups(records: Sequence[Feedback]) -> list[int]:
-    """A number for each record; equal where two share a prompt id or prompt tokens, directly or by way of others."""
-    parent: dict[Any, Any] = {}
-
-    def root(key: Any) -> Any:
-        while parent.setdefault(key, key) != key:
-            key = parent[key]
-        return key
-
-    for item in records:
-        parent[root(item.prompt_id)] = root(item.prompt_tokens)
-    roots = [root(item.prompt_tokens) for item in records]
-    numbers = {key: number for number, key in enumerate(dict.fromkeys(roots))}
-    return [numbers[key] for key in roots]
-
-
-def describe(training: Sequence[Feedback], holdout: Sequence[Feedback]) -> str:
-    """One line for the log."""
-    scores = sum(isinstance(item, ScoredResponse) for item in training)
-    return (
-        f"training on {len(training) - scores} comparisons and {scores} scores; "
-        f"{len(holdout)} ratings of other prompts are held out"
-    )
 
 
 # Steps
@@ -234,15 +172,23 @@ def plan_steps(records: int, config: RewardConfig) -> list[list[int]]:
 
 
 def make_optimizer(model: RewardModel, config: RewardConfig) -> torch.optim.AdamW:
-    """AdamW; matrices decay. The few numbers of the comparison model have far to go: they learn ten times faster."""
+    """AdamW; matrices decay. The few numbers of the likelihoods have far to go: they learn ten times faster."""
     few = [model.comparison_log_scale, model.step_biases]
-    others = [parameter for parameter in model.finetune_parameters() if all(parameter is not one for one in few)]
+    few += [model.head.thresholds, model.head.rating_log_scale] if model.head.kind == "ordinal" else []
+    segments = [model.prompt_embedding, model.response_embedding]
+    others = [parameter for parameter in model.finetune_parameters() if not is_among(parameter, few)]
+    matrices = [one for one in others if one.ndim > 1 and not is_among(one, segments)]
     groups = [
-        {"params": [one for one in others if one.ndim > 1], "factor": 1.0, "weight_decay": config.weight_decay},
-        {"params": [one for one in others if one.ndim <= 1], "factor": 1.0, "weight_decay": 0.0},
+        {"params": matrices, "factor": 1.0, "weight_decay": config.weight_decay},
+        {"params": [one for one in others if not is_among(one, matrices)], "factor": 1.0, "weight_decay": 0.0},
         {"params": few, "factor": 10.0, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, eps=ADAM_EPSILON)
+
+
+def is_among(parameter: Tensor, others: Sequence[Tensor]) -> bool:
+    """Whether it is one of them; equal numbers do not make it so."""
+    return any(parameter is one for one in others)
 
 
 @dataclass(frozen=True)
@@ -254,47 +200,63 @@ class FeedbackLoss:
     tokens: int
 
 
-def feedback_loss(model: RewardModel, batch: Sequence[Feedback]) -> FeedbackLoss:
+def feedback_loss(model: RewardModel, batch: Sequence[Feedback], shares: Tensor | None = None) -> FeedbackLoss:
     """Mean negative log-likelihood of verdicts of both kinds, in nats, in one forward pass.
 
-    Scores and comparisons are both probabilities of a verdict, so their log-likelihoods add without a coefficient.
+    Scores and comparisons are both probabilities of a verdict, so their log-likelihoods add without a coefficient. The
+    losses of an ensemble's members add up, so that each learns as it would alone; metrics are the members' mean.
+
+    Args:
+        shares: (members, batch) how often each member learns from each verdict; None: all from all, once.
     """
     scored = [item for item in batch if isinstance(item, ScoredResponse)]
     compared = [item for item in batch if isinstance(item, Comparison)]
     items: list[Feedback] = [*scored, *compared]
     outputs, tokens = head_outputs(model, items)
-    weights = torch.tensor([item.weight for item in items], device=outputs.device)
-    loss = outputs.new_zeros(())
-    metrics: dict[str, float] = {}
+    weights = torch.tensor([item.weight for item in items], device=outputs.device).expand(model.members, -1)
+    if shares is not None:
+        order = sorted(range(len(batch)), key=lambda place: isinstance(batch[place], Comparison))
+        weights = weights * shares[:, order].to(weights.device)
+    of_scores, of_comparisons = weights.split([len(scored), len(compared)], dim=1)
+    values = model.value(outputs)
+    members = range(model.members)
+    losses: list[tuple[str, Tensor, Tensor]] = []  # of each kind: name, the members' means, weights behind them
     right: list[float] = []
     if scored:
-        labels = torch.tensor([score_to_bin(item.score, model.bins) for item in scored], device=outputs.device)
-        kept = weights[: len(scored)]
-        score_loss = binned_cross_entropy(outputs[: len(scored)], labels, kept)
-        loss = loss + score_loss * kept.sum() / weights.sum()
-        metrics["score_loss"] = float(score_loss.detach())
-        values = model.value(outputs[: len(scored)].detach()).tolist()
-        right += concordance(values, [item.score for item in scored])
+        labels = labels_of([item.score for item in scored], model).to(outputs.device)
+        read = outputs[:, : len(scored)]
+        found = [model.head.rating_loss(read[one], labels, some(of_scores[one]), one) for one in members]
+        losses.append(("score_loss", torch.stack(found), of_scores))
+        right += concordance(utilities(model, values[:, : len(scored)].detach()), [item.score for item in scored])
     if compared:
-        chosen, rejected = model.value(outputs[len(scored) :]).view(len(compared), 2).unbind(dim=1)
-        kept = weights[len(scored) :]
+        pairs = values[:, len(scored) :].view(model.members, len(compared), 2)
+        chosen, rejected = pairs[..., 0], pairs[..., 1]
         strengths = torch.tensor([item.strength for item in compared], device=outputs.device)
-        loss_of_comparisons = model.comparison_loss(chosen, rejected, strengths, kept)
-        loss = loss + loss_of_comparisons * kept.sum() / weights.sum()
-        metrics["comparison_loss"] = float(loss_of_comparisons.detach())
-        right += verdicts_right(chosen.tolist(), rejected.tolist(), compared)
-    metrics["loss"] = float(loss.detach())
+        found = [
+            model.comparison_loss(chosen[one], rejected[one], strengths, some(of_comparisons[one]), one)
+            for one in members
+        ]
+        losses.append(("comparison_loss", torch.stack(found), of_comparisons))
+        right += verdicts_right(utilities(model, chosen.detach()), utilities(model, rejected.detach()), compared)
+    total = sum(item.weight for item in items)
+    loss = torch.stack([means * behind.sum(dim=1) / total for _, means, behind in losses]).sum(dim=0)
+    metrics = {name: float(means.detach().mean()) for name, means, _ in losses}
+    metrics["loss"] = float(loss.detach().mean())
     if right:
         metrics["accuracy"] = sum(right) / len(right)
-    return FeedbackLoss(loss, metrics, tokens)
+    return FeedbackLoss(loss.sum(), metrics, tokens)
 
 
-def head_outputs(model: RewardModel, items: Sequence[Feedback]) -> tuple[Tensor, int]:
-    """Outputs of the head for every response of ``items`` in order, and the number of tokens read."""
-    prompts = [item.prompt_tokens for item in items for _ in response_tokens(item)]
-    responses = [response for item in items for response in response_tokens(item)]
-    sequences = join_sequences(prompts, responses, device=model.palm.device)
-    return model.head_outputs(sequences), int(sequences.lengths.sum())
+def some(weights: Tensor) -> Tensor:
+    """Weights with a sum above 0: equal ones in place of none, whose mean then counts for nothing in the whole."""
+    return weights if bool(weights.any()) else torch.ones_like(weights)
+
+
+def labels_of(scores: Sequence[int], model: RewardModel) -> Tensor:
+    """Scores of 1 to 5 as the head learns them: bins, or for a scalar head the distance from the middle."""
+    if model.head.kind in WITH_BINS:
+        return torch.tensor([score_to_bin(score, model.bins) for score in scores], dtype=torch.long)
+    return torch.tensor([score - MIDDLE_SCORE for score in scores], dtype=torch.float32)
 
 
 def score_to_bin(score: int, bins: int) -> int:
@@ -302,56 +264,7 @@ def score_to_bin(score: int, bins: int) -> int:
     return round((score - 1) * (bins - 1) / (RATING_STEPS - 1))
 
 
-def concordance(values: Sequence[float], scores: Sequence[int]) -> list[float]:
-    """For each pair of different scores: 1 where the values stand in the same order, ½ where equal, else 0."""
-    pairs = combinations(zip(values, scores, strict=True), 2)
-    return [agreement((a - b) * (first - second)) for (a, first), (b, second) in pairs if first != second]
-
-
-def verdicts_right(chosen: Sequence[float], rejected: Sequence[float], items: Sequence[Comparison]) -> list[float]:
-    """For each comparison that is no tie: 1 where the chosen value is the larger, ½ where equal, else 0."""
-    return [agreement(a - b) for a, b, item in zip(chosen, rejected, items, strict=True) if item.strength > 0]
-
-
-def agreement(product: float) -> float:
-    return 0.5 if product == 0 else float(product > 0)
-
-
-# Measuring and ending
-
-
-@torch.no_grad()
-def measure_holdout(model: RewardModel, holdout: Sequence[Feedback], batch_size: int = 16) -> dict[str, float]:
-    """How often the model agrees with verdicts on prompts it never saw.
-
-    ``holdout_accuracy`` is over ``holdout_count`` comparisons that are no ties; without any, over all pairs of
-    differing scores. ``holdout_concordance`` is over those pairs, where there are scores.
-    """
-    model.eval()
-    values: list[float] = []
-    for part in batched(holdout, batch_size):
-        outputs, _ = head_outputs(model, part)
-        values += model.value(outputs).tolist()
-    position, scored, verdicts = 0, [], []
-    for item in holdout:
-        if isinstance(item, ScoredResponse):
-            scored.append((values[position], item.score))
-            position += 1
-        else:
-            verdicts += verdicts_right([values[position]], [values[position + 1]], [item])
-            position += 2
-    pairs = concordance([value for value, _ in scored], [score for _, score in scored])
-    counted = verdicts or pairs
-    found: dict[str, float] = {"holdout_count": len(counted)}
-    if counted:
-        found["holdout_accuracy"] = sum(counted) / len(counted)
-    if pairs:
-        found["holdout_concordance"] = sum(pairs) / len(pairs)
-    return found
-
-
-def batched(items: Sequence[Feedback], size: int) -> Iterator[Sequence[Feedback]]:
-    return (items[at : at + size] for at in range(0, len(items), size))
+# Ending
 
 
 def reference_responses(

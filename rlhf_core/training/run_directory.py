@@ -78,9 +78,9 @@ class RunDirectory:
         kind: "pretrain", "sft", "reward", "policy" or "evaluate".
         config: the stage's settings.
         model: shape of the model to make (pretrain), else None.
-        inputs: absolute paths: "policy", "reward_model"; for pretrain "text" (a list) and "tokenizer"; for sft
-            "demonstrations" (a list); for evaluate "references", the policies to compare with, by their part:
-            "parent", "base" and others.
+        inputs: absolute paths: "policy", "reward_model"; "reward", a function as module:function;
+            for pretrain "text" (a list) and "tokenizer"; for sft "demonstrations" (a list); for evaluate "references",
+            the policies to compare with, by their part: "parent", "base" and others.
         store: folder of the checkpoint store for outputs.
         meta: goes into the checkpoint's ``meta``.
         listener: called with every event after it is written; the command line draws its bar from it.
@@ -119,6 +119,7 @@ class RunDirectory:
         store: Path | str,
         policy: Path | str | None = None,
         reward_model: Path | str | None = None,
+        reward: str | None = None,
         feedback: Path | str | None = None,
         prompts: Path | str | None = None,
         text: Sequence[Path | str] = (),
@@ -129,6 +130,8 @@ class RunDirectory:
         meta: Mapping[str, Any] | None = None,
     ) -> "RunDirectory":
         """Make the folder, copy ``feedback`` and ``prompts`` into it, and write ``run.json`` last.
+
+        ``reward``: a function that scores responses, as module:function.
 
         Raises:
             FileExistsError: the folder already holds a run.
@@ -141,6 +144,8 @@ class RunDirectory:
             if source is not None and Path(source).absolute() != folder / name:
                 shutil.copyfile(source, folder / name)
         inputs: dict[str, Any] = {"policy": absolute(policy), "reward_model": absolute(reward_model)}
+        if reward is not None:
+            inputs["reward"] = reward
         if kind == "pretrain":
             inputs |= {"text": [absolute(file) for file in text], "tokenizer": absolute(tokenizer)}
         if kind == "sft":
@@ -477,7 +482,7 @@ def read_request(path: Path) -> dict[str, Any]:
     for name in ("feedback", "prompts"):
         check_type(name, request.get(name), str, type(None))
     inputs = request.get("inputs") or {}
-    for name in ("policy", "reward_model", "tokenizer"):
+    for name in ("policy", "reward_model", "reward", "tokenizer"):
         check_type(name, inputs.get(name), str, type(None))
     for name in ("text", "demonstrations"):
         check_type(name, inputs.get(name), list, type(None))

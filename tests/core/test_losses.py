@@ -12,7 +12,9 @@ from rlhf_core.losses import (
     clipped_value_loss,
     comparison_logits,
     comparison_loss,
+    cumulative_link_loss,
     fit_step_biases,
+    fit_thresholds,
     histogram_targets,
     staleness_weights,
 )
@@ -215,3 +217,35 @@ def test_responses_three_rounds_old_teach_nearly_as_well_as_fresh_ones_rule_41()
     fresh = reward_after(0, 2.0)
     assert fresh > 8
     assert reward_after(3, 2.0) >= 0.95 * fresh
+
+
+def test_ordered_classes_by_hand():
+    thresholds = torch.tensor([-1.0, 1.0])
+    labels = torch.tensor([0, 1, 2])
+    values = torch.zeros(3, requires_grad=True)
+    # P(0) = s(-1) = .268941, P(1) = s(1) - s(-1) = .462117, P(2) = 1 - s(1) = .268941
+    loss = cumulative_link_loss(values, labels, thresholds)
+    assert float(loss) == pytest.approx((1.313262 + 0.771937 + 1.313262) / 3, abs=1e-5)
+    loss.backward()
+    assert values.grad is not None
+    assert values.grad[0] > 0  # a low rating pulls the value down, a high one up
+    assert values.grad[1] == pytest.approx(0.0, abs=1e-7)
+    assert values.grad[2] < 0
+    weighted = cumulative_link_loss(values, labels, thresholds, torch.tensor([0.0, 2.0, 0.0]))
+    assert float(weighted) == pytest.approx(0.771937, abs=1e-5)
+
+
+def test_ordered_classes_stay_finite_far_out():
+    thresholds = torch.tensor([-1.0, 1.0], requires_grad=True)
+    values = torch.tensor([200.0, -200.0, 200.0], requires_grad=True)
+    loss = cumulative_link_loss(values, torch.tensor([0, 1, 1]), thresholds)
+    loss.backward()
+    assert float(loss) == pytest.approx((201 + 199 + 199) / 3, abs=0.3)
+    for parameter in (values, thresholds):
+        assert parameter.grad is not None
+        assert bool(torch.isfinite(parameter.grad).all())
+
+
+def test_thresholds_start_at_the_raters_habits():
+    found = fit_thresholds(torch.tensor([0, 0, 2, 2, 2]), 3)  # counts 3, 1, 4 with one added
+    assert_close(found, torch.logit(torch.tensor([3 / 8, 4 / 8])))

@@ -48,7 +48,16 @@ def trained_reward_model(make_palm, **head):
 
 
 @pytest.mark.parametrize(
-    "head", [{}, {"use_lora": False}, {"num_binned_output": 0}, {"num_binned_output": 1}, {"num_binned_output": 9}]
+    "head",
+    [
+        {},
+        {"use_lora": False},
+        {"num_binned_output": 0},
+        {"num_binned_output": 1},
+        {"num_binned_output": 9},
+        {"head": "ordinal"},
+        {"head": "pairwise", "num_binned_output": 0, "pooling": "last"},
+    ],
 )
 def test_a_critic_that_starts_from_the_reward_model_values_a_state_by_its_score(make_palm, head):
     reward_model = trained_reward_model(make_palm, **head)
@@ -88,6 +97,12 @@ def test_a_critic_from_the_reward_model_learns_and_is_resumed(make_palm):
 def test_a_reward_model_that_does_not_fit_is_refused_as_the_critics_start(make_palm, shape, words):
     reward_model = RewardModel(make_palm(**shape), num_binned_output=5)
     with pytest.raises(ConfigError, match=f"width 32 and 259 tokens; this one .*{words}"):
+        make_models(make_palm(), replace(SMALL, critic_trunk="reward-model"), reward_model)
+
+
+def test_a_critic_cannot_start_from_an_ensemble(make_palm):
+    reward_model = RewardModel(make_palm(), num_binned_output=5, ensemble=2)
+    with pytest.raises(ConfigError, match="only with a reward model of one member; this one is an ensemble of 2"):
         make_models(make_palm(), replace(SMALL, critic_trunk="reward-model"), reward_model)
 
 

@@ -69,6 +69,18 @@ def test_a_damaged_checkpoint_is_not_recorded(run, steersman_data):
     assert not run.outputs.exists()
 
 
+def test_what_a_run_reports_is_kept_with_its_numbers(run, steersman_data, monkeypatch):
+    write_run_directory(run)
+    output = {"kind": "reward_model", "id": "ab" * 32, "path": "of no matter"}
+    report = {"calibration": {"error": 0.1, "count": 3, "bins": []}}
+    result = {"outputs": [output], "metrics": {"loss": 0.5}, "report": report}
+    (run_folder(run) / "result.json").write_text(json.dumps(result))
+    monkeypatch.setattr("workers.supervisor.verify", lambda path: output)
+    assert supervise(run.pk)
+    assert fresh(run).result == {"loss": 0.5, "report": report}
+    assert run.outputs.get().metrics == {"loss": 0.5}
+
+
 def test_the_lease_is_kept_while_files_are_written_and_read(run, steersman_data, monkeypatch):
     output = {"kind": "reward_model", "id": "ab" * 32, "path": "of no matter"}
     ends = []

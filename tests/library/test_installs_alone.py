@@ -61,8 +61,12 @@ def test_its_command_line_answers(alone, tmp_path):
 
 
 def test_every_public_name_loads(alone, tmp_path):
-    code = "import rlhf_core; print([getattr(rlhf_core, name).__name__ for name in rlhf_core.__all__])"
-    assert said_by(alone, code, tmp_path) == "['ActorCritic', 'PaLM', 'RLHFTrainer', 'RewardModel', 'Tokenizer']\n"
+    code = "import rlhf_core; print(*[getattr(rlhf_core, name).__name__ for name in rlhf_core.__all__])"
+    names = (
+        "ActorCritic Composite Ensemble PaLM RLHFTrainer RewardModel Tokenizer end_reward length_reward pattern_reward "
+        "reward_from_function reward_of takes_batches token_reward"
+    )
+    assert said_by(alone, code, tmp_path) == f"{names}\n"
     assert said_by(alone, "import rlhf_core; print(rlhf_core.__all__ == dir(rlhf_core))", tmp_path) == "True\n"
 
 

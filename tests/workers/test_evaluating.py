@@ -11,6 +11,7 @@ from django.db import IntegrityError, transaction
 from rlhf_core import cli
 from rlhf_core.checkpoint import save_reward_model
 from rlhf_core.config import EvaluateConfig, ModelConfig, PolicyConfig
+from rlhf_core.masking import join_sequences
 from rlhf_core.modules.palm import PaLM
 from rlhf_core.modules.reward_model import RewardModel
 from webapp.errors import FenceLost, NoHeldOutPrompts, RequestReused, WrongCheckpoint
@@ -83,8 +84,25 @@ def test_an_evaluation_leaves_every_answer_and_what_they_say(project, policies, 
     assert sorted(sample.checkpoint.version for sample in samples) == [1, 1, 1, 2, 2, 2, 3, 3, 3]
     rewards = [item.reward for item in found.items.filter(sample__checkpoint=policies[2])]
     assert sum(rewards) / 3 == pytest.approx(found.metrics["policies"]["candidate"]["reward"]["value"])
+    assert {item.uncertainty for item in found.items.all()} == {None}  # one model alone has nobody to disagree with
     assert not run.outputs.exists()
     assert serving(project).checkpoint == policies[0]
+
+
+def test_how_far_an_ensemble_disagrees_is_kept_with_every_answer(project, policies, tokenizer, steersman_data):
+    torch.manual_seed(7)
+    palm = PaLM.from_config(ModelConfig(num_tokens=tokenizer.vocab_size, dim=16, depth=1, heads=2, dim_head=8))
+    model = RewardModel(palm, num_binned_output=5, ensemble=2, ensemble_members="heads").eval()
+    sha256 = save_reward_model(steersman_data / "checkpoints", model, tokenizer, {}).id
+    run = ask(project, policies[0], record_checkpoint(project=project, kind="reward_model", sha256=sha256))
+    assert supervise(run.pk)
+    kept = list(Evaluation.objects.get(run=run).items.select_related("sample"))
+    assert len(kept) == 3
+    for item in kept:
+        read = join_sequences([item.sample.prompt_tokens], [item.sample.tokens])
+        assert item.reward == pytest.approx(float(model.score(read)), abs=1e-4)
+        assert item.uncertainty == pytest.approx(float(model.uncertainty(read)), abs=1e-4)
+        assert item.uncertainty > 0
 
 
 def test_ppo_is_given_the_prompts_that_no_evaluation_is(project, policies, reward_model):

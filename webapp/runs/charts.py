@@ -77,7 +77,11 @@ FOLDED: dict[str, tuple[tuple[str, tuple[tuple[str, str], ...]], ...]] = {
         ("Losses by kind of rating", (("Comparisons", "comparison_loss"), ("Single answers", "score_loss"))),
         (
             "Held-out prompts",
-            (("Order of single answers", "holdout_concordance"), ("Verdicts measured", "holdout_count")),
+            (
+                ("Calibration error", "holdout_calibration_error"),
+                ("Order of single answers", "holdout_concordance"),
+                ("Verdicts measured", "holdout_count"),
+            ),
         ),
         ("Optimiser and speed", ()),
     ),

@@ -173,6 +173,9 @@ class EvaluationSample(models.Model):
     evaluation = models.ForeignKey(Evaluation, on_delete=models.PROTECT, related_name="items")
     sample = models.ForeignKey(Sample, on_delete=models.PROTECT, related_name="+")
     reward = models.FloatField(null=True, help_text="the reward model's; null where none was asked")
+    uncertainty = models.FloatField(
+        null=True, help_text="standard deviation between the members of the reward model; null where it is no ensemble"
+    )
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["evaluation", "sample"], name="a_sample_once_an_evaluation")]

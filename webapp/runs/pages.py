@@ -22,6 +22,7 @@ from webapp.quality.selectors import RatingCounts
 from webapp.registry.models import Checkpoint, Promotion
 from webapp.registry.selectors import promotions, serving
 from webapp.runs import selectors, tree
+from webapp.runs.calibration import Calibration, calibration_of
 from webapp.runs.charts import AXIS_UNITS
 from webapp.runs.figures import seconds_left
 from webapp.runs.models import Evaluation, EvaluationSample, Run, RunEvent, RunMetrics
@@ -286,6 +287,10 @@ class Live:
     @property
     def accuracy_count(self) -> int:
         return next((holdout_count(made) for made in self.outputs), 0)
+
+    @property
+    def calibration(self) -> Calibration | None:
+        return calibration_of(self.run)
 
 
 def holdout_count(reward_model: Checkpoint | None) -> int:

@@ -383,11 +383,12 @@ def record_saved(claim: Claim, step: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class DrawnAnswer:
-    """A response that an evaluation drew: of which checkpoint (its SHA-256), and its score."""
+    """A response that an evaluation drew: of which checkpoint (its SHA-256), its score, and how sure that is."""
 
     checkpoint: str
     sample: NewSample
     reward: float | None
+    uncertainty: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,11 +405,13 @@ def succeed(
     outputs: Iterable[Mapping[str, Any]],
     result: Mapping[str, Any],
     evaluation: EvaluationResult | None = None,
+    report: Mapping[str, Any] | None = None,
 ) -> Run:
     """Finish a run with what it made: checkpoint rows, their origin and the new state, all or nothing.
 
     ``outputs`` are those of result.json (``kind`` and ``id``, the checkpoint's SHA-256), ``result`` its metrics; an
-    evaluation's samples and findings are written in the same transaction, so that none comes twice.
+    evaluation's samples and findings are written in the same transaction, so that none comes twice; another run's
+    ``report`` is kept with its numbers.
     Where a cancel was asked for before the result came, the run ends as cancelled, with no outputs.
     """
     with transaction.atomic():
@@ -429,7 +432,7 @@ def succeed(
                 note(run, "log", f"this is bit for bit {checkpoint}, which run {origin.run.number} made")
         if evaluation is not None:
             record_evaluation(run, evaluation)
-        run.result = numbers
+        run.result = numbers if report is None else {**numbers, "report": finite(dict(report))}
         run.save(update_fields=["result"])
         return end(claim, run, State.SUCCEEDED, "")
 
@@ -466,7 +469,9 @@ def record_evaluation(run: Run, found: EvaluationResult) -> Evaluation:
         )
         EvaluationSample.objects.bulk_create(
             [
-                EvaluationSample(evaluation=evaluation, sample=sample, reward=answer.reward)
+                EvaluationSample(
+                    evaluation=evaluation, sample=sample, reward=answer.reward, uncertainty=answer.uncertainty
+                )
                 for sample, answer in zip(samples, answers, strict=True)
             ],
             batch_size=500,

@@ -362,7 +362,7 @@ def cures(project: Project, refusal: StudioError | None) -> list[dict[str, str]]
 
 def live_context(project: Project, run: Run) -> dict[str, Any]:
     found = pages.read_live(run, now=timezone.now())
-    names = (*type(found).__dataclass_fields__, "accuracy", "accuracy_count")
+    names = (*type(found).__dataclass_fields__, "accuracy", "accuracy_count", "calibration")
     return {"project": project, **{name: getattr(found, name) for name in names}}
 
 

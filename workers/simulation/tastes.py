@@ -1,15 +1,12 @@
 """Tastes: what a simulated rater likes, as a function of prompt and response, and how its scale is measured."""
 
-import importlib
-import math
-import os
 import statistics
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from numbers import Real
 from typing import TypeAlias
 
+from rlhf_core.errors import FunctionError
+from rlhf_core.functions import ask, load_function
 from workers.simulated import worth
 
 Taste: TypeAlias = Callable[[str, str], float]
@@ -32,30 +29,10 @@ def load_taste(name: str) -> Taste:
     Raises:
         TasteError: there is none, or it cannot be called.
     """
-    module_name, colon, function_name = name.partition(":")
-    if not (module_name and colon and function_name):
-        raise TasteError(f"the taste {name!r} is not of the form module:function, for instance {SHIPPED}")
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.insert(0, here)
     try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise TasteError(f"the module {module_name!r} of the taste needs {error.name!r}: install it") from error
-        raise TasteError(
-            f"there is no module {module_name!r} to take the taste from: start in the folder of "
-            f"{module_name.split('.')[0]}.py, or name its folder in PYTHONPATH"
-        ) from error
-    except Exception as error:  # whatever the module does when it is loaded
-        raise TasteError(f"the module {module_name!r} fails when it is loaded: {describe(error)}") from error
-    taste = getattr(module, function_name, None)
-    if taste is None:
-        raise TasteError(f"the module {module_name!r} has no {function_name!r}: is its name right?")
-    if not callable(taste):
-        raise TasteError(f"{name} is a {type(taste).__name__}; a taste is a function of (prompt, response)")
-    found: Taste = taste
-    return found
+        return load_function(name, "taste", SHIPPED)
+    except FunctionError as error:
+        raise TasteError(str(error)) from error
 
 
 def judge(taste: Taste, prompt: str, response: str) -> float:
@@ -64,21 +41,10 @@ def judge(taste: Taste, prompt: str, response: str) -> float:
     Raises:
         TasteError: it fails, or says something else.
     """
-    of = f"the response {response[:60]!r} to {prompt[:40]!r}"
     try:
-        value = taste(prompt, response)
-    except Exception as error:  # the taste is a stranger's code
-        raise TasteError(f"the taste fails at {of}: {describe(error)}. It must take any text") from error
-    if not isinstance(value, Real):
-        raise TasteError(f"the taste says {value!r} of {of}: it must return a number")
-    number = float(value)
-    if not math.isfinite(number):
-        raise TasteError(f"the taste says {number} of {of}: it must return a finite number")
-    return number
-
-
-def describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+        return ask(taste, "taste", prompt, response)
+    except FunctionError as error:
+        raise TasteError(str(error)) from error
 
 
 def as_shown(text: str) -> str:
