@@ -1,6 +1,7 @@
 """A small studio for page and browser tests: a project, its people, and answers that wait to be rated."""
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 
 from django.db import connection
@@ -23,6 +24,11 @@ def queries_of(client: Client, address: str) -> int:
     with CaptureQueriesContext(connection) as queries:
         assert client.get(address).status_code == 200
     return len(queries)
+
+
+def values_of(html: str) -> dict[str, str]:
+    """The numbers and lines of text in the form of a page, as they stand."""
+    return dict(re.findall(r'<input type="(?:number|text)" name="(\w+)" value="([^"]*)"', html))
 
 
 def let_a_day_pass() -> None:
@@ -75,10 +81,13 @@ class Studio:
             )
         return feedback.record_samples(checkpoint=self.checkpoint, sampling=self.sampling, samples=new)
 
-    def add_item(self, prompt_text: str, *texts: str) -> Comparison:
-        """One text makes a single answer, two make a pair."""
+    def add_item(self, prompt_text: str, *texts: str, kind: str = "") -> Comparison:
+        """One text makes a single answer, two make a pair, unless a ``kind`` is named."""
         samples = self.add_samples(prompt_text, *texts)
-        (item,) = feedback.make_items(project=self.project, samples_by_prompt={samples[0].prompt_id: samples})
+        prompt = samples[0].prompt_id
+        (item,) = feedback.make_items(
+            project=self.project, samples_by_prompt={prompt: samples}, kinds={prompt: kind} if kind else None
+        )
         return item
 
     def add_items(self, pairs: int = 0, singles: int = 0) -> None:

@@ -4,12 +4,12 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from rlhf_core.errors import CheckpointError, QueueFull
 from webapp.feedback import services as feedback
-from webapp.feedback.models import Sample
+from webapp.feedback.models import Comparison, Sample
 from webapp.feedback.services import NewSample
 from webapp.projects.models import Project, Prompt
 from webapp.projects.selectors import prompts_to_sample
@@ -21,7 +21,8 @@ from workers.sampler.client import SamplerClient, SamplerUnavailable, default_cl
 log = logging.getLogger(__name__)
 
 FIRST_ITEMS = 4  # a small batch first, so that an empty queue has something soon
-NEXT_ITEMS = 16  # two rows each at most: one full batch of the sampler
+NEXT_ITEMS = 16  # pairs: one full batch of the sampler
+MOST_ROWS = 32  # answers drawn at once: that batch
 BARREN_BATCHES = 3  # batches without a new slot (twins only), after which a tick gives up
 DEADLINE_SECONDS = 60.0
 TICK_SECONDS = 10.0  # one call begins no batch of a project after this; the next one goes on
@@ -87,7 +88,8 @@ def draw_items(project: Project, pointer: ServingPointer, wanted: int, client: S
     if not prompts:
         log.warning("project %s has no prompts to train on: import some", project.slug)
         return 0
-    rows = choose_rows(prompts, project.pair_percent)
+    plan = plan_items(project, prompts)
+    rows = [prompt for prompt, _, count in plan for _ in range(count)]
     drawn = client.draw(
         pointer.checkpoint.sha256,
         [prompt.text for prompt in rows],
@@ -116,14 +118,37 @@ def draw_items(project: Project, pointer: ServingPointer, wanted: int, client: S
     by_prompt: dict[UUID, list[Sample]] = {}
     for sample in samples:
         by_prompt.setdefault(sample.prompt_id, []).append(sample)
-    items = feedback.make_items(project=project, samples_by_prompt=by_prompt)
+    kinds = {prompt.pk: kind for prompt, kind, _ in plan}
+    items = feedback.make_items(project=project, samples_by_prompt=by_prompt, kinds=kinds)
     return sum(not feedback.are_twins(item) for item in items)
 
 
-def choose_rows(prompts: Sequence[Prompt], pair_percent: int) -> list[Prompt]:
-    """Each prompt once for a single answer or twice for a pair; the first is a pair if there are any at all."""
-    rows: list[Prompt] = []
-    for index, prompt in enumerate(prompts):
-        is_pair = pair_percent > 0 if index == 0 else random.uniform(0, 100) < pair_percent
-        rows += [prompt, prompt] if is_pair else [prompt]
-    return rows
+def plan_items(project: Project, prompts: Sequence[Prompt]) -> list[tuple[Prompt, str, int]]:
+    """What to ask of each prompt: its rating mode, and how many answers that takes; MOST_ROWS answers at most."""
+    shares: dict[str, int] = {
+        Comparison.Kind.PAIR: project.pair_percent,
+        Comparison.Kind.RANKING: project.ranking_percent,
+    }
+    answers: dict[str, int] = {Comparison.Kind.PAIR: 2, Comparison.Kind.RANKING: project.ranking_size}
+    plan: list[tuple[Prompt, str, int]] = []
+    rows = 0
+    for prompt, kind in zip(prompts, choose_kinds(len(prompts), shares), strict=True):
+        count = answers.get(kind, 1)
+        rows += count
+        if plan and rows > MOST_ROWS:
+            break
+        plan.append((prompt, kind, count))
+    return plan
+
+
+def choose_kinds(count: int, shares: Mapping[str, int]) -> list[str]:
+    """A rating mode for each of ``count`` items, by its share in percent; what no share takes is single answers.
+
+    The first is a pair if there are any at all: with it the loop can begin.
+    """
+    kinds = [*shares, Comparison.Kind.SINGLE]
+    weights = [*shares.values(), max(0, 100 - sum(shares.values()))]
+    found: list[str] = random.choices(kinds, weights, k=count)
+    if found and shares.get(Comparison.Kind.PAIR):
+        found[0] = Comparison.Kind.PAIR
+    return found

@@ -9,6 +9,7 @@ import random
 import re
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -62,6 +63,8 @@ class SimulatedRater:
 
     def choose(self, item: ShownItem) -> str:
         """The key to press for what is shown."""
+        if item.kind == "ranking":
+            return self.rank(item.answers)
         left = worth(item.left_text)
         if item.right_text is None:
             return str(min(5, max(1, round(3 + 0.8 * left + self.noise() / (2 * self.certainty)))))
@@ -72,9 +75,21 @@ class SimulatedRater:
         steps = sum(abs(difference) >= step for step in PAIR_STEPS)  # 0 a tie ... 3 much better
         return str(4 - steps if difference > 0 else 4 + steps)
 
+    def rank(self, answers: Sequence[str]) -> str:
+        """The places of several answers, by worth plus noise: a draw of the model of Plackett and Luce."""
+        worths = [
+            self.certainty * worth(text) - math.log(-math.log(self.uniform())) for text in answers
+        ]  # Gumbel noise
+        order = sorted(worths, reverse=True)
+        return ",".join(str(order.index(one) + 1) for one in worths)
+
+    def uniform(self) -> float:
+        """An even draw between 0 and 1, neither of which it is."""
+        return min(max(self.chance.random(), 1e-9), 1 - 1e-9)
+
     def noise(self) -> float:
         """A draw of the standard logistic distribution."""
-        return logistic_noise(min(max(self.chance.random(), 1e-9), 1 - 1e-9))
+        return logistic_noise(self.uniform())
 
 
 def logistic_noise(uniform: float) -> float:

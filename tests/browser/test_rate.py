@@ -365,12 +365,12 @@ def test_keys_are_inert_in_dialogs_in_text_fields_and_with_modifiers(page, addre
     for combination in ("Control+1", "Alt+1", "Meta+1", "Control+s"):
         page.keyboard.press(combination)
     page.evaluate("document.querySelector('#announce').after(document.createElement('textarea'))")
-    page.focus("textarea")
+    page.focus("#announce + textarea")
     page.keyboard.type("12sgup?")
     page.wait_for_timeout(300)
     assert not Rating.objects.exists()
     assert not Skip.objects.exists()
-    assert page.input_value("textarea") == "12sgup?"
+    assert page.input_value("#announce + textarea") == "12sgup?"
 
 
 def test_skipping_takes_one_key_or_two_with_a_reason(page, address, studio):

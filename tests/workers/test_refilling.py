@@ -11,12 +11,12 @@ from rlhf_core.store import checkpoint_path
 from tests.workers.conftest import make_project
 from webapp.feedback import services as feedback
 from webapp.feedback.models import Comparison, Sample, Slot
-from webapp.projects.models import Prompt
+from webapp.projects.models import Project, Prompt
 from webapp.projects.services import import_prompts
 from webapp.registry.selectors import serving
 from webapp.registry.services import change_sampling, promote, record_checkpoint
 from workers.locks import try_lock
-from workers.refilling import choose_rows, refill, refill_all
+from workers.refilling import choose_kinds, plan_items, refill, refill_all
 from workers.sampler.client import SamplerClient
 
 
@@ -144,14 +144,20 @@ def test_while_one_worker_fills_another_leaves_it_be(steersman_data):
 
 
 def test_the_first_item_is_a_pair_if_there_are_any():
-    class Row:
-        pass
+    assert choose_kinds(50, {"pair": 0}) == ["single"] * 50
+    assert choose_kinds(50, {"pair": 1})[0] == "pair"
+    assert choose_kinds(50, {"pair": 100}) == ["pair"] * 50
+    assert choose_kinds(50, {"pair": 0, "ranking": 100}) == ["ranking"] * 50
+    found = choose_kinds(4000, {"pair": 60, "ranking": 30})
+    assert [round(found.count(kind) / 400) for kind in ("pair", "ranking", "single")] == pytest.approx([6, 3, 1], abs=1)
 
-    rows = [Row() for _ in range(50)]
-    assert choose_rows(rows, 0) == rows
-    assert choose_rows(rows, 1)[:2] == [rows[0], rows[0]]
-    assert len(choose_rows(rows, 100)) == 100
-    assert [row for row in choose_rows(rows, 60) if row is rows[0]] == [rows[0]] * 2
+
+def test_a_batch_holds_no_more_answers_than_the_sampler_draws_at_once():
+    prompts = [Prompt(text=str(n)) for n in range(16)]
+    plan = plan_items(Project(pair_percent=0, ranking_percent=100, ranking_size=6), prompts)
+    assert [(kind, count) for _, kind, count in plan] == [("ranking", 6)] * 5  # 30 of 32
+    pairs = plan_items(Project(pair_percent=100), prompts)
+    assert [(kind, count) for _, kind, count in pairs] == [("pair", 2)] * 16
 
 
 def test_a_policy_that_only_makes_twins_ends_the_tick(project, start_sampler, steersman_data):

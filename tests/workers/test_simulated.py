@@ -20,7 +20,8 @@ from workers.tasks import simulate_all, simulate_ratings
 
 
 def item(left: str, right: str | None) -> ShownItem:
-    return ShownItem("pair" if right is not None else "single", "?", "Prompt", "p", left, right, uuid.uuid4(), None)
+    texts = (left,) if right is None else (left, right)
+    return ShownItem("pair" if right is not None else "single", "?", "Prompt", "p", texts, uuid.uuid4(), None)
 
 
 def test_kind_words_are_worth_more_and_a_denial_turns_them_round_by_half():
@@ -112,3 +113,16 @@ def test_a_person_of_that_name_is_not_made_a_simulated_rater(project):
     User.objects.create(username="simulated-1")
     with pytest.raises(ValueError, match="belongs to a person"):
         give_ratings(project.pk, 1, seconds=1)
+
+
+def test_several_answers_are_ranked_as_plackett_and_luce_have_it():
+    """The better of two stands above the other with probability 1 / (1 + exp(-difference)), whatever else is ranked."""
+    rater = SimulatedRater(User(), 1.0, random.Random(0))
+    answers = ("A film", "A wonderful film", "A dull film")
+    shown = ShownItem("ranking", "?", "Prompt", "p", answers, uuid.uuid4(), None)
+    found = [rater.choose(shown).split(",") for _ in range(4000)]
+    assert all(sorted(places) == ["1", "2", "3"] for places in found)
+    for better, worse in ((1, 0), (0, 2), (1, 2)):
+        difference = worth(answers[better]) - worth(answers[worse])
+        share = sum(places[better] < places[worse] for places in found) / 4000
+        assert share == pytest.approx(1 / (1 + simulated.math.exp(-difference)), abs=0.03)

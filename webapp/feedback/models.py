@@ -1,11 +1,12 @@
 """What raters see and say: samples, comparisons, slots, presentations, ratings, skips and flags."""
 
 import uuid
+from collections.abc import Iterable
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
-from django.db.models import F, Q
+from django.db.models import F, Prefetch, Q, prefetch_related_objects
 
 from webapp.ids import uuid7
 from webapp.projects.models import Guideline, Project, Prompt
@@ -38,16 +39,21 @@ class Sample(models.Model):
 
 
 class Comparison(models.Model):
-    """What one rater judges at a time: two samples of one prompt, or one sample alone (``second`` empty)."""
+    """What one rater judges at a time: two samples of one prompt, one alone (``second`` empty), or several to rank.
+
+    ``kind`` is the rating mode (``webapp.feedback.modes``). The samples stand in the order of their ids; those of a
+    ranking after the second are rows of ``FurtherSample``.
+    """
 
     class Kind(models.TextChoices):
         PAIR = "pair"
         SINGLE = "single"
+        RANKING = "ranking"
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="comparisons")
     prompt = models.ForeignKey(Prompt, on_delete=models.PROTECT, related_name="comparisons")
-    kind = models.CharField(max_length=6, choices=Kind.choices)
+    kind = models.CharField(max_length=8, choices=Kind.choices)
     first = models.ForeignKey(Sample, on_delete=models.PROTECT, related_name="first_of")
     second = models.ForeignKey(Sample, null=True, blank=True, on_delete=models.PROTECT, related_name="second_of")
     priority = models.IntegerField(default=0)
@@ -56,19 +62,50 @@ class Comparison(models.Model):
     class Meta:
         constraints = [
             models.CheckConstraint(
-                condition=Q(kind="single", second__isnull=True) | Q(kind="pair", second__isnull=False),
+                condition=Q(kind="single", second__isnull=True) | Q(kind__in=["pair", "ranking"], second__isnull=False),
                 name="a_pair_has_two_samples",
             ),
             models.CheckConstraint(
                 condition=Q(second__isnull=True) | Q(first__lt=F("second")), name="first_id_is_lower"
             ),
             models.UniqueConstraint(
-                fields=["project", "first", "second"], name="one_comparison_a_pair", nulls_distinct=False
+                fields=["project", "kind", "first", "second"], name="one_comparison_a_pair", nulls_distinct=False
             ),
         ]
 
     def __str__(self) -> str:
         return f"{self.kind} of {self.prompt}"
+
+    @property
+    def samples(self) -> list[Sample]:
+        """All that is judged, in the order of their ids; of a ranking that ``load_rankings`` has seen, no query."""
+        two = [self.first] if self.second is None else [self.first, self.second]
+        return [*two, *(row.sample for row in self.further.all())] if self.kind == self.Kind.RANKING else two
+
+
+class FurtherSample(models.Model):
+    """Append-only: the third to sixth sample of a ranking."""
+
+    comparison = models.ForeignKey(Comparison, on_delete=models.PROTECT, related_name="further")
+    ordinal = models.PositiveSmallIntegerField(help_text="3 for the third")
+    sample = models.ForeignKey(Sample, on_delete=models.PROTECT, related_name="ranked_in")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["comparison", "ordinal"], name="one_sample_an_ordinal"),
+            models.UniqueConstraint(fields=["comparison", "sample"], name="a_sample_once_a_ranking"),
+            models.CheckConstraint(condition=Q(ordinal__gte=3, ordinal__lte=6), name="ordinal_3_to_6"),
+        ]
+        ordering = ["ordinal"]
+
+    def __str__(self) -> str:
+        return f"sample {self.ordinal} of {self.comparison_id}"
+
+
+def load_rankings(comparisons: Iterable[Comparison]) -> None:
+    """Load the samples of the rankings among ``comparisons``: one query, or none where there is no ranking."""
+    rankings = [one for one in comparisons if one.kind == Comparison.Kind.RANKING]
+    prefetch_related_objects(rankings, Prefetch("further", FurtherSample.objects.select_related("sample__checkpoint")))
 
 
 class Slot(models.Model):
@@ -131,18 +168,30 @@ class Presentation(models.Model):
     rater = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="presentations")
     token = models.UUIDField(unique=True)
     first_is_left = models.BooleanField()
+    order = ArrayField(
+        models.PositiveSmallIntegerField(), default=list, help_text="of a ranking: which sample stands where, from 0"
+    )
     guideline = models.ForeignKey(Guideline, null=True, on_delete=models.PROTECT, related_name="+")
     shown_at = models.DateTimeField(null=True, help_text="empty: fetched ahead, and no page has said that it showed it")
 
     def __str__(self) -> str:
         return f"presentation {self.token}"
 
+    @property
+    def samples(self) -> list[Sample]:
+        """The samples in the order in which they were shown."""
+        samples = self.slot.comparison.samples
+        if self.order:
+            return [samples[index] for index in self.order]
+        return samples if self.first_is_left else samples[::-1]
+
 
 class Rating(models.Model):
     """Append-only: a verdict, stored against samples and never against left or right; an edit is a new revision.
 
     ``verdict`` of a pair: +3, +2, +1 first is much, clearly, slightly better; 0 a tie; negative: second is. Of a single
-    answer: the score, 1 to 5.
+    answer: the score, 1 to 5. Of a ranking: how many places lie below the best, 0 where all are equal; ``details`` then
+    has the place of each sample.
     """
 
     class Source(models.TextChoices):
@@ -161,7 +210,10 @@ class Rating(models.Model):
     revision = models.PositiveSmallIntegerField(default=1)
     is_current = models.BooleanField(default=True, help_text="the latest revision")
     verdict = models.SmallIntegerField()
-    both_bad = models.BooleanField(default=False)
+    both_bad = models.BooleanField(default=False, help_text="all are bad; stored as a tie")
+    details = models.JSONField(
+        default=dict, help_text="what the verdict's number does not say, by mode; see webapp.feedback.modes"
+    )
     source = models.CharField(max_length=9, choices=Source.choices, default=Source.HUMAN)
     counts_toward_overlap = models.BooleanField(default=True)
     active_ms = models.PositiveIntegerField(null=True, help_text="from first paint to verdict, as the page measured it")

@@ -9,8 +9,8 @@ from django.db.models import Count, Exists, Max, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Now, TruncDay
 
 from webapp.accounts.models import User
-from webapp.feedback.models import Comparison, Presentation, Rating, Skip, Slot
-from webapp.feedback.verdicts import choice_of
+from webapp.feedback.models import Comparison, Presentation, Rating, Skip, Slot, load_rankings
+from webapp.feedback.modes import choice_as_pressed
 from webapp.projects.models import Membership, Project
 
 
@@ -18,14 +18,22 @@ from webapp.projects.models import Membership, Project
 class ShownItem:
     """All of an item that a rater may see: nothing here tells which policy wrote what, or when."""
 
-    kind: str  # "pair" or "single"
+    kind: str  # the rating mode
     question: str
     prompt_label: str
     prompt_text: str
-    left_text: str
-    right_text: str | None  # None: a single answer
+    answers: tuple[str, ...]  # as they stand: two of a pair, A and B
     token: UUID
     guideline_version: int | None
+
+    @property
+    def left_text(self) -> str:
+        return self.answers[0]
+
+    @property
+    def right_text(self) -> str | None:
+        """None: a single answer."""
+        return self.answers[1] if len(self.answers) > 1 else None
 
 
 def shown(presentation: Presentation) -> ShownItem:
@@ -37,18 +45,18 @@ def shown(presentation: Presentation) -> ShownItem:
 
 
 def item_of(presentation: Presentation) -> ShownItem:
-    """``shown`` for a presentation whose relations were loaded."""
+    """``shown`` for a presentation whose relations were loaded (a ranking's samples too, else it takes a query)."""
     comparison, project = presentation.slot.comparison, presentation.slot.project
-    left, right = comparison.first.text, comparison.second.text if comparison.second else None
-    if right is not None and not presentation.first_is_left:
-        left, right = right, left
+    questions: dict[str, str] = {
+        Comparison.Kind.PAIR: project.question,
+        Comparison.Kind.RANKING: project.ranking_question,
+    }
     return ShownItem(
         kind=comparison.kind,
-        question=project.question if comparison.kind == Comparison.Kind.PAIR else project.single_question,
+        question=questions.get(comparison.kind, project.single_question),
         prompt_label=project.prompt_label,
         prompt_text=comparison.prompt.text,
-        left_text=left,
-        right_text=right,
+        answers=tuple(sample.text for sample in presentation.samples),
         token=presentation.token,
         guideline_version=presentation.guideline.version if presentation.guideline else None,
     )
@@ -90,6 +98,7 @@ def ratings_by(rater: User, project: Project) -> QuerySet[Rating]:
 def judged(ratings: Sequence[Rating]) -> list[JudgedItem]:
     """Ratings of ``ratings_by`` as they were shown, with the runs that learned from them (one query)."""
     runs = last_runs(ratings)
+    load_rankings(rating.presentation.slot.comparison for rating in ratings)
     return [
         JudgedItem(
             item=item_of(rating.presentation),
@@ -128,6 +137,7 @@ def skipped_by(rater: User, project: Project, limit: int = LAST_ACTS) -> list[Ju
         *(name.removeprefix("presentation__") for name in SHOWN)
     )
     last_shown = {one.slot.comparison_id: one for one in shown_then.order_by("id")}
+    load_rankings(one.slot.comparison for one in last_shown.values())
     return [JudgedItem(item_of(last_shown[key]), None, acted_at) for key, acted_at in newest.items()]
 
 
@@ -188,16 +198,6 @@ def may_revise(rater: User, project: Project, comparison_id: UUID) -> bool:
         return True
     is_young = Q(rater=rater, comparison=comparison_id, created_at__gt=Now() - timedelta(hours=REVISION_HOURS))
     return Rating.objects.filter(is_young, is_current=True).exists() or Skip.objects.filter(is_young).exists()
-
-
-def choice_as_pressed(rating: Rating) -> str:
-    """The key that was pressed for a rating whose presentation, slot and comparison were loaded."""
-    return choice_of(
-        verdict=rating.verdict,
-        both_bad=rating.both_bad,
-        kind=rating.presentation.slot.comparison.kind,
-        first_is_left=rating.presentation.first_is_left,
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What changes the queue: new samples and items, leases, ratings, skips.
+"""What changes the queue: leases, ratings, skips. How samples and items come into it stands in ``filling``.
 
 How a slot is handed out: K wanted ratings of an item are K rows, so no item can get more than K leases at once. A
 claim is one short transaction that holds a lock of its rater, so that two tabs of one rater wait for each other, and
@@ -12,7 +12,7 @@ told apart by their age alone.
 import hashlib
 import secrets
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -23,12 +23,14 @@ from django.db.models.functions import Now
 
 from webapp.accounts.models import User
 from webapp.errors import RevisionClosed, StudioError, SubmissionConflict, TokenUnknown
-from webapp.feedback.models import Comparison, Presentation, Rating, Sample, Skip, Slot
+from webapp.feedback.filling import NewSample, are_twins, make_items, record_samples
+from webapp.feedback.models import Comparison, FurtherSample, Presentation, Rating, Skip, Slot
+from webapp.feedback.modes import Judgement, choice_as_pressed, mode_of
 from webapp.feedback.selectors import LAST_ACTS, REVISION_HOURS, may_revise
-from webapp.feedback.verdicts import choice_of, verdict_of
 from webapp.projects.models import Project
 from webapp.projects.selectors import current_guideline
-from webapp.registry.models import Checkpoint, SamplingSettings
+
+__all__ = ["NewSample", "are_twins", "make_items", "record_samples"]  # passed on from ``filling``
 
 SKIP_REASONS = {
     "unclear": "unclear",
@@ -39,99 +41,7 @@ SKIP_REASONS = {
 }
 
 
-# --- Filling the queue -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class NewSample:
-    """A response that a policy has just drawn, before it is a row."""
-
-    prompt_id: UUID
-    seed: int
-    prompt_tokens: Sequence[int]
-    tokens: Sequence[int]
-    text: str
-    finish_reason: str
-    log_prob: float
-
-
-def record_samples(*, checkpoint: Checkpoint, sampling: SamplingSettings, samples: Sequence[NewSample]) -> list[Sample]:
-    """Write down what ``checkpoint`` answered; in the order given. Delivered twice, it does no harm.
-
-    Drawn again with the same prompt, checkpoint, settings and seed, a sample is the row that there is. A NUL, which no
-    text column holds, becomes U+FFFD in the text; the tokens stay as drawn.
-    """
-    rows = []
-    for sample in samples:
-        if not sample.tokens:
-            raise ValueError(f"the sample of prompt {sample.prompt_id} with seed {sample.seed} has no tokens")
-        text = sample.text.replace("\0", "\ufffd")
-        rows.append(
-            Sample(
-                prompt_id=sample.prompt_id,
-                checkpoint=checkpoint,
-                sampling=sampling,
-                seed=sample.seed,
-                prompt_tokens=list(sample.prompt_tokens),
-                tokens=list(sample.tokens),
-                text=text,
-                text_sha256=hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
-                finish_reason=sample.finish_reason,
-                log_prob=sample.log_prob,
-            )
-        )
-    Sample.objects.bulk_create(rows, ignore_conflicts=True, batch_size=500)
-    stored = Sample.objects.filter(
-        checkpoint=checkpoint, sampling=sampling, prompt__in={row.prompt_id for row in rows}
-    ).select_related("prompt")
-    by_key = {(sample.prompt_id, sample.seed): sample for sample in stored.filter(seed__in={row.seed for row in rows})}
-    return [by_key[row.prompt_id, row.seed] for row in rows]
-
-
-def make_items(*, project: Project, samples_by_prompt: Mapping[UUID, Sequence[Sample]]) -> list[Comparison]:
-    """Put samples before the raters: each two of a prompt as a pair, one that is left over as a single answer.
-
-    Each item gets ``project.overlap`` slots, in one transaction with it. Two samples with the same text are written
-    down as a comparison, so that they are not paired again, but get no slot: there is nothing to judge. An item that
-    there is already is neither doubled nor given more slots.
-    """
-    wanted = []
-    for samples in samples_by_prompt.values():
-        for start in range(0, len(samples), 2):
-            first, *rest = sorted(samples[start : start + 2], key=lambda sample: sample.pk.int)
-            second = rest[0] if rest else None
-            if second and second.prompt_id != first.prompt_id:
-                raise ValueError(f"samples {first.pk} and {second.pk} answer different prompts")
-            wanted.append(
-                Comparison(
-                    project=project,
-                    prompt=first.prompt,
-                    kind=Comparison.Kind.PAIR if second else Comparison.Kind.SINGLE,
-                    first=first,
-                    second=second,
-                    priority=first.prompt.priority,
-                )
-            )
-    with transaction.atomic():
-        Comparison.objects.bulk_create(wanted, ignore_conflicts=True, batch_size=500)
-        made = set(Comparison.objects.filter(pk__in=[item.pk for item in wanted]).values_list("pk", flat=True))
-        items = [item for item in wanted if item.pk in made]  # the others were there before
-        Slot.objects.bulk_create(
-            [
-                Slot(comparison=item, project=project, ordinal=ordinal, priority=item.priority)
-                for item in items
-                if not are_twins(item)
-                for ordinal in range(1, project.overlap + 1)
-            ],
-            batch_size=500,
-        )
-    return items
-
-
-def are_twins(item: Comparison) -> bool:
-    """Whether a pair's two texts are the same, so that no rater needs to see it."""
-    return item.second is not None and item.first.text_sha256 == item.second.text_sha256
-
+# --- What is closed, what is missing ----------------------------------------------------------------------------------
 
 IS_RETIRED = Exists(
     Comparison.objects.filter(
@@ -208,7 +118,7 @@ SET state = 'leased', rater_id = %(rater)s, token = %(token)s, lease_until = now
 FROM next, feedback_comparison AS comparison
 WHERE slot.id = next.id AND comparison.id = slot.comparison_id
 RETURNING slot.id, comparison.kind, (SELECT guideline.id FROM projects_guideline AS guideline
-    WHERE guideline.project_id = slot.project_id ORDER BY guideline.version DESC LIMIT 1)
+    WHERE guideline.project_id = slot.project_id ORDER BY guideline.version DESC LIMIT 1), comparison.id
 """
 
 
@@ -263,12 +173,14 @@ def lease_next(*, rater: User, project: Project, lease: timedelta, is_ahead: boo
         found = cursor.fetchone()
     if found is None:
         return None
-    slot_id, kind, guideline_id = found
+    slot_id, kind, guideline_id, comparison_id = found
+    order = draw_order(comparison_id) if kind == Comparison.Kind.RANKING else []
     return Presentation.objects.create(
         slot_id=slot_id,
         rater=rater,
         token=token,
-        first_is_left=kind == Comparison.Kind.SINGLE or draw_side(),
+        first_is_left=kind != Comparison.Kind.PAIR or draw_side(),
+        order=order,
         guideline_id=guideline_id,
         shown_at=None if is_ahead else Now(),
     )
@@ -298,6 +210,7 @@ def as_shown_now(presentation: Presentation, project: Project, *, is_ahead: bool
         rater_id=presentation.rater_id,
         token=token,
         first_is_left=presentation.first_is_left,
+        order=presentation.order,
         guideline=current,
     )
 
@@ -305,6 +218,13 @@ def as_shown_now(presentation: Presentation, project: Project, *, is_ahead: bool
 def draw_side() -> bool:
     """Whether the first sample of a pair shall stand left: a fair coin that nobody can foresee."""
     return secrets.randbits(1) == 1
+
+
+def draw_order(comparison_id: UUID) -> list[int]:
+    """In which order the samples of a ranking shall stand: each order as likely as any other."""
+    order = list(range(2 + FurtherSample.objects.filter(comparison=comparison_id).count()))
+    secrets.SystemRandom().shuffle(order)
+    return order
 
 
 def renew(*, rater: User, project: Project, token: UUID) -> bool:
@@ -346,7 +266,7 @@ def skip(*, rater: User, project: Project, token: UUID, reason: str = "") -> Non
         lock_rater(rater)
         stored = stored_rating(comparison=comparison, rater=rater)
         if stored:
-            raise SubmissionConflict(pressed(stored))
+            raise SubmissionConflict(choice_as_pressed(stored))
         Skip.objects.get_or_create(comparison=comparison, rater=rater, defaults={"reason": reason})
         free(Slot.objects.filter(comparison=comparison, rater=rater, state=Slot.State.LEASED))
 
@@ -387,7 +307,7 @@ def submit(
 
     Args:
         submission_id: the page's idempotency key: sent twice, the answer is the same.
-        choice: the key as pressed (see ``verdicts``); left and right are turned into first and second here.
+        choice: what was pressed, in the order shown (see ``modes``); it is turned into a verdict about samples here.
         active_ms: from first paint to verdict, as the page measured it; nonsense is left out.
         source: a simulated rater's ratings are stored as simulated, whatever is said here.
 
@@ -398,13 +318,13 @@ def submit(
     """
     presentation = find_presentation(rater=rater, project=project, token=token)
     comparison = presentation.slot.comparison
-    verdict, both_bad = verdict_of(choice=choice, kind=comparison.kind, first_is_left=presentation.first_is_left)
+    judgement = mode_of(comparison.kind).judge(choice, presentation)
     with transaction.atomic():
         lock_rater(rater)
         stored = stored_rating(comparison=comparison, rater=rater, submission_id=submission_id)
         if stored:
-            if (stored.comparison_id, stored.verdict, stored.both_bad) != (comparison.pk, verdict, both_bad):
-                raise SubmissionConflict(pressed(stored))
+            if not says_the_same(stored, comparison, judgement):
+                raise SubmissionConflict(choice_as_pressed(stored))
             return Submission(stored, is_duplicate=True, is_late=not stored.counts_toward_overlap)
         slot = take_slot(presentation)
         rating = Rating.objects.create(
@@ -414,8 +334,9 @@ def submit(
             presentation=presentation,
             rater=rater,
             submission_id=submission_id,
-            verdict=verdict,
-            both_bad=both_bad,
+            verdict=judgement.verdict,
+            both_bad=judgement.both_bad,
+            details=judgement.details,
             source=Rating.Source.SIMULATED if rater.is_simulated else source,
             counts_toward_overlap=slot is not None,
             active_ms=bounded(active_ms),
@@ -453,19 +374,15 @@ def revise(
     """
     presentation = find_presentation(rater=rater, project=project, token=token)
     comparison = presentation.slot.comparison
-    verdict, both_bad = verdict_of(choice=choice, kind=comparison.kind, first_is_left=presentation.first_is_left)
+    judgement = mode_of(comparison.kind).judge(choice, presentation)
     with transaction.atomic():
         lock_rater(rater)
         stored = stored_rating(comparison=comparison, rater=rater, submission_id=submission_id)
         if stored is None and not Skip.objects.filter(comparison=comparison, rater=rater).exists():
             raise TokenUnknown
-        is_same = stored and (stored.comparison_id, stored.verdict, stored.both_bad) == (
-            comparison.pk,
-            verdict,
-            both_bad,
-        )
+        is_same = stored is not None and says_the_same(stored, comparison, judgement)
         if stored and stored.submission_id == submission_id and not is_same:
-            raise SubmissionConflict(pressed(stored))
+            raise SubmissionConflict(choice_as_pressed(stored))
         if stored and is_same:
             return Submission(stored, is_duplicate=True, is_late=not stored.counts_toward_overlap)
         if not may_revise(rater, project, comparison.pk):
@@ -488,8 +405,9 @@ def revise(
             rater=rater,
             submission_id=submission_id,
             revision=stored.revision + 1,
-            verdict=verdict,
-            both_bad=both_bad,
+            verdict=judgement.verdict,
+            both_bad=judgement.both_bad,
+            details=judgement.details,
             source=stored.source,
             counts_toward_overlap=stored.counts_toward_overlap,
             active_ms=bounded(active_ms),
@@ -529,15 +447,10 @@ def stored_rating(*, comparison: Comparison, rater: User, submission_id: UUID | 
     """What was sent under this key before, whatever it was about; else the rater's current verdict on this item."""
     is_current = Q(comparison=comparison, is_current=True)
     asked = is_current if submission_id is None else is_current | Q(submission_id=submission_id)
-    rows = list(Rating.objects.filter(asked, rater=rater).select_related("presentation", "comparison"))
+    rows = list(Rating.objects.filter(asked, rater=rater).select_related("presentation__slot__comparison"))
     return next((row for row in rows if row.submission_id == submission_id), None) or next(iter(rows), None)
 
 
-def pressed(rating: Rating) -> str:
-    """The key that was pressed for a stored rating."""
-    return choice_of(
-        verdict=rating.verdict,
-        both_bad=rating.both_bad,
-        kind=rating.comparison.kind,
-        first_is_left=rating.presentation.first_is_left,
-    )
+def says_the_same(stored: Rating, comparison: Comparison, judgement: Judgement) -> bool:
+    """Whether a stored rating is this verdict on this item."""
+    return stored.comparison_id == comparison.pk and Judgement.of(stored) == judgement

@@ -16,20 +16,16 @@ from django.views.decorators.vary import vary_on_headers
 from webapp.errors import ChoiceInvalid, RevisionClosed, SubmissionConflict, TokenUnknown
 from webapp.feedback import selectors, services
 from webapp.feedback.forms import (
-    BOTH_BAD,
-    PAIR_STEPS,
-    SINGLE_STEPS,
     SKIP_REASONS,
     ChoiceForm,
     LeaseForm,
     PageForm,
     SkipForm,
-    Step,
     UndoForm,
     VerdictForm,
 )
-from webapp.feedback.models import Comparison, Presentation, Rating
-from webapp.feedback.words import verdict_in_words
+from webapp.feedback.models import Presentation, Rating, load_rankings
+from webapp.feedback.modes import mode_of, verdict_in_words
 from webapp.projects.access import MemberRequest, admin_required, member_required
 from webapp.projects.models import Project
 from webapp.projects.prose import to_html
@@ -80,7 +76,7 @@ def record_verdict(request: MemberRequest, project: Project, form: VerdictForm) 
     except TokenUnknown as error:
         raise Http404(str(error)) from None
     except ChoiceInvalid as error:
-        return Told("error", str(error), status=422)
+        return Told("error", f"{error} So nothing was saved.", status=422)
     except SubmissionConflict as error:
         return told_of(error)
     return LATE if submission.is_late and not submission.is_duplicate else None
@@ -183,17 +179,21 @@ def show_item(request: MemberRequest, project: Project, told: Told | None, *, wa
     return render(request, "feedback/rate.html", context | guideline_context(request, project))
 
 
-def item_context(request: MemberRequest, project: Project, item: selectors.ShownItem | None) -> dict[str, Any]:
-    """What the item, or the reason why there is none, takes."""
+def item_context(
+    request: MemberRequest, project: Project, item: selectors.ShownItem | None, choice: str | None = None
+) -> dict[str, Any]:
+    """What the item, judged before as ``choice``, or the reason why there is none, takes."""
     context: dict[str, Any] = {
         "project": project,
         "item": item,
-        "steps": steps_of(item) if item else [],
         "reasons": SKIP_REASONS,
         "submission_id": uuid.uuid4(),
         "done_today": selectors.rated_today(request.user, project),
     }
-    if item is None:
+    if item:
+        mode = mode_of(item.kind)
+        context |= {"mode": mode, **mode.page(len(item.answers), choice)}
+    else:
         look = request.GET.get("look", "")
         looks = int(look) if look.isdecimal() and len(look) < 4 else 0
         context |= {"empty": "paused" if project.is_paused else "waiting", "looks": looks, "looks_left": looks < LOOKS}
@@ -250,7 +250,7 @@ def judged(request: MemberRequest, project: Project, token: uuid.UUID) -> HttpRe
         if request.htmx:
             return show_item(request, project, None if told == CHANGED else told, wants_item=then == "rate")
         return say_and_go_on(request, project, told, to=then)
-    context = item_context(request, project, entry.item) | {
+    context = item_context(request, project, entry.item, entry.choice) | {
         "entry": entry,
         "words": words_of(entry),
         "acts": selectors.LAST_ACTS,
@@ -270,7 +270,7 @@ def revise_verdict(request: MemberRequest, project: Project, token: uuid.UUID, f
     except TokenUnknown as error:
         raise Http404(str(error)) from None
     except ChoiceInvalid as error:
-        return Told("error", str(error), status=422)
+        return Told("error", f"{error} So nothing was saved.", status=422)
     except (SubmissionConflict, RevisionClosed) as error:
         return Told("warning", str(error), status=409)
     return LATE if submission.is_late and submission.rating.revision == 1 else CHANGED
@@ -297,15 +297,9 @@ def history(request: MemberRequest, project: Project) -> HttpResponse:
     return render(request, "feedback/history.html", context)
 
 
-def steps_of(item: selectors.ShownItem) -> list[Step]:
-    return PAIR_STEPS if item.kind == Comparison.Kind.PAIR else SINGLE_STEPS
-
-
 def words_of(entry: selectors.JudgedItem) -> str:
-    """A verdict in the words of its button."""
-    if entry.choice is None:
-        return "skipped"
-    return next(step.name for step in [*steps_of(entry.item), BOTH_BAD] if step.key == entry.choice)
+    """A verdict in the words of its page."""
+    return "skipped" if entry.choice is None else mode_of(entry.item.kind).told(entry.choice)
 
 
 @admin_required
@@ -317,6 +311,7 @@ def queue(request: MemberRequest, project: Project) -> HttpResponse:
         source = ""
     ratings = selectors.ratings_of(project, source=source or None)
     page = Paginator(ratings, PAGE_SIZE).get_page(request.GET.get("page"))
+    load_rankings(rating.comparison for rating in page)
     context = {
         "project": project,
         "is_admin": True,

@@ -67,6 +67,30 @@ class SettingsForm(forms.ModelForm):
         widgets = {"pair_percent": forms.NumberInput(attrs=PERCENT)}
 
 
+class ModesForm(forms.ModelForm):
+    """Which rating modes a project uses, and how much of each; what is left of 100 % is single answers."""
+
+    class Meta:
+        model = Project
+        fields = ["pair_percent", "ranking_percent", "ranking_size", "ranking_question"]
+        labels = {
+            "pair_percent": "Pairs, in percent",
+            "ranking_percent": "Rankings, in percent",
+            "ranking_size": "Answers to a ranking",
+            "ranking_question": "Question for a ranking",
+        }
+        help_texts = {
+            "pair_percent": "Two answers: which is better, and by how much? One key.",
+            "ranking_percent": "Several answers are put in order, ties permitted.",
+            "ranking_size": "2 to 6. Each ranking takes as many fresh answers, so the queue fills more slowly.",
+            "ranking_question": "One sentence, above every ranking.",
+        }
+        widgets = {
+            "pair_percent": forms.NumberInput(attrs=PERCENT),
+            "ranking_percent": forms.NumberInput(attrs=PERCENT),
+        }
+
+
 class CreateForm(SettingsForm):
     """A new project: what raters are asked, and what they are told."""
 

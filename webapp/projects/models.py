@@ -1,10 +1,14 @@
 """What is judged: projects, who takes part, guideline versions and prompts."""
 
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 
 from webapp.ids import uuid7
+
+SHARES = ("pair_percent", "ranking_percent")
+"""Fields of ``Project``: how much of what raters judge is of which mode; the rest are single answers."""
 
 
 class Project(models.Model):
@@ -15,9 +19,20 @@ class Project(models.Model):
     slug = models.SlugField(max_length=60, unique=True)
     question = models.CharField(max_length=200, help_text="what raters are asked of a pair, in one sentence")
     single_question = models.CharField(max_length=200, help_text="what raters are asked of one answer")
+    ranking_question = models.CharField(
+        max_length=200,
+        default="Put the answers in order, best first.",
+        help_text="what raters are asked of several answers",
+    )
     prompt_label = models.CharField(max_length=60, default="Prompt", help_text="stands before the prompt on the page")
     pair_percent = models.PositiveSmallIntegerField(
-        default=80, validators=[MaxValueValidator(100)], help_text="share of pairs; the rest are single answers"
+        default=80, validators=[MaxValueValidator(100)], help_text="share of pairs; what is left is single answers"
+    )
+    ranking_percent = models.PositiveSmallIntegerField(
+        default=0, validators=[MaxValueValidator(100)], help_text="share of rankings of several answers"
+    )
+    ranking_size = models.PositiveSmallIntegerField(
+        default=4, validators=[MinValueValidator(2), MaxValueValidator(6)], help_text="answers to a ranking"
     )
     overlap = models.PositiveSmallIntegerField(
         default=1, validators=[MinValueValidator(1), MaxValueValidator(20)], help_text="ratings wanted of each item"
@@ -40,6 +55,18 @@ class Project(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    def clean(self) -> None:
+        """Refuse shares of the rating modes that add up to more than 100 %."""
+        shares = {name: getattr(self, name) for name in SHARES}
+        if not all(isinstance(share, int) and share <= 100 for share in shares.values()):
+            return  # the field itself says so
+        total = sum(shares.values())
+        if total > 100:
+            said = ", ".join(f"{name.removesuffix('_percent')} {share} %" for name, share in shares.items() if share)
+            raise ValidationError(
+                f"The shares of the rating modes add up to {total} % ({said}); 100 % is all there is. Lower one."
+            )
 
 
 class Membership(models.Model):

@@ -29,6 +29,9 @@ EDITABLE = (
     "lease_minutes",
     "use_simulated_ratings",
     "is_paused",
+    "ranking_question",
+    "ranking_percent",
+    "ranking_size",
 )
 """What an admin may change of a project; its slug stays, since links point to it."""
 

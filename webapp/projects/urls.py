@@ -8,6 +8,7 @@ urlpatterns = [
     path("new/", views.create, name="create"),
     path("join/<str:token>/", views.join, name="join"),
     path("p/<slug:slug>/settings/", views.change_settings, name="settings"),
+    path("p/<slug:slug>/settings/modes/", views.rating_modes, name="modes"),
     path("p/<slug:slug>/import/", views.import_prompts, name="import"),
     path("p/<slug:slug>/raters/", views.raters, name="raters"),
     path("p/<slug:slug>/guideline/", views.guideline, name="guideline"),

@@ -22,6 +22,7 @@ from webapp.projects.forms import (
     GuidelineReadForm,
     ImportForm,
     InvitationForm,
+    ModesForm,
     SettingsForm,
     accepted,
 )
@@ -75,6 +76,22 @@ def change_settings(request: MemberRequest, project: Project) -> HttpResponse:
         project.refresh_from_db()  # the form has written what was typed into the instance; the strip shows what is true
     context = {"project": project, "is_admin": True, "here": "settings", "form": form}
     return render(request, "projects/settings.html", context, status=422 if form.is_bound else 200)
+
+
+@admin_required
+@require_http_methods(["GET", "POST"])
+def rating_modes(request: MemberRequest, project: Project) -> HttpResponse:
+    """Which rating modes are used, and how much of each."""
+    form = ModesForm(request.POST or None, instance=project)
+    if form.is_valid() and accepted(
+        form, lambda: services.update_project(actor=request.user, project=project, **form.cleaned_data)
+    ):
+        messages.success(request, "The rating modes are saved. They hold for items made from now on.")
+        return redirect("projects:modes", project.slug)
+    if form.is_bound:
+        project.refresh_from_db()  # as above
+    context = {"project": project, "is_admin": True, "here": "settings", "form": form}
+    return render(request, "projects/modes.html", context, status=422 if form.is_bound else 200)
 
 
 @admin_required

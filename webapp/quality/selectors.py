@@ -28,7 +28,8 @@ class RatingCounts:
 
     total: int
     pairs: int
-    ties: int  # of the pairs, "both bad" included
+    rankings: int
+    ties: int  # of the pairs and rankings: all are equal, "both bad" included
     both_bad: int
     singles: int
     scores: int  # different scores among the single ratings
@@ -42,18 +43,20 @@ class RatingCounts:
     @property
     def is_one_sided(self) -> bool:
         """Whether the ratings all say the same, so that nothing can be learned from them."""
-        return self.total > 0 and self.pairs == self.ties and self.scores < 2
+        return self.total > 0 and self.pairs + self.rankings == self.ties and self.scores < 2
 
 
 def usable_ratings(project: Project, sources: list[str] | None = None) -> RatingCounts:
     """Counts of the ratings that a dataset would take (one query)."""
     taken = Q(source__in=sources_used(project) if sources is None else sources)
     is_pair = taken & Q(comparison__kind=Comparison.Kind.PAIR)
+    is_ranking = taken & Q(comparison__kind=Comparison.Kind.RANKING)
     is_single = taken & Q(comparison__kind=Comparison.Kind.SINGLE)
     found = Rating.objects.filter(project=project, is_current=True).aggregate(
         total=Count("id", filter=taken),
         pairs=Count("id", filter=is_pair),
-        ties=Count("id", filter=is_pair & Q(verdict=0)),
+        rankings=Count("id", filter=is_ranking),
+        ties=Count("id", filter=(is_pair | is_ranking) & Q(verdict=0)),
         both_bad=Count("id", filter=taken & Q(both_bad=True)),
         singles=Count("id", filter=is_single),
         scores=Count("verdict", filter=is_single, distinct=True),

@@ -2,19 +2,22 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from django.db import transaction
 from django.db.models import QuerySet
 
-from rlhf_core.records import Comparison as ComparisonRecord
-from rlhf_core.records import Feedback, ScoredResponse, feedback_to_line
+from rlhf_core.records import Feedback, feedback_to_line
 from webapp.accounts.models import User
 from webapp.accounts.services import record_audit
 from webapp.errors import NotEnoughFeedback
-from webapp.feedback.models import Comparison, Rating
+from webapp.feedback.models import Comparison, Rating, load_rankings
+from webapp.feedback.modes import mode_of
 from webapp.projects.models import Project
 from webapp.quality.models import Dataset, DatasetItem
 from webapp.quality.selectors import sources_used, usable
+
+CHUNK = 1000  # ratings read at once
 
 
 def freeze(*, actor: User | None, project: Project, sources: Iterable[str] | None = None) -> Dataset:
@@ -30,9 +33,11 @@ def freeze(*, actor: User | None, project: Project, sources: Iterable[str] | Non
     ratings = list(with_tokens(usable(project, taken)))  # one query: one moment in time
     if not ratings:
         raise NotEnoughFeedback(found=0, needed=1)
+    load_rankings(rating.comparison for rating in ratings)
     digest = hashlib.sha256()
     for rating in ratings:
-        digest.update(line_of(record_of(rating)))
+        for record in records_of(rating):
+            digest.update(line_of(record))
     with transaction.atomic():
         dataset, made = Dataset.objects.get_or_create(
             project=project,
@@ -49,8 +54,11 @@ def freeze(*, actor: User | None, project: Project, sources: Iterable[str] | Non
 def feedback_records(dataset: Dataset) -> Iterator[Feedback]:
     """The records of a dataset, in the order of its hash: ``feedback_to_line`` and a line end give its very bytes."""
     items = DatasetItem.objects.filter(dataset=dataset).select_related(*(f"rating__{name}" for name in TOKENS))
-    for item in items.order_by("rating_id").iterator(chunk_size=1000):
-        yield record_of(item.rating, weight=item.weight)
+    rows = items.order_by("rating_id").iterator(chunk_size=CHUNK)
+    while chunk := list(islice(rows, CHUNK)):
+        load_rankings(item.rating.comparison for item in chunk)
+        for item in chunk:
+            yield from records_of(item.rating, weight=item.weight)
 
 
 def dataset_bytes(dataset: Dataset) -> Iterator[bytes]:
@@ -63,37 +71,13 @@ TOKENS = ("comparison__first", "comparison__second")
 
 
 def with_tokens(ratings: QuerySet[Rating]) -> QuerySet[Rating]:
-    """Load what ``record_of`` needs, in the order of a dataset."""
+    """Load what ``records_of`` needs (but for rankings), in the order of a dataset."""
     return ratings.select_related(*TOKENS).order_by("id")
 
 
-def record_of(rating: Rating, weight: float = 1.0) -> Feedback:
-    """A rating as the trainer takes it.
-
-    Both bad counts as a tie: neither answer is better. The sign of a verdict says which sample was chosen.
-    """
-    comparison = rating.comparison
-    first, second = comparison.first, comparison.second
-    prompt_id, prompt_tokens = str(comparison.prompt_id), tuple(first.prompt_tokens)
-    if comparison.kind == Comparison.Kind.SINGLE or second is None:
-        return ScoredResponse(
-            prompt_id=prompt_id,
-            prompt_tokens=prompt_tokens,
-            response_tokens=tuple(first.tokens),
-            score=rating.verdict,
-            weight=weight,
-            rating_id=str(rating.pk),
-        )
-    chosen, rejected = (first, second) if rating.verdict >= 0 else (second, first)
-    return ComparisonRecord(
-        prompt_id=prompt_id,
-        prompt_tokens=prompt_tokens,
-        chosen_tokens=tuple(chosen.tokens),
-        rejected_tokens=tuple(rejected.tokens),
-        strength=abs(rating.verdict),
-        weight=weight,
-        rating_id=str(rating.pk),
-    )
+def records_of(rating: Rating, weight: float = 1.0) -> list[Feedback]:
+    """A rating as the trainer takes it: what its mode says, such as a comparison, or several of a ranking."""
+    return mode_of(rating.comparison.kind).records(rating, weight)
 
 
 def line_of(record: Feedback) -> bytes:
@@ -104,13 +88,15 @@ def line_of(record: Feedback) -> bytes:
 def counts_of(ratings: list[Rating]) -> dict[str, int | dict[str, int]]:
     """What a dataset holds, for people."""
     pairs = [rating for rating in ratings if rating.comparison.kind == Comparison.Kind.PAIR]
+    rankings = [rating for rating in ratings if rating.comparison.kind == Comparison.Kind.RANKING]
     sources = [rating.source for rating in ratings]
     return {
         "total": len(ratings),
         "pairs": len(pairs),
-        "ties": sum(rating.verdict == 0 for rating in pairs),
-        "both_bad": sum(rating.both_bad for rating in pairs),
-        "singles": len(ratings) - len(pairs),
+        "ties": sum(rating.verdict == 0 for rating in [*pairs, *rankings]),
+        "both_bad": sum(rating.both_bad for rating in ratings),
+        "singles": sum(rating.comparison.kind == Comparison.Kind.SINGLE for rating in ratings),
+        "rankings": len(rankings),
         "raters": len({rating.rater_id for rating in ratings}),
         "prompts": len({rating.comparison.prompt_id for rating in ratings}),
         "sources": {source: sources.count(source) for source in sorted(set(sources))},

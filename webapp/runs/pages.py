@@ -13,7 +13,9 @@ from django.db.models import Count, Max, Q, QuerySet
 
 from rlhf_core.config import METRICS, PRESETS, RUN_CONFIGS, RewardConfig
 from webapp.accounts.models import User
-from webapp.feedback.models import Comparison, Rating, Sample
+from webapp.feedback.models import Comparison, Rating, Sample, load_rankings
+from webapp.feedback.modes import verdict_in_words
+from webapp.feedback.modes.pair import STRENGTHS
 from webapp.feedback.selectors import with_samples
 from webapp.projects.models import Membership, Project, Prompt
 from webapp.projects.selectors import projects_for
@@ -641,6 +643,7 @@ class ShownRating:
     rating: Rating
     better: Sample
     worse: Sample | None
+    ranked: Sequence[tuple[int, Sample]] = ()  # a ranking's samples, each with its place, best first
 
     @property
     def is_tie(self) -> bool:
@@ -648,12 +651,9 @@ class ShownRating:
 
     @property
     def words(self) -> str:
-        rating = self.rating
-        if rating.comparison.kind == Comparison.Kind.SINGLE:
-            return f"{rating.verdict} of 5"
-        if rating.both_bad:
-            return "both bad"
-        return {0: "a tie", 1: "slightly better", 2: "clearly better", 3: "much better"}[abs(rating.verdict)]
+        if self.rating.comparison.kind == Comparison.Kind.PAIR and not self.rating.both_bad:
+            return {0: "a tie", **STRENGTHS}[abs(self.rating.verdict)]
+        return verdict_in_words(self.rating)
 
 
 def ratings_in(dataset: Dataset, *, source: str, page: str | None) -> tuple[Page[Rating], list[ShownRating]]:
@@ -662,6 +662,7 @@ def ratings_in(dataset: Dataset, *, source: str, page: str | None) -> tuple[Page
     if source in Rating.Source.values:
         ratings = ratings.filter(source=source)
     found = Paginator(ratings, RATINGS_A_PAGE).get_page(page)
+    load_rankings(rating.comparison for rating in found)
     return found, [show_rating(rating) for rating in found]
 
 
@@ -672,6 +673,10 @@ def find_rating(project: Project, pk: Any) -> Rating:
 
 def show_rating(rating: Rating) -> ShownRating:
     first, second = rating.comparison.first, rating.comparison.second
+    if rating.comparison.kind == Comparison.Kind.RANKING:
+        places = rating.details["places"]
+        ranked = sorted(((places[str(one.pk)], one) for one in rating.comparison.samples), key=lambda pair: pair[0])
+        return ShownRating(rating, ranked[0][1], ranked[-1][1], tuple(ranked))
     if second is not None and prefers_second(rating):
         return ShownRating(rating, second, first)
     return ShownRating(rating, first, second)

@@ -82,12 +82,13 @@ function beginItem(seenMs = 0) {
   activeMs = seenMs;
   item.setAttribute("aria-busy", "true");
   setTimeout(markReady, LOOK_MS, item);
+  document.dispatchEvent(new CustomEvent("item-shown")); // for what a rating mode adds to the page, see modes/
 }
 
 function announce() {
   const item = byId("item");
   const prompt = byId("shown-prompt");
-  const kind = { pair: "Next pair. ", single: "Next answer. " }[item.dataset.kind] || "";
+  const kind = { pair: "Next pair. ", single: "Next answer. ", ranking: "Next ranking. " }[item.dataset.kind] || "";
   const said = item.querySelector(".said")?.textContent || kind || `${byId("progress").textContent}. `;
   byId("announce").textContent = `${said} ${prompt ? prompt.textContent.slice(0, 300) : ""}`;
 }
@@ -140,9 +141,10 @@ function yetToJudge() {
 }
 
 function commit(form, button) {
-  const values = { [button.name]: button.value };
-  for (const name of ["token", "submission_id"]) {
-    if (form.elements[name]) values[name] = form.elements[name].value;
+  const values = {}; // by name; a list where a name stands several times
+  for (const [name, value] of new FormData(form, button)) {
+    if (name === "csrfmiddlewaretoken") continue;
+    values[name] = name in values ? [values[name], value].flat() : value;
   }
   if (form.elements.active_ms) values.active_ms = millisecondsSeen();
   const id = values.submission_id || `skip ${values.token}`;
@@ -182,12 +184,17 @@ document.addEventListener(
 
 // --- Sending ---------------------------------------------------------------------------------------------------------
 
+function encode(values) {
+  const pairs = Object.entries(values).flatMap(([name, value]) => [value].flat().map((one) => [name, one]));
+  return new URLSearchParams(pairs);
+}
+
 function post(url, values, more = {}) {
   const token = JSON.parse(document.body.getAttribute("hx-headers"))["X-CSRFToken"];
   return fetch(url, {
     method: "POST",
     headers: { "X-CSRFToken": token, "X-Requested-With": "fetch", "HX-Request": "true" },
-    body: new URLSearchParams(values),
+    body: encode(values),
     ...more,
   });
 }

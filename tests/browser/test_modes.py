@@ -1,0 +1,102 @@
+"""The rating modes beside pairs and single answers, in a real browser: each is finished by keys alone."""
+
+from typing import cast
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, ViewportSize, expect
+
+from benchmarks.rating import WATCH
+from tests.browser import pictures
+from tests.browser.test_rate import READY, log_in, wait_until_sent
+from tests.studio import Studio, open_studio
+from webapp.feedback.models import Rating
+
+pytestmark = pytest.mark.django_db(transaction=True)
+REVIEW = (
+    "that is exactly what it looked like. Then the sister comes home, and the whole film changes key. The scenes in "
+    "the kitchen are funny without trying, the score stays out of the way, and the last shot had the row behind me "
+    "in tears."
+)
+
+
+@pytest.fixture
+def studio() -> Studio:
+    studio = open_studio()
+    studio.add_rater("ada")
+    return studio
+
+
+@pytest.fixture
+def address(live_server, studio) -> str:
+    return f"{live_server.url}/p/{studio.project.slug}/rate/"
+
+
+@pytest.fixture
+def watched(context: BrowserContext) -> BrowserContext:
+    context.add_init_script(WATCH)
+    return context
+
+
+def press(page: Page, *keys: str) -> None:
+    page.wait_for_selector(READY)
+    for key in keys:
+        page.keyboard.press(key)
+
+
+def on_a_phone(page: Page, name: str) -> None:
+    """Pictures of the same item on a phone, on which nothing may be wider than the screen."""
+    page.set_viewport_size(cast(ViewportSize, pictures.PHONE))
+    pictures.take(page, f"{name}-phone")
+    assert page.evaluate("document.documentElement.scrollWidth") == pictures.PHONE["width"]
+    for button in page.locator(".verdict .steps button:visible").all():
+        box = button.bounding_box()
+        assert box
+        assert box["height"] >= 44
+        assert box["width"] >= 44
+    page.set_viewport_size(cast(ViewportSize, pictures.DESKTOP))
+
+
+def test_rankings_are_given_by_keys_alone_and_the_last_step_can_be_taken_back(watched, address, studio):
+    for n in range(3):
+        studio.add_item(
+            f"Ranked opening {n}", *(f"{word} {REVIEW}" for word in ("One", "Two", "Three", "Four")), kind="ranking"
+        )
+    page = log_in(watched.new_page(), address)
+    page.set_viewport_size(cast(ViewportSize, pictures.DESKTOP))
+    top = page.locator(".verdict").bounding_box()
+    press(page, "3", "1", "Control+z", "=", "2")  # 3 first; 1 second, taken back; 2 beside 3
+    expect(page.locator("#ranked")).to_have_text("2 = 3: which is next?")
+    press(page, "Enter")
+    expect(page.locator("#ranked")).to_have_text("Still without a place: 1, 4.")
+    press(page, "4")  # one is left: it is the last
+    expect(page.locator("#ranked")).to_have_text("2 = 3 > 4 > 1. Enter saves.")
+    expect(page.locator("[data-place-of='1']")).to_have_text("3rd")
+    pictures.take(page, "rank-desktop")
+    on_a_phone(page, "rank")
+    assert page.locator(".verdict").bounding_box() == top, "the bar stands still"
+    texts = page.locator(".answer .shown").all_text_contents()
+    press(page, "Enter")
+    expect(page.locator("#progress")).to_have_text("1 rated today")
+    rating = Rating.objects.get()
+    places = rating.details["places"]
+    assert [places[str(sample.pk)] for sample in rating.presentation.samples] == [3, 1, 1, 2]
+    assert [sample.text for sample in rating.presentation.samples] == texts
+
+    press(page, "0")  # all bad: one key
+    expect(page.locator("#progress")).to_have_text("2 rated today")
+    assert page.evaluate("seen.moved") == 0
+    press(page, "u")
+    expect(page.locator(".said")).to_contain_text("You said: all are bad.")
+    press(page, "u")
+    expect(page.locator(".said")).to_contain_text("You said: 2 = 3 > 4 > 1.")
+    press(page, "4", "4", "Enter")  # loses its place and, as the one that is left, becomes the last of three
+    expect(page.locator("#progress")).to_have_text("2 rated today")
+    wait_until_sent(page)
+    changed = Rating.objects.get(presentation=rating.presentation, is_current=True)
+    assert (changed.revision, sorted(changed.details["places"].values())) == (2, [1, 1, 2, 3])
+    assert changed.details != rating.details
+    press(page, "1", "2", "3", "Enter")
+    expect(page.locator("h1")).to_have_text("That is all for now")
+    wait_until_sent(page)
+    assert page.evaluate("seen.pointer") == 0
+    assert Rating.objects.filter(is_current=True).count() == 3

@@ -1,0 +1,73 @@
+"""What every rating mode can do, and the verdict that it makes of what a rater sent."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from rlhf_core.records import Feedback
+from webapp.feedback.models import Comparison, Presentation, Rating
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A verdict as it is stored: about samples, whatever stood where. Equal ones say the same."""
+
+    verdict: int = 0
+    both_bad: bool = False
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, rating: Rating) -> "Judgement":
+        """What a stored rating says."""
+        return cls(rating.verdict, rating.both_bad, rating.details)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One button of the verdict bar: the key that presses it, the word on it, its name for a screen reader."""
+
+    key: str
+    word: str
+    name: str
+
+
+class Mode(ABC):
+    """One way to rate. ``kind`` is that of the items; ``texts`` and ``bar`` are the templates of a page.
+
+    A choice is what a rater says, as text and in the order shown: the key that was pressed, or what stands for several.
+    """
+
+    kind: ClassVar[str]
+    texts: ClassVar[str] = "feedback/_texts.html"
+    bar: ClassVar[str] = "feedback/_steps.html"
+    steps: ClassVar[tuple[Step, ...]] = ()
+    has_save: ClassVar[bool] = False  # whether it takes more than one key, and Enter to save
+
+    @abstractmethod
+    def judge(self, choice: str, presentation: Presentation) -> Judgement:
+        """The verdict that ``choice`` means of the samples shown.
+
+        Raises:
+            ChoiceInvalid: this kind of item has no such choice.
+        """
+
+    @abstractmethod
+    def pressed(self, judgement: Judgement, presentation: Presentation) -> str:
+        """The choice behind a stored verdict; undoes ``judge``."""
+
+    @abstractmethod
+    def in_words(self, judgement: Judgement, comparison: Comparison) -> str:
+        """A verdict in words about the samples in their stored order, for admins."""
+
+    @abstractmethod
+    def told(self, choice: str) -> str:
+        """A choice in the words of the page, for who made it."""
+
+    def page(self, count: int, choice: str | None) -> Mapping[str, Any]:
+        """What ``bar`` takes beside the item: ``count`` answers, judged before as ``choice`` or not at all."""
+        return {}
+
+    def records(self, rating: Rating, weight: float) -> list[Feedback]:
+        """What a reward model learns from a rating whose samples were loaded; nothing, unless the mode says so."""
+        return []
