@@ -134,6 +134,10 @@ class ChoiceInvalid(StudioError):
         super().__init__(f"The choice {str(choice)[:20]!r} does not exist here: it is one of {permitted}.")
 
 
+class RemarkInvalid(StudioError):
+    """Something beside the choice that cannot be kept as it was sent: a flag, a reason, a text."""
+
+
 class SubmissionConflict(StudioError):
     """This item has another answer of this rater already; ``choice`` is the stored one, as it was pressed."""
 

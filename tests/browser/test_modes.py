@@ -100,3 +100,44 @@ def test_rankings_are_given_by_keys_alone_and_the_last_step_can_be_taken_back(wa
     wait_until_sent(page)
     assert page.evaluate("seen.pointer") == 0
     assert Rating.objects.filter(is_current=True).count() == 3
+
+
+def test_flags_and_a_reason_take_keys_alone_and_survive_a_reload(watched, address, studio):
+    studio.project.flags = ["spam", "personal data", "harmful"]
+    studio.project.save()
+    studio.add_items(pairs=2)
+    page = log_in(watched.new_page(), address)
+    page.set_viewport_size(cast(ViewportSize, pictures.DESKTOP))
+    press(page, "x", "1", "3", "1", "2")  # spam set and cleared
+    pictures.take(page, "flags-desktop")
+    on_a_phone(page, "flags")
+    press(page, "x", "r")
+    expect(page.locator("#reason-text")).to_be_focused()
+    page.keyboard.type("It names a person: 12 sugpx?")
+    pictures.take(page, "reason-desktop")
+    on_a_phone(page, "reason")
+    press(page, "Control+Enter")
+    expect(page.locator("#reason > div")).to_be_hidden()
+    page.reload()
+    page.wait_for_selector(READY)
+    assert page.input_value("#reason-text") == "It names a person: 12 sugpx?"
+    assert [page.is_checked(f"[data-flag='{n}']") for n in (1, 2, 3)] == [False, True, True]
+    assert not Rating.objects.exists(), "no digit within the flags was a verdict"
+    press(page, "5")
+    expect(page.locator("#progress")).to_have_text("1 rated today")
+    wait_until_sent(page)
+    rating = Rating.objects.get()
+    assert (rating.flags, rating.reason) == (["personal data", "harmful"], "It names a person: 12 sugpx?")
+    assert page.input_value("#reason-text") == "", "the next item begins empty"
+    press(page, "r", "Escape", "2")
+    expect(page.locator("#progress")).to_have_text("2 rated today")
+    press(page, "u")
+    expect(page.locator(".said")).to_be_visible()
+    press(page, "u")
+    expect(page.locator("#reason-text")).to_have_value("It names a person: 12 sugpx?")
+    press(page, "x", "3", "x", "5")  # the same verdict with one flag less
+    expect(page.locator("h1")).to_have_text("That is all for now")
+    wait_until_sent(page)
+    changed = Rating.objects.get(comparison=rating.comparison, is_current=True)
+    assert (changed.revision, changed.flags, changed.reason) == (2, ["personal data"], rating.reason)
+    assert page.evaluate("seen.pointer") == 0

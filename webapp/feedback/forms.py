@@ -1,7 +1,10 @@
 """What the rater page sends."""
 
+from typing import Any
+
 from django import forms
 
+from webapp.feedback.modes.base import REASON_LENGTH, Extras
 from webapp.feedback.modes.ranking import RANKED
 
 SKIP_REASONS = [
@@ -19,12 +22,20 @@ class ChoiceForm(forms.Form):
 
     submission_id = forms.UUIDField()
     choice = forms.CharField(max_length=20)
+    reason = forms.CharField(required=False, max_length=REASON_LENGTH)
     active_ms = forms.IntegerField(required=False)
 
     def clean_choice(self) -> str:
         """The key; of a ranking the places, which come in fields of their own."""
         choice: str = self.cleaned_data["choice"]
         return ",".join(self.data.getlist("place")[:6]) if choice == RANKED else choice  # type: ignore[attr-defined]
+
+    def clean(self) -> dict[str, Any]:
+        """What stands beside the choice, as one value."""
+        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        flags = self.data.getlist("flags")  # type: ignore[attr-defined]
+        cleaned["extras"] = Extras(flags=tuple(flags), reason=cleaned.pop("reason", ""))
+        return cleaned
 
     def clean_active_ms(self) -> int | None:
         """A clock of the browser's: what it can not have measured is no reason to refuse the verdict."""

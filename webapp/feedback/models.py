@@ -214,6 +214,8 @@ class Rating(models.Model):
     details = models.JSONField(
         default=dict, help_text="what the verdict's number does not say, by mode; see webapp.feedback.modes"
     )
+    flags = ArrayField(models.CharField(max_length=40), default=list, help_text="of the project's list at that time")
+    reason = models.TextField(blank=True, default="", help_text="in the rater's own words")
     source = models.CharField(max_length=9, choices=Source.choices, default=Source.HUMAN)
     counts_toward_overlap = models.BooleanField(default=True)
     active_ms = models.PositiveIntegerField(null=True, help_text="from first paint to verdict, as the page measured it")

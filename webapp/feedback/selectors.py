@@ -10,7 +10,7 @@ from django.db.models.functions import Now, TruncDay
 
 from webapp.accounts.models import User
 from webapp.feedback.models import Comparison, Presentation, Rating, Skip, Slot, load_rankings
-from webapp.feedback.modes import choice_as_pressed
+from webapp.feedback.modes import Extras, choice_as_pressed
 from webapp.projects.models import Membership, Project
 
 
@@ -73,6 +73,7 @@ class JudgedItem:
     item: ShownItem
     choice: str | None
     acted_at: datetime
+    extras: Extras = Extras()
     is_late: bool = False
     is_changed: bool = False
     trained: int | None = None  # the last run that learned from the verdict as it stands
@@ -104,6 +105,7 @@ def judged(ratings: Sequence[Rating]) -> list[JudgedItem]:
             item=item_of(rating.presentation),
             choice=choice_as_pressed(rating),
             acted_at=rating.created_at,
+            extras=Extras.of(rating),
             is_late=not rating.counts_toward_overlap,
             is_changed=rating.revision > 1,
             trained=runs.get((rating.comparison_id, True)),

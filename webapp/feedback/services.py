@@ -13,7 +13,7 @@ import hashlib
 import secrets
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -25,7 +25,7 @@ from webapp.accounts.models import User
 from webapp.errors import RevisionClosed, StudioError, SubmissionConflict, TokenUnknown
 from webapp.feedback.filling import NewSample, are_twins, make_items, record_samples
 from webapp.feedback.models import Comparison, FurtherSample, Presentation, Rating, Skip, Slot
-from webapp.feedback.modes import Judgement, choice_as_pressed, mode_of
+from webapp.feedback.modes import Extras, Judgement, choice_as_pressed, mode_of
 from webapp.feedback.selectors import LAST_ACTS, REVISION_HOURS, may_revise
 from webapp.projects.models import Project
 from webapp.projects.selectors import current_guideline
@@ -277,6 +277,8 @@ def free(slots: QuerySet[Slot]) -> int:
     return slots.update(state=state, rater=None, lease_until=None, token=uuid.uuid4())
 
 
+NOTHING_MORE = Extras()
+
 # --- Verdicts --------------------------------------------------------------------------------------------------------
 
 
@@ -300,6 +302,7 @@ def submit(
     token: UUID,
     submission_id: UUID,
     choice: str,
+    extras: Extras = NOTHING_MORE,
     active_ms: int | None = None,
     source: str = Rating.Source.HUMAN,
 ) -> Submission:
@@ -308,17 +311,19 @@ def submit(
     Args:
         submission_id: the page's idempotency key: sent twice, the answer is the same.
         choice: what was pressed, in the order shown (see ``modes``); it is turned into a verdict about samples here.
+        extras: what the rater sent beside it: flags, a reason.
         active_ms: from first paint to verdict, as the page measured it; nonsense is left out.
         source: a simulated rater's ratings are stored as simulated, whatever is said here.
 
     Raises:
         TokenUnknown: the item was never shown to this rater in this project.
         ChoiceInvalid: this kind of item has no such choice.
+        RemarkInvalid: what was sent beside it cannot be kept.
         SubmissionConflict: the rater has given another verdict on this item, or used this key for another.
     """
     presentation = find_presentation(rater=rater, project=project, token=token)
     comparison = presentation.slot.comparison
-    judgement = mode_of(comparison.kind).judge(choice, presentation)
+    judgement = judge(presentation, project, choice, extras)
     with transaction.atomic():
         lock_rater(rater)
         stored = stored_rating(comparison=comparison, rater=rater, submission_id=submission_id)
@@ -337,11 +342,19 @@ def submit(
             verdict=judgement.verdict,
             both_bad=judgement.both_bad,
             details=judgement.details,
+            flags=judgement.flags,
+            reason=judgement.reason,
             source=Rating.Source.SIMULATED if rater.is_simulated else source,
             counts_toward_overlap=slot is not None,
             active_ms=bounded(active_ms),
         )
     return Submission(rating, is_duplicate=False, is_late=slot is None)
+
+
+def judge(presentation: Presentation, project: Project, choice: str, extras: Extras) -> Judgement:
+    """What was said, as a verdict about samples with its remarks. Raises ChoiceInvalid and RemarkInvalid."""
+    judgement = mode_of(presentation.slot.comparison.kind).judge(choice, presentation)
+    return replace(judgement, **extras.remarks(project.flags))
 
 
 def take_slot(presentation: Presentation) -> Slot | None:
@@ -360,7 +373,14 @@ def take_slot(presentation: Presentation) -> Slot | None:
 
 
 def revise(
-    *, rater: User, project: Project, token: UUID, submission_id: UUID, choice: str, active_ms: int | None = None
+    *,
+    rater: User,
+    project: Project,
+    token: UUID,
+    submission_id: UUID,
+    choice: str,
+    extras: Extras = NOTHING_MORE,
+    active_ms: int | None = None,
 ) -> Submission:
     """Change one's mind: the verdict becomes a new revision, the old one stays as it was, no longer current.
 
@@ -369,12 +389,13 @@ def revise(
     Raises:
         TokenUnknown: the item was never shown to this rater in this project, or never judged nor skipped.
         ChoiceInvalid: this kind of item has no such choice.
+        RemarkInvalid: what was sent beside it cannot be kept.
         SubmissionConflict: this key was used for another verdict.
         RevisionClosed: it is neither among the rater's last acts nor young enough.
     """
     presentation = find_presentation(rater=rater, project=project, token=token)
     comparison = presentation.slot.comparison
-    judgement = mode_of(comparison.kind).judge(choice, presentation)
+    judgement = judge(presentation, project, choice, extras)
     with transaction.atomic():
         lock_rater(rater)
         stored = stored_rating(comparison=comparison, rater=rater, submission_id=submission_id)
@@ -394,6 +415,7 @@ def revise(
                 token=token,
                 submission_id=submission_id,
                 choice=choice,
+                extras=extras,
                 active_ms=active_ms,
             )
         Rating.objects.filter(pk=stored.pk).update(is_current=False)
@@ -408,6 +430,8 @@ def revise(
             verdict=judgement.verdict,
             both_bad=judgement.both_bad,
             details=judgement.details,
+            flags=judgement.flags,
+            reason=judgement.reason,
             source=stored.source,
             counts_toward_overlap=stored.counts_toward_overlap,
             active_ms=bounded(active_ms),

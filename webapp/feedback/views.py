@@ -13,7 +13,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 from django.views.decorators.vary import vary_on_headers
 
-from webapp.errors import ChoiceInvalid, RevisionClosed, SubmissionConflict, TokenUnknown
+from webapp.errors import ChoiceInvalid, RemarkInvalid, RevisionClosed, SubmissionConflict, TokenUnknown
 from webapp.feedback import selectors, services
 from webapp.feedback.forms import (
     SKIP_REASONS,
@@ -26,6 +26,7 @@ from webapp.feedback.forms import (
 )
 from webapp.feedback.models import Presentation, Rating, load_rankings
 from webapp.feedback.modes import mode_of, verdict_in_words
+from webapp.feedback.modes.base import REASON_LENGTH
 from webapp.projects.access import MemberRequest, admin_required, member_required
 from webapp.projects.models import Project
 from webapp.projects.prose import to_html
@@ -75,7 +76,7 @@ def record_verdict(request: MemberRequest, project: Project, form: VerdictForm) 
         submission = services.submit(rater=request.user, project=project, **form.cleaned_data)
     except TokenUnknown as error:
         raise Http404(str(error)) from None
-    except ChoiceInvalid as error:
+    except (ChoiceInvalid, RemarkInvalid) as error:
         return Told("error", f"{error} So nothing was saved.", status=422)
     except SubmissionConflict as error:
         return told_of(error)
@@ -191,6 +192,7 @@ def item_context(
         "done_today": selectors.rated_today(request.user, project),
     }
     if item:
+        context["reason_length"] = REASON_LENGTH
         mode = mode_of(item.kind)
         context |= {"mode": mode, **mode.page(len(item.answers), choice)}
     else:
@@ -269,7 +271,7 @@ def revise_verdict(request: MemberRequest, project: Project, token: uuid.UUID, f
         submission = services.revise(rater=request.user, project=project, token=token, **form.cleaned_data)
     except TokenUnknown as error:
         raise Http404(str(error)) from None
-    except ChoiceInvalid as error:
+    except (ChoiceInvalid, RemarkInvalid) as error:
         return Told("error", f"{error} So nothing was saved.", status=422)
     except (SubmissionConflict, RevisionClosed) as error:
         return Told("warning", str(error), status=409)

@@ -67,12 +67,41 @@ class SettingsForm(forms.ModelForm):
         widgets = {"pair_percent": forms.NumberInput(attrs=PERCENT)}
 
 
+class LinesField(forms.CharField):
+    """A list of short texts, one a line; blank lines are left out, and none may come twice."""
+
+    def __init__(self, *, most: int, length: int, **more: Any) -> None:
+        super().__init__(required=False, widget=forms.Textarea(attrs={"rows": 5}), **more)
+        self.most, self.length = most, length
+
+    def prepare_value(self, value: Any) -> Any:
+        return "\n".join(value) if isinstance(value, list) else value
+
+    def clean(self, value: Any) -> Any:
+        lines = [line.strip() for line in super().clean(value).splitlines() if line.strip()]
+        for line in lines:
+            if len(line) > self.length:
+                raise forms.ValidationError(f"“{line[:20]}…” has {len(line)} characters: {self.length} at most a line.")
+            if lines.count(line) > 1:
+                raise forms.ValidationError(f"“{line}” stands there twice: take one of them away.")
+        if len(lines) > self.most:
+            raise forms.ValidationError(f"{len(lines)} lines: {self.most} at most, since each gets a key.")
+        return lines
+
+
 class ModesForm(forms.ModelForm):
     """Which rating modes a project uses, and how much of each; what is left of 100 % is single answers."""
 
+    flags = LinesField(
+        most=9,
+        length=40,
+        help_text="One a line, 9 at most; raters set them with X and a number, in every mode. For instance: spam, "
+        "personal data, harmful, wrong language. Empty: no flags. A reason in own words can be given always.",
+    )
+
     class Meta:
         model = Project
-        fields = ["pair_percent", "ranking_percent", "ranking_size", "ranking_question"]
+        fields = ["pair_percent", "ranking_percent", "ranking_size", "ranking_question", "flags"]
         labels = {
             "pair_percent": "Pairs, in percent",
             "ranking_percent": "Rankings, in percent",

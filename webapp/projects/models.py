@@ -1,6 +1,7 @@
 """What is judged: projects, who takes part, guideline versions and prompts."""
 
 from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
@@ -33,6 +34,9 @@ class Project(models.Model):
     )
     ranking_size = models.PositiveSmallIntegerField(
         default=4, validators=[MinValueValidator(2), MaxValueValidator(6)], help_text="answers to a ranking"
+    )
+    flags = ArrayField(
+        models.CharField(max_length=40), size=9, default=list, blank=True, help_text="what raters may mark an item with"
     )
     overlap = models.PositiveSmallIntegerField(
         default=1, validators=[MinValueValidator(1), MaxValueValidator(20)], help_text="ratings wanted of each item"

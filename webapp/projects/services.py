@@ -32,6 +32,7 @@ EDITABLE = (
     "ranking_question",
     "ranking_percent",
     "ranking_size",
+    "flags",
 )
 """What an admin may change of a project; its slug stays, since links point to it."""
 

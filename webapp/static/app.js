@@ -7,7 +7,7 @@ if (here) here.parentElement.scrollLeft = here.offsetLeft - here.parentElement.o
 
 // A menu closes when one looks elsewhere.
 document.addEventListener("click", (event) => {
-  for (const open of document.querySelectorAll("details.menu[open], details.because[open]")) {
+  for (const open of document.querySelectorAll("details.menu[open], details.because[open], details.pop[open]")) {
     if (!open.contains(event.target)) open.open = false;
   }
 });
@@ -38,7 +38,9 @@ document.addEventListener("submit", (event) => {
   const name = event.target.dataset.logout;
   if (name === undefined) return;
   let kept = [];
+  let drafts = [];
   try {
+    drafts = Object.keys(localStorage).filter((key) => key.startsWith(`steersman-draft:${name}/`));
     kept = Object.keys(localStorage).filter((key) => key.startsWith(`steersman-unsent:${name}/`));
   } catch {
     return; // this browser keeps nothing for us
@@ -49,7 +51,7 @@ document.addEventListener("submit", (event) => {
     event.stopImmediatePropagation();
     return;
   }
-  for (const key of kept) localStorage.removeItem(key);
+  for (const key of [...kept, ...drafts]) localStorage.removeItem(key);
 });
 
 // A form is sent once per click; one with data-confirm asks first.

@@ -147,6 +147,7 @@ function commit(form, button) {
     values[name] = name in values ? [values[name], value].flat() : value;
   }
   if (form.elements.active_ms) values.active_ms = millisecondsSeen();
+  document.dispatchEvent(new CustomEvent("item-judged", { detail: form })); // for modes/: nothing of it is a draft now
   const id = values.submission_id || `skip ${values.token}`;
   keepUnsent([...unsent(), { id, url: form.getAttribute("action"), values }]);
   note(null);

@@ -4,14 +4,14 @@ One file a mode, one object each behind the interface of ``base.Mode``; everythi
 """
 
 from webapp.feedback.models import Rating
-from webapp.feedback.modes.base import Judgement, Mode
+from webapp.feedback.modes.base import Extras, Judgement, Mode
 from webapp.feedback.modes.pair import PairMode
 from webapp.feedback.modes.ranking import RankingMode
 from webapp.feedback.modes.single import SingleMode
 
 MODES: dict[str, Mode] = {mode.kind: mode for mode in (PairMode(), SingleMode(), RankingMode())}
 
-__all__ = ["MODES", "Judgement", "Mode", "choice_as_pressed", "mode_of", "verdict_in_words"]
+__all__ = ["MODES", "Extras", "Judgement", "Mode", "choice_as_pressed", "mode_of", "verdict_in_words"]
 
 
 def mode_of(kind: str) -> Mode:

@@ -1,12 +1,43 @@
 """What every rating mode can do, and the verdict that it makes of what a rater sent."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from rlhf_core.records import Feedback
+from webapp.errors import RemarkInvalid
 from webapp.feedback.models import Comparison, Presentation, Rating
+
+REASON_LENGTH = 2000  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What a rater may send beside the choice: flags of the project's list, and a reason in own words."""
+
+    flags: tuple[str, ...] = ()
+    reason: str = ""
+
+    @classmethod
+    def of(cls, rating: Rating) -> "Extras":
+        """What a stored rating has."""
+        return cls(tuple(rating.flags), rating.reason)
+
+    def remarks(self, permitted: Sequence[str]) -> dict[str, Any]:
+        """Flags and reason as they are stored: the flags in the project's order, each once.
+
+        Raises:
+            RemarkInvalid: a flag that the project does not have, or a reason that is too long.
+        """
+        unknown = [flag for flag in self.flags if flag not in permitted]
+        if unknown:
+            have = ", ".join(permitted) or "this project has none"
+            raise RemarkInvalid(f"There is no flag {unknown[0][:40]!r} here ({have}). Load the page again.")
+        reason = self.reason.replace("\r\n", "\n").replace("\0", "\ufffd").strip()
+        if len(reason) > REASON_LENGTH:
+            raise RemarkInvalid(f"The reason has {len(reason)} characters: {REASON_LENGTH} at most. Shorten it.")
+        return {"flags": [flag for flag in permitted if flag in self.flags], "reason": reason}
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,11 +47,13 @@ class Judgement:
     verdict: int = 0
     both_bad: bool = False
     details: Mapping[str, Any] = field(default_factory=dict)
+    flags: Sequence[str] = ()
+    reason: str = ""
 
     @classmethod
     def of(cls, rating: Rating) -> "Judgement":
         """What a stored rating says."""
-        return cls(rating.verdict, rating.both_bad, rating.details)
+        return cls(rating.verdict, rating.both_bad, rating.details, rating.flags, rating.reason)
 
 
 @dataclass(frozen=True, slots=True)

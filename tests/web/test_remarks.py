@@ -1,0 +1,145 @@
+"""Flags and a reason beside a verdict of any mode: stored with it, told again, exact, never in the way."""
+
+import re
+from uuid import uuid4
+
+import pytest
+from django.test import Client
+
+from tests.studio import values_of
+from webapp.errors import RemarkInvalid, SettingsRefused, SubmissionConflict
+from webapp.feedback.models import Rating
+from webapp.feedback.modes import Extras
+from webapp.feedback.selectors import own_item
+from webapp.feedback.services import revise, submit
+from webapp.projects.services import update_project
+
+FLAGS = ["spam", "personal data", "harmful"]
+
+
+@pytest.fixture
+def flagged(studio):
+    project = studio.ready_project()
+    return update_project(actor=studio.admin, project=project, flags=FLAGS)
+
+
+def say(rater, presentation, extras, choice="2", submission_id=None, act=submit):
+    return act(
+        rater=rater,
+        project=presentation.slot.project,
+        token=presentation.token,
+        submission_id=submission_id or uuid4(),
+        choice=choice,
+        extras=extras,
+    )
+
+
+def test_flags_and_a_reason_are_kept_with_the_verdict_and_told_again(studio, flagged):
+    studio.items(flagged, pairs=1)
+    ada = studio.rater(flagged)
+    presentation = studio.shown(ada, flagged)
+    rating = say(ada, presentation, Extras(("harmful", "spam"), "  It sells\r\nsomething.\0 ")).rating
+    assert (rating.flags, rating.reason) == (["spam", "harmful"], "It sells\nsomething.\ufffd")
+    entry = own_item(ada, flagged, presentation.token)
+    assert entry.extras == Extras(("spam", "harmful"), "It sells\nsomething.\ufffd")
+
+
+def test_the_same_verdict_with_another_remark_is_another_verdict(studio, flagged):
+    studio.items(flagged, singles=1)
+    ada = studio.rater(flagged)
+    presentation, key = studio.shown(ada, flagged), uuid4()
+    said = Extras(("spam",), "why")
+    first = say(ada, presentation, said, submission_id=key)
+    assert say(ada, presentation, said, submission_id=key).is_duplicate
+    for other in (Extras(), Extras(("spam",)), Extras(("spam", "harmful"), "why"), Extras(("spam",), "Why")):
+        with pytest.raises(SubmissionConflict):
+            say(ada, presentation, other, submission_id=key)
+    changed = say(ada, presentation, Extras(("harmful",), ""), act=revise).rating
+    assert (changed.revision, changed.verdict, changed.flags) == (2, first.rating.verdict, ["harmful"])
+    first.rating.refresh_from_db()
+    assert (first.rating.flags, first.rating.is_current) == (["spam"], False)
+
+
+@pytest.mark.parametrize(
+    ("extras", "said"),
+    [
+        (Extras(("rude",)), "no flag 'rude' here \\(spam, personal data, harmful\\)"),
+        (Extras(reason="x" * 2001), "2001 characters: 2000 at most"),
+    ],
+)
+def test_what_cannot_be_kept_is_named_and_nothing_is_stored(studio, flagged, extras, said):
+    studio.items(flagged, pairs=1)
+    ada = studio.rater(flagged)
+    with pytest.raises(RemarkInvalid, match=said):
+        say(ada, studio.shown(ada, flagged), extras)
+    assert Rating.objects.count() == 0
+
+
+def test_a_flag_without_words_or_too_long_is_no_setting(studio, flagged):
+    for flags in ([""], ["x" * 41], [str(n) for n in range(10)]):
+        with pytest.raises(SettingsRefused, match="flags"):
+            update_project(actor=studio.admin, project=flagged, flags=flags)
+
+
+# --- Pages -----------------------------------------------------------------------------------------------------------
+
+
+def enter(user):
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+@pytest.mark.parametrize("kind", ["pairs", "singles"])
+def test_a_plain_form_sends_them_and_every_list_shows_them(studio, flagged, kind):
+    studio.items(flagged, **{kind: 1})
+    ada = studio.rater(flagged)
+    client, address = enter(ada), f"/p/{flagged.slug}/rate/"
+    html = client.get(address).content.decode()
+    assert re.findall(r'name="flags" value="([^"]*)"', html) == FLAGS
+    fields = {name: re.search(rf'name="{name}" value="([^"]*)"', html)[1] for name in ("token", "submission_id")}
+    answer = client.post(
+        address, {**fields, "choice": "3", "flags": ["spam", "harmful"], "reason": "<b>bold</b> of them"}
+    )
+    assert answer.status_code == 302
+    rating = Rating.objects.get()
+    assert (rating.flags, rating.reason) == (["spam", "harmful"], "<b>bold</b> of them")
+    admin = enter(studio.admin)
+    pages = [
+        client.get(f"/p/{flagged.slug}/history/"),
+        admin.get(f"/p/{flagged.slug}/ratings/"),
+        admin.get(f"/p/{flagged.slug}/ratings/{rating.pk}/"),
+    ]
+    for page in pages:
+        html = page.content.decode()
+        assert "&lt;b&gt;bold&lt;/b&gt; of them" in html
+        assert "harmful" in html
+        assert "personal data" not in html
+    html = client.get(f"/p/{flagged.slug}/history/{fields['token']}/").content.decode()
+    assert re.findall(r'value="([^"]*)" data-flag="\d" checked', html) == ["spam", "harmful"]
+    assert ">&lt;b&gt;bold&lt;/b&gt; of them</textarea>" in html
+
+
+def test_a_project_without_flags_has_no_button_for_them(studio):
+    project = studio.ready_project()
+    studio.items(project, pairs=1)
+    html = enter(studio.rater(project)).get(f"/p/{project.slug}/rate/").content.decode()
+    assert 'id="flags"' not in html
+    assert 'name="reason"' in html
+
+
+def test_an_admin_writes_flags_one_a_line(studio):
+    project = studio.ready_project()
+    admin, address = enter(studio.admin), f"/p/{project.slug}/settings/modes/"
+    values = values_of(admin.get(address).content.decode())
+    assert admin.post(address, values | {"flags": " spam \r\n\r\nwrong language\r\n"}).status_code == 302
+    project.refresh_from_db()
+    assert project.flags == ["spam", "wrong language"]
+    assert ">spam\nwrong language</textarea>" in re.sub(r">\s+spam", ">spam", admin.get(address).content.decode())
+    for flags, said in (
+        ("a\na", "stands there twice"),
+        ("x" * 41, "41 characters: 40 at most"),
+        ("1\n2\n3\n4\n5\n6\n7\n8\n9\n10", "10 lines: 9 at most"),
+    ):
+        answer = admin.post(address, values | {"flags": flags})
+        assert (answer.status_code, said in answer.content.decode()) == (422, True)
