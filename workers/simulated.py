@@ -48,6 +48,8 @@ DENIAL_REACH = 3  # words after a denial that it turns round, by half
 
 RATERS = (("simulated-1", 2.0), ("simulated-2", 1.5), ("simulated-3", 1.0), ("simulated-4", 0.7))
 """User names and how sure of their taste they are: the factor before a difference in worth."""
+JUDGED = ("pair", "single", "ranking")
+"""The rating modes that a taste suffices for."""
 SLICE_SECONDS = 10.0  # they make room for others so often
 MOST_PROJECTS = 6  # in one go: well within the time limit of a task
 PAIR_STEPS = (0.25, 1.0, 2.5)  # a noisy difference below these is a tie, slightly, clearly better; above: much better
@@ -164,10 +166,9 @@ def go_on_everywhere() -> int:
 
 def rate_one(rater: SimulatedRater, project: Project) -> bool:
     """Judge the rater's next item; says whether there was one."""
-    presentation = services.claim(rater=rater.user, project=project)
-    if presentation is None:
+    item = next_item(rater, project)
+    if item is None:
         return False
-    item = selectors.shown(presentation)
     services.submit(
         rater=rater.user,
         project=project,
@@ -177,3 +178,13 @@ def rate_one(rater: SimulatedRater, project: Project) -> bool:
         source="simulated",
     )
     return True
+
+
+def next_item(rater: SimulatedRater, project: Project) -> ShownItem | None:
+    """What the rater judges next; what takes more than a taste, such as writing, is passed by for others."""
+    while presentation := services.claim(rater=rater.user, project=project):
+        item = selectors.shown(presentation)
+        if item.kind in JUDGED:
+            return item
+        services.skip(rater=rater.user, project=project, token=item.token, reason="expertise")
+    return None

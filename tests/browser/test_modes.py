@@ -141,3 +141,44 @@ def test_flags_and_a_reason_take_keys_alone_and_survive_a_reload(watched, addres
     changed = Rating.objects.get(comparison=rating.comparison, is_current=True)
     assert (changed.revision, changed.flags, changed.reason) == (2, ["personal data"], rating.reason)
     assert page.evaluate("seen.pointer") == 0
+
+
+def test_an_answer_is_rewritten_by_keys_alone_and_the_text_survives_a_reload(watched, address, studio):
+    for n in range(3):
+        studio.add_item(f"Opening {n}", f"Dull {n}. {REVIEW}", kind="rewrite")
+    page = log_in(watched.new_page(), address)
+    page.set_viewport_size(cast(ViewportSize, pictures.DESKTOP))
+    press(page, "Control+Enter")
+    expect(page.locator("#rewrite-hint")).to_contain_text("the answer as it stood")
+    press(page, "e")
+    expect(page.locator("#rewrite-text")).to_be_focused()
+    page.keyboard.type(" And 1 more sup?")
+    pictures.take(page, "rewrite-desktop")
+    on_a_phone(page, "rewrite")
+    page.reload()
+    page.wait_for_selector(READY)
+    said = page.input_value("#rewrite-text")
+    assert said.endswith(" And 1 more sup?")
+    press(page, "e", "Escape", "Control+Enter")
+    expect(page.locator("#progress")).to_have_text("1 rated today")
+    wait_until_sent(page)
+    assert Rating.objects.get().details == {"text": said}
+    press(page, "1")
+    expect(page.locator("#progress")).to_have_text("2 rated today")
+    press(page, "u")
+    expect(page.locator(".said")).to_contain_text("You said: good as it is.")
+    press(page, "Escape")  # kept
+    expect(page.locator(".said")).to_have_count(0)
+    press(page, "u")
+    expect(page.locator(".said")).to_contain_text("You said: good as it is.")
+    press(page, "u")
+    expect(page.locator(".said")).to_contain_text("You said: rewritten.")
+    press(page, "e")
+    page.keyboard.type(" Twice.")
+    press(page, "Control+Enter")
+    wait_until_sent(page)
+    assert Rating.objects.get(revision=2).details == {"text": f"{said} Twice."}
+    press(page, "1")
+    expect(page.locator("h1")).to_have_text("That is all for now")
+    wait_until_sent(page)
+    assert page.evaluate("seen.pointer") == 0

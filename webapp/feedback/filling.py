@@ -66,7 +66,7 @@ def make_items(
     """Put samples before the raters, in the mode that ``kinds`` names for their prompt.
 
     Without a name: each two of a prompt as a pair, one that is left over as a single answer. A ranking takes all
-    samples of its prompt, each text once.
+    samples of its prompt, each text once; a rewrite takes one.
 
     Each item gets ``project.overlap`` slots, in one transaction with it. Two samples with the same text are written
     down as a comparison, so that they are not paired again, but get no slot: there is nothing to judge. An item that
@@ -119,6 +119,8 @@ def groups_of(samples: Sequence[Sample], kind: str) -> list[tuple[str, list[Samp
         by_text = {sample.text_sha256: sample for sample in samples}  # twins cannot be told apart
         if len(by_text) > 1:
             return [(kind, in_order(list(by_text.values())[:MOST_RANKED]))]
+    if kind == Comparison.Kind.REWRITE:
+        return [(kind, [sample]) for sample in samples]
     two = [in_order(samples[start : start + 2]) for start in range(0, len(samples), 2)]
     return [(Comparison.Kind.PAIR if len(some) == 2 else Comparison.Kind.SINGLE, some) for some in two]
 

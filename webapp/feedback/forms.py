@@ -23,6 +23,7 @@ class ChoiceForm(forms.Form):
     submission_id = forms.UUIDField()
     choice = forms.CharField(max_length=20)
     reason = forms.CharField(required=False, max_length=REASON_LENGTH)
+    text = forms.CharField(required=False, strip=False)
     active_ms = forms.IntegerField(required=False)
 
     def clean_choice(self) -> str:
@@ -34,7 +35,7 @@ class ChoiceForm(forms.Form):
         """What stands beside the choice, as one value."""
         cleaned: dict[str, Any] = super().clean() or self.cleaned_data
         flags = self.data.getlist("flags")  # type: ignore[attr-defined]
-        cleaned["extras"] = Extras(flags=tuple(flags), reason=cleaned.pop("reason", ""))
+        cleaned["extras"] = Extras(flags=tuple(flags), reason=cleaned.pop("reason", ""), text=cleaned.pop("text", ""))
         return cleaned
 
     def clean_active_ms(self) -> int | None:

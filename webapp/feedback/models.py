@@ -49,6 +49,7 @@ class Comparison(models.Model):
         PAIR = "pair"
         SINGLE = "single"
         RANKING = "ranking"
+        REWRITE = "rewrite"
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="comparisons")
@@ -62,7 +63,8 @@ class Comparison(models.Model):
     class Meta:
         constraints = [
             models.CheckConstraint(
-                condition=Q(kind="single", second__isnull=True) | Q(kind__in=["pair", "ranking"], second__isnull=False),
+                condition=Q(kind__in=["single", "rewrite"], second__isnull=True)
+                | Q(kind__in=["pair", "ranking"], second__isnull=False),
                 name="a_pair_has_two_samples",
             ),
             models.CheckConstraint(
@@ -191,7 +193,7 @@ class Rating(models.Model):
 
     ``verdict`` of a pair: +3, +2, +1 first is much, clearly, slightly better; 0 a tie; negative: second is. Of a single
     answer: the score, 1 to 5. Of a ranking: how many places lie below the best, 0 where all are equal; ``details`` then
-    has the place of each sample.
+    has the place of each sample. Of a rewrite: 0 with the new text in ``details``, or 1: good as it is.
     """
 
     class Source(models.TextChoices):

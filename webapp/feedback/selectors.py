@@ -50,6 +50,7 @@ def item_of(presentation: Presentation) -> ShownItem:
     questions: dict[str, str] = {
         Comparison.Kind.PAIR: project.question,
         Comparison.Kind.RANKING: project.ranking_question,
+        Comparison.Kind.REWRITE: project.rewrite_question,
     }
     return ShownItem(
         kind=comparison.kind,
@@ -280,6 +281,47 @@ def with_samples(ratings: QuerySet[Rating]) -> QuerySet[Rating]:
         "comparison__second__checkpoint",
         "presentation",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenAnswer:
+    """An answer that a rater wrote in place of a policy's: a demonstration."""
+
+    rating: UUID
+    prompt: UUID
+    prompt_text: str
+    text: str
+    author: UUID
+    source: str  # of the rating: human, simulated ...
+    sample: UUID  # the answer that it replaces
+    sample_text: str
+    written_at: datetime
+
+
+def demonstrations(project: Project, sources: Sequence[str] | None = None) -> list[WrittenAnswer]:
+    """What raters wrote anew, as it stands now, oldest first (one query); of ``sources`` alone if they are given.
+
+    Answers called good as they are are none. Prompts of both splits; ``Prompt.split`` tells which may be trained on.
+    """
+    rewrites = Rating.objects.filter(
+        project=project, is_current=True, comparison__kind=Comparison.Kind.REWRITE, details__has_key="text"
+    )
+    if sources is not None:
+        rewrites = rewrites.filter(source__in=sources)
+    return [
+        WrittenAnswer(
+            rating=rating.pk,
+            prompt=rating.comparison.prompt_id,
+            prompt_text=rating.comparison.prompt.text,
+            text=rating.details["text"],
+            author=rating.rater_id,
+            source=rating.source,
+            sample=rating.comparison.first_id,
+            sample_text=rating.comparison.first.text,
+            written_at=rating.created_at,
+        )
+        for rating in rewrites.select_related("comparison__prompt", "comparison__first").order_by("id")
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -353,7 +353,7 @@ def submit(
 
 def judge(presentation: Presentation, project: Project, choice: str, extras: Extras) -> Judgement:
     """What was said, as a verdict about samples with its remarks. Raises ChoiceInvalid and RemarkInvalid."""
-    judgement = mode_of(presentation.slot.comparison.kind).judge(choice, presentation)
+    judgement = mode_of(presentation.slot.comparison.kind).judge(choice, extras, presentation)
     return replace(judgement, **extras.remarks(project.flags))
 
 

@@ -8,7 +8,7 @@ from django import forms
 from django.utils.text import slugify
 
 from webapp.errors import SettingsRefused
-from webapp.projects.models import Membership, Project
+from webapp.projects.models import SHARES, Membership, Project
 
 MAX_FILE_BYTES = 10 * 1024 * 1024
 PERCENT = {"min": 0, "max": 100, "step": 5}
@@ -101,23 +101,32 @@ class ModesForm(forms.ModelForm):
 
     class Meta:
         model = Project
-        fields = ["pair_percent", "ranking_percent", "ranking_size", "ranking_question", "flags"]
+        fields = [
+            "pair_percent",
+            "ranking_percent",
+            "ranking_size",
+            "ranking_question",
+            "rewrite_percent",
+            "rewrite_question",
+            "flags",
+        ]
         labels = {
             "pair_percent": "Pairs, in percent",
             "ranking_percent": "Rankings, in percent",
             "ranking_size": "Answers to a ranking",
             "ranking_question": "Question for a ranking",
+            "rewrite_percent": "Rewrites, in percent",
+            "rewrite_question": "Question for a rewrite",
         }
         help_texts = {
             "pair_percent": "Two answers: which is better, and by how much? One key.",
             "ranking_percent": "Several answers are put in order, ties permitted.",
             "ranking_size": "2 to 6. Each ranking takes as many fresh answers, so the queue fills more slowly.",
             "ranking_question": "One sentence, above every ranking.",
+            "rewrite_percent": "One answer is written anew, or called good as it is. Kept as a demonstration.",
+            "rewrite_question": "One sentence, above every answer to be rewritten.",
         }
-        widgets = {
-            "pair_percent": forms.NumberInput(attrs=PERCENT),
-            "ranking_percent": forms.NumberInput(attrs=PERCENT),
-        }
+        widgets = dict.fromkeys(SHARES, forms.NumberInput(attrs=PERCENT))
 
 
 class CreateForm(SettingsForm):

@@ -8,7 +8,7 @@ from django.db import models
 
 from webapp.ids import uuid7
 
-SHARES = ("pair_percent", "ranking_percent")
+SHARES = ("pair_percent", "ranking_percent", "rewrite_percent")
 """Fields of ``Project``: how much of what raters judge is of which mode; the rest are single answers."""
 
 
@@ -34,6 +34,14 @@ class Project(models.Model):
     )
     ranking_size = models.PositiveSmallIntegerField(
         default=4, validators=[MinValueValidator(2), MaxValueValidator(6)], help_text="answers to a ranking"
+    )
+    rewrite_percent = models.PositiveSmallIntegerField(
+        default=0, validators=[MaxValueValidator(100)], help_text="share of answers to be rewritten"
+    )
+    rewrite_question = models.CharField(
+        max_length=200,
+        default="Rewrite this answer as you would have given it.",
+        help_text="what raters are asked of an answer to be rewritten",
     )
     flags = ArrayField(
         models.CharField(max_length=40), size=9, default=list, blank=True, help_text="what raters may mark an item with"

@@ -32,6 +32,8 @@ EDITABLE = (
     "ranking_question",
     "ranking_percent",
     "ranking_size",
+    "rewrite_percent",
+    "rewrite_question",
     "flags",
 )
 """What an admin may change of a project; its slug stays, since links point to it."""

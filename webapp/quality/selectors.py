@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from django.db.models import Count, Q, QuerySet
 
 from webapp.feedback.models import Comparison, Rating
+from webapp.feedback.modes import LEARNED_FROM
 from webapp.projects.models import Project
 
 
@@ -19,7 +20,7 @@ def sources_used(project: Project) -> list[str]:
 def usable(project: Project, sources: list[str] | None = None) -> QuerySet[Rating]:
     """The current ratings of a project that a dataset would take, late ones included."""
     taken = sources_used(project) if sources is None else sources
-    return Rating.objects.filter(project=project, is_current=True, source__in=taken)
+    return Rating.objects.filter(project=project, is_current=True, source__in=taken, comparison__kind__in=LEARNED_FROM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +50,11 @@ class RatingCounts:
 def usable_ratings(project: Project, sources: list[str] | None = None) -> RatingCounts:
     """Counts of the ratings that a dataset would take (one query)."""
     taken = Q(source__in=sources_used(project) if sources is None else sources)
+    of_use = Q(comparison__kind__in=LEARNED_FROM)
     is_pair = taken & Q(comparison__kind=Comparison.Kind.PAIR)
     is_ranking = taken & Q(comparison__kind=Comparison.Kind.RANKING)
     is_single = taken & Q(comparison__kind=Comparison.Kind.SINGLE)
-    found = Rating.objects.filter(project=project, is_current=True).aggregate(
+    found = Rating.objects.filter(of_use, project=project, is_current=True).aggregate(
         total=Count("id", filter=taken),
         pairs=Count("id", filter=is_pair),
         rankings=Count("id", filter=is_ranking),

@@ -15,6 +15,7 @@ const IDLE_MS = 300_000; // a page left alone gives its item back
 const RETRIES_MS = [1000, 2000, 4000, 8000, 15_000, 30_000, 30_000, 30_000, 30_000, 30_000];
 
 const MARKS = { 200: 'id="progress"', 404: 'id="not-found"', 409: 'id="progress"', 422: 'id="progress"' };
+const KINDS = { pair: "pair", single: "answer", ranking: "ranking", rewrite: "answer to rewrite" };
 const FOREIGN = 1; // in place of a status: another than the studio answered, perhaps the log-in page of a network
 
 const byId = (id) => document.getElementById(id);
@@ -88,7 +89,7 @@ function beginItem(seenMs = 0) {
 function announce() {
   const item = byId("item");
   const prompt = byId("shown-prompt");
-  const kind = { pair: "Next pair. ", single: "Next answer. ", ranking: "Next ranking. " }[item.dataset.kind] || "";
+  const kind = KINDS[item.dataset.kind] ? `Next ${KINDS[item.dataset.kind]}. ` : "";
   const said = item.querySelector(".said")?.textContent || kind || `${byId("progress").textContent}. `;
   byId("announce").textContent = `${said} ${prompt ? prompt.textContent.slice(0, 300) : ""}`;
 }

@@ -3,15 +3,19 @@
 One file a mode, one object each behind the interface of ``base.Mode``; everything else asks ``mode_of``.
 """
 
-from webapp.feedback.models import Rating
+from webapp.feedback.models import Comparison, Rating
 from webapp.feedback.modes.base import Extras, Judgement, Mode
 from webapp.feedback.modes.pair import PairMode
 from webapp.feedback.modes.ranking import RankingMode
+from webapp.feedback.modes.rewrite import RewriteMode
 from webapp.feedback.modes.single import SingleMode
 
-MODES: dict[str, Mode] = {mode.kind: mode for mode in (PairMode(), SingleMode(), RankingMode())}
+MODES: dict[str, Mode] = {mode.kind: mode for mode in (PairMode(), SingleMode(), RankingMode(), RewriteMode())}
 
-__all__ = ["MODES", "Extras", "Judgement", "Mode", "choice_as_pressed", "mode_of", "verdict_in_words"]
+LEARNED_FROM = (Comparison.Kind.PAIR, Comparison.Kind.SINGLE, Comparison.Kind.RANKING)
+"""The modes whose ratings a reward model learns from."""
+
+__all__ = ["LEARNED_FROM", "MODES", "Extras", "Judgement", "Mode", "choice_as_pressed", "mode_of", "verdict_in_words"]
 
 
 def mode_of(kind: str) -> Mode:

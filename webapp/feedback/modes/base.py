@@ -14,15 +14,20 @@ REASON_LENGTH = 2000  # characters
 
 @dataclass(frozen=True, slots=True)
 class Extras:
-    """What a rater may send beside the choice: flags of the project's list, and a reason in own words."""
+    """What a rater may send beside the choice: flags of the project's list, a reason, and what the mode asks for.
+
+    Attributes:
+        text: an answer rewritten.
+    """
 
     flags: tuple[str, ...] = ()
     reason: str = ""
+    text: str = ""
 
     @classmethod
     def of(cls, rating: Rating) -> "Extras":
         """What a stored rating has."""
-        return cls(tuple(rating.flags), rating.reason)
+        return cls(tuple(rating.flags), rating.reason, text=rating.details.get("text", ""))
 
     def remarks(self, permitted: Sequence[str]) -> dict[str, Any]:
         """Flags and reason as they are stored: the flags in the project's order, each once.
@@ -34,10 +39,15 @@ class Extras:
         if unknown:
             have = ", ".join(permitted) or "this project has none"
             raise RemarkInvalid(f"There is no flag {unknown[0][:40]!r} here ({have}). Load the page again.")
-        reason = self.reason.replace("\r\n", "\n").replace("\0", "\ufffd").strip()
+        reason = cleaned(self.reason).strip()
         if len(reason) > REASON_LENGTH:
             raise RemarkInvalid(f"The reason has {len(reason)} characters: {REASON_LENGTH} at most. Shorten it.")
         return {"flags": [flag for flag in permitted if flag in self.flags], "reason": reason}
+
+
+def cleaned(text: str) -> str:
+    """A text as a database can hold it, with the line ends that it was written with before a form sent it."""
+    return text.replace("\r\n", "\n").replace("\0", "\ufffd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +88,12 @@ class Mode(ABC):
     has_save: ClassVar[bool] = False  # whether it takes more than one key, and Enter to save
 
     @abstractmethod
-    def judge(self, choice: str, presentation: Presentation) -> Judgement:
-        """The verdict that ``choice`` means of the samples shown.
+    def judge(self, choice: str, extras: Extras, presentation: Presentation) -> Judgement:
+        """The verdict that ``choice`` means of the samples shown, with what else belongs to it.
 
         Raises:
             ChoiceInvalid: this kind of item has no such choice.
+            RemarkInvalid: what belongs to it cannot be kept as it was sent.
         """
 
     @abstractmethod

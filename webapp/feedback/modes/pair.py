@@ -3,7 +3,7 @@
 from rlhf_core.records import Comparison as ComparisonRecord
 from rlhf_core.records import Feedback
 from webapp.feedback.models import Comparison, Presentation, Rating
-from webapp.feedback.modes.base import Judgement, Mode, Step
+from webapp.feedback.modes.base import Extras, Judgement, Mode, Step
 from webapp.feedback.verdicts import choice_of, verdict_of
 
 STRENGTHS = {1: "slightly better", 2: "clearly better", 3: "much better"}
@@ -24,7 +24,7 @@ class PairMode(Mode):
         Step("7", "much", "B is much better"),
     )
 
-    def judge(self, choice: str, presentation: Presentation) -> Judgement:
+    def judge(self, choice: str, extras: Extras, presentation: Presentation) -> Judgement:
         return Judgement(*verdict_of(choice=choice, kind=self.kind, first_is_left=presentation.first_is_left))
 
     def pressed(self, judgement: Judgement, presentation: Presentation) -> str:

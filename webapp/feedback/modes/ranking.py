@@ -12,7 +12,7 @@ from rlhf_core.records import Comparison as ComparisonRecord
 from rlhf_core.records import Feedback
 from webapp.errors import ChoiceInvalid
 from webapp.feedback.models import Comparison, Presentation, Rating
-from webapp.feedback.modes.base import Judgement, Mode
+from webapp.feedback.modes.base import Extras, Judgement, Mode
 
 ALL_BAD = "0"
 RANKED = "ranked"  # what the page's button sends; the places stand in fields of their own
@@ -28,7 +28,7 @@ class RankingMode(Mode):
     bar = "feedback/modes/_ranking_bar.html"
     has_save = True
 
-    def judge(self, choice: str, presentation: Presentation) -> Judgement:
+    def judge(self, choice: str, extras: Extras, presentation: Presentation) -> Judgement:
         samples = presentation.samples
         is_bad = choice == ALL_BAD
         places = [1] * len(samples) if is_bad else places_of(choice, len(samples))

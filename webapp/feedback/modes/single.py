@@ -2,7 +2,7 @@
 
 from rlhf_core.records import Feedback, ScoredResponse
 from webapp.feedback.models import Comparison, Presentation, Rating
-from webapp.feedback.modes.base import Judgement, Mode, Step
+from webapp.feedback.modes.base import Extras, Judgement, Mode, Step
 from webapp.feedback.verdicts import verdict_of
 
 
@@ -18,7 +18,7 @@ class SingleMode(Mode):
         Step("5", "excellent", "5 of 5: excellent"),
     )
 
-    def judge(self, choice: str, presentation: Presentation) -> Judgement:
+    def judge(self, choice: str, extras: Extras, presentation: Presentation) -> Judgement:
         return Judgement(*verdict_of(choice=choice, kind=self.kind, first_is_left=True))
 
     def pressed(self, judgement: Judgement, presentation: Presentation) -> str:

@@ -1,0 +1,41 @@
+"""One answer to be written anew: kept as a demonstration of what is wanted."""
+
+from webapp.errors import ChoiceInvalid, RemarkInvalid
+from webapp.feedback.models import Comparison, Presentation
+from webapp.feedback.modes.base import Extras, Judgement, Mode, cleaned
+
+REWRITTEN = "rewritten"
+GOOD = "1"
+LONGEST = 20_000  # characters
+
+
+class RewriteMode(Mode):
+    """A text in place of the answer, or that the answer is good as it is. No reward model learns from either."""
+
+    kind = Comparison.Kind.REWRITE
+    texts = "feedback/modes/_rewrite_texts.html"
+    bar = "feedback/modes/_rewrite_bar.html"
+    has_save = True
+
+    def judge(self, choice: str, extras: Extras, presentation: Presentation) -> Judgement:
+        if choice == GOOD:
+            return Judgement(1)
+        if choice != REWRITTEN:
+            raise ChoiceInvalid(choice, f"{REWRITTEN!r} with a text, and 1: good as it is")
+        text = cleaned(extras.text)
+        if not text.strip():
+            raise RemarkInvalid("The new text is empty: write one, or skip the item.")
+        if len(text) > LONGEST:
+            raise RemarkInvalid(f"The new text has {len(text)} characters: {LONGEST} at most. Shorten it.")
+        if text.strip() == cleaned(presentation.slot.comparison.first.text).strip():
+            raise RemarkInvalid("The text is the answer as it stood: change it, or say that it is good as it is.")
+        return Judgement(0, details={"text": text})
+
+    def pressed(self, judgement: Judgement, presentation: Presentation) -> str:
+        return GOOD if judgement.verdict else REWRITTEN
+
+    def in_words(self, judgement: Judgement, comparison: Comparison) -> str:
+        return "good as it is" if judgement.verdict else "rewritten"
+
+    def told(self, choice: str) -> str:
+        return "good as it is" if choice == GOOD else "rewritten"

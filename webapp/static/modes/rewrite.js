@@ -1,0 +1,49 @@
+// Rewriting by keys: E goes to the text, Ctrl+Enter saves it from anywhere, Escape leaves it. The text grows with what is
+// written; the answer beside it stays in view.
+"use strict";
+
+{
+  const item = () => document.getElementById("item");
+  const isRewrite = () => item()?.dataset.kind === "rewrite" && document.getElementById("verdict");
+  const text = () => document.getElementById("rewrite-text");
+
+  function write() {
+    text().focus({ preventScroll: true });
+    text().setSelectionRange(text().value.length, text().value.length);
+    text().scrollIntoView({ block: "nearest" });
+  }
+
+  document.addEventListener("click", (event) => {
+    if (isRewrite() && event.target.closest("#edit")) write();
+  });
+
+  document.addEventListener(
+    "submit",
+    (event) => {
+      if (event.target.id !== "verdict" || !isRewrite() || event.submitter?.id !== "save") return;
+      const said = text().value.trim();
+      const isSame = said === text().defaultValue.trim() && !("judged" in item().dataset);
+      if (said && !isSame) return;
+      event.preventDefault();
+      event.stopImmediatePropagation();
+      document.getElementById("rewrite-hint").textContent = said
+        ? "That is the answer as it stood: change it, or press 1: good as it is."
+        : "The text is empty: write one, or skip the item.";
+    },
+    true,
+  );
+
+  document.addEventListener("keydown", (event) => {
+    if (event.defaultPrevented || event.isComposing || event.altKey || event.metaKey || !isRewrite()) return;
+    if (document.querySelector("dialog[open]")) return;
+    const key = event.key.toLowerCase();
+    const isWriting = event.target === text();
+    if (event.target.closest("input:not([type=hidden]), textarea, select") && !isWriting) return;
+    if (event.ctrlKey && key === "enter") document.getElementById("save").click();
+    else if (isWriting && key === "escape") text().blur();
+    else if (!isWriting && !event.ctrlKey && key === "e") write();
+    else return;
+    event.preventDefault();
+    event.stopImmediatePropagation(); // Escape keeps a judged item, but not from within the text
+  });
+}
