@@ -182,3 +182,39 @@ def test_an_answer_is_rewritten_by_keys_alone_and_the_text_survives_a_reload(wat
     expect(page.locator("h1")).to_have_text("That is all for now")
     wait_until_sent(page)
     assert page.evaluate("seen.pointer") == 0
+
+
+def test_axes_are_scored_by_keys_alone_and_the_last_one_saves(watched, address, studio):
+    studio.project.axes = ["helpful", "truthful", "harmless"]
+    studio.project.save()
+    for n in range(3):
+        studio.add_item(f"Opening {n}", REVIEW)
+    page = log_in(watched.new_page(), address)
+    page.set_viewport_size(cast(ViewportSize, pictures.DESKTOP))
+    press(page, "Enter")  # nothing yet: it says what comes first
+    expect(page.locator(".axis.current legend")).to_have_text("Overall")
+    press(page, "4", "2", "u", "3")
+    expect(page.locator(".axis.current legend")).to_have_text("truthful")
+    pictures.take(page, "axes-desktop")
+    on_a_phone(page, "axes")
+    page.reload()
+    press(page, "5")
+    expect(page.locator(".axis.current legend")).to_have_text("harmless")
+    press(page, "1")
+    expect(page.locator("#progress")).to_have_text("1 rated today")
+    wait_until_sent(page)
+    rating = Rating.objects.get()
+    assert (rating.verdict, rating.details) == (4, {"axes": {"helpful": 3, "truthful": 5, "harmless": 1}})
+    press(page, "2", "Enter")  # the overall score alone
+    expect(page.locator("#progress")).to_have_text("2 rated today")
+    assert page.evaluate("seen.moved") == 0
+    press(page, "u", "u")
+    expect(page.locator(".said")).to_contain_text("4 of 5: good")
+    press(page, "ArrowRight", "2", "Enter")
+    wait_until_sent(page)
+    assert Rating.objects.get(revision=2).details == {"axes": {"helpful": 2, "truthful": 5, "harmless": 1}}
+    press(page, "1", "1", "1", "1")
+    expect(page.locator("h1")).to_have_text("That is all for now")
+    wait_until_sent(page)
+    assert Rating.objects.filter(is_current=True).count() == 3
+    assert page.evaluate("seen.pointer") == 0

@@ -84,7 +84,7 @@ def test_places_are_stored_against_samples_and_told_again_in_the_order_that_was_
     assert (rating.verdict, rating.both_bad) == (2, False)
     entry = own_item(ada, project, presentation.token)
     assert entry.choice == "2,1,3,1"
-    assert RankingMode().told(entry.choice) == "2 = 4 > 1 > 3"
+    assert RankingMode().told(entry.choice, entry.extras) == "2 = 4 > 1 > 3"
     expected = {
         sample.pk: name for sample, name in zip(item.samples, ("first", "second", "third", "fourth"), strict=True)
     }

@@ -6,6 +6,7 @@ from django import forms
 
 from webapp.feedback.modes.base import REASON_LENGTH, Extras
 from webapp.feedback.modes.ranking import RANKED
+from webapp.feedback.modes.single import AXIS, SCORED
 
 SKIP_REASONS = [
     ("unclear", "I cannot tell what is asked"),
@@ -29,13 +30,18 @@ class ChoiceForm(forms.Form):
     def clean_choice(self) -> str:
         """The key; of a ranking the places, which come in fields of their own."""
         choice: str = self.cleaned_data["choice"]
-        return ",".join(self.data.getlist("place")[:6]) if choice == RANKED else choice  # type: ignore[attr-defined]
+        if choice == RANKED:
+            return ",".join(self.data.getlist("place")[:6])  # type: ignore[attr-defined]
+        return str(self.data.get("overall", "")) if choice == SCORED else choice
 
     def clean(self) -> dict[str, Any]:
         """What stands beside the choice, as one value."""
         cleaned: dict[str, Any] = super().clean() or self.cleaned_data
         flags = self.data.getlist("flags")  # type: ignore[attr-defined]
-        cleaned["extras"] = Extras(flags=tuple(flags), reason=cleaned.pop("reason", ""), text=cleaned.pop("text", ""))
+        scores = {name.removeprefix(AXIS): self.data[name] for name in self.data if name.startswith(AXIS)}
+        cleaned["extras"] = Extras(
+            flags=tuple(flags), reason=cleaned.pop("reason", ""), text=cleaned.pop("text", ""), scores=scores
+        )
         return cleaned
 
     def clean_active_ms(self) -> int | None:

@@ -26,6 +26,7 @@ from webapp.errors import RevisionClosed, StudioError, SubmissionConflict, Token
 from webapp.feedback.filling import NewSample, are_twins, make_items, record_samples
 from webapp.feedback.models import Comparison, FurtherSample, Presentation, Rating, Skip, Slot
 from webapp.feedback.modes import Extras, Judgement, choice_as_pressed, mode_of
+from webapp.feedback.modes.base import NOTHING_MORE
 from webapp.feedback.selectors import LAST_ACTS, REVISION_HOURS, may_revise
 from webapp.projects.models import Project
 from webapp.projects.selectors import current_guideline
@@ -276,8 +277,6 @@ def free(slots: QuerySet[Slot]) -> int:
     state = Case(When(IS_RETIRED, then=Value(Slot.State.VOID)), default=Value(Slot.State.OPEN))
     return slots.update(state=state, rater=None, lease_until=None, token=uuid.uuid4())
 
-
-NOTHING_MORE = Extras()
 
 # --- Verdicts --------------------------------------------------------------------------------------------------------
 

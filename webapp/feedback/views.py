@@ -26,7 +26,7 @@ from webapp.feedback.forms import (
 )
 from webapp.feedback.models import Presentation, Rating, load_rankings
 from webapp.feedback.modes import mode_of, verdict_in_words
-from webapp.feedback.modes.base import REASON_LENGTH
+from webapp.feedback.modes.base import NOTHING_MORE, REASON_LENGTH, Extras
 from webapp.projects.access import MemberRequest, admin_required, member_required
 from webapp.projects.models import Project
 from webapp.projects.prose import to_html
@@ -181,9 +181,13 @@ def show_item(request: MemberRequest, project: Project, told: Told | None, *, wa
 
 
 def item_context(
-    request: MemberRequest, project: Project, item: selectors.ShownItem | None, choice: str | None = None
+    request: MemberRequest,
+    project: Project,
+    item: selectors.ShownItem | None,
+    choice: str | None = None,
+    extras: Extras = NOTHING_MORE,
 ) -> dict[str, Any]:
-    """What the item, judged before as ``choice``, or the reason why there is none, takes."""
+    """What the item, judged before as ``choice`` with ``extras``, or the reason why there is none, takes."""
     context: dict[str, Any] = {
         "project": project,
         "item": item,
@@ -194,7 +198,8 @@ def item_context(
     if item:
         context["reason_length"] = REASON_LENGTH
         mode = mode_of(item.kind)
-        context |= {"mode": mode, **mode.page(len(item.answers), choice)}
+        context |= {"mode": mode, "bar": mode.bar, "has_save": mode.has_save}
+        context |= mode.page(project, len(item.answers), choice, extras)
     else:
         look = request.GET.get("look", "")
         looks = int(look) if look.isdecimal() and len(look) < 4 else 0
@@ -252,7 +257,7 @@ def judged(request: MemberRequest, project: Project, token: uuid.UUID) -> HttpRe
         if request.htmx:
             return show_item(request, project, None if told == CHANGED else told, wants_item=then == "rate")
         return say_and_go_on(request, project, told, to=then)
-    context = item_context(request, project, entry.item, entry.choice) | {
+    context = item_context(request, project, entry.item, entry.choice, entry.extras) | {
         "entry": entry,
         "words": words_of(entry),
         "acts": selectors.LAST_ACTS,
@@ -301,7 +306,7 @@ def history(request: MemberRequest, project: Project) -> HttpResponse:
 
 def words_of(entry: selectors.JudgedItem) -> str:
     """A verdict in the words of its page."""
-    return "skipped" if entry.choice is None else mode_of(entry.item.kind).told(entry.choice)
+    return "skipped" if entry.choice is None else mode_of(entry.item.kind).told(entry.choice, entry.extras)
 
 
 @admin_required

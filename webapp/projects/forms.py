@@ -92,6 +92,12 @@ class LinesField(forms.CharField):
 class ModesForm(forms.ModelForm):
     """Which rating modes a project uses, and how much of each; what is left of 100 % is single answers."""
 
+    axes = LinesField(
+        most=5,
+        length=30,
+        help_text="One a line, 5 at most, such as helpful, truthful, harmless. A single answer then gets 1 to 5 "
+        "overall, and after that 1 to 5 for each. A reward model learns from the overall score.",
+    )
     flags = LinesField(
         most=9,
         length=40,
@@ -108,6 +114,7 @@ class ModesForm(forms.ModelForm):
             "ranking_question",
             "rewrite_percent",
             "rewrite_question",
+            "axes",
             "flags",
         ]
         labels = {

@@ -43,6 +43,9 @@ class Project(models.Model):
         default="Rewrite this answer as you would have given it.",
         help_text="what raters are asked of an answer to be rewritten",
     )
+    axes = ArrayField(
+        models.CharField(max_length=30), size=5, default=list, blank=True, help_text="of what a single answer is scored"
+    )
     flags = ArrayField(
         models.CharField(max_length=40), size=9, default=list, blank=True, help_text="what raters may mark an item with"
     )

@@ -34,6 +34,7 @@ EDITABLE = (
     "ranking_size",
     "rewrite_percent",
     "rewrite_question",
+    "axes",
     "flags",
 )
 """What an admin may change of a project; its slug stays, since links point to it."""

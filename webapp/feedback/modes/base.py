@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from rlhf_core.records import Feedback
 from webapp.errors import RemarkInvalid
 from webapp.feedback.models import Comparison, Presentation, Rating
+from webapp.projects.models import Project
 
 REASON_LENGTH = 2000  # characters
 
@@ -18,16 +19,19 @@ class Extras:
 
     Attributes:
         text: an answer rewritten.
+        scores: of each of the project's axes, 1 to 5; any may be missing.
     """
 
     flags: tuple[str, ...] = ()
     reason: str = ""
     text: str = ""
+    scores: Mapping[str, str | int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, rating: Rating) -> "Extras":
         """What a stored rating has."""
-        return cls(tuple(rating.flags), rating.reason, text=rating.details.get("text", ""))
+        details = rating.details
+        return cls(tuple(rating.flags), rating.reason, details.get("text", ""), details.get("axes", {}))
 
     def remarks(self, permitted: Sequence[str]) -> dict[str, Any]:
         """Flags and reason as they are stored: the flags in the project's order, each once.
@@ -43,6 +47,9 @@ class Extras:
         if len(reason) > REASON_LENGTH:
             raise RemarkInvalid(f"The reason has {len(reason)} characters: {REASON_LENGTH} at most. Shorten it.")
         return {"flags": [flag for flag in permitted if flag in self.flags], "reason": reason}
+
+
+NOTHING_MORE = Extras()
 
 
 def cleaned(text: str) -> str:
@@ -85,7 +92,7 @@ class Mode(ABC):
     texts: ClassVar[str] = "feedback/_texts.html"
     bar: ClassVar[str] = "feedback/_steps.html"
     steps: ClassVar[tuple[Step, ...]] = ()
-    has_save: ClassVar[bool] = False  # whether it takes more than one key, and Enter to save
+    has_save: ClassVar[bool] = False  # whether it takes more than one key, and another one to save
 
     @abstractmethod
     def judge(self, choice: str, extras: Extras, presentation: Presentation) -> Judgement:
@@ -105,11 +112,11 @@ class Mode(ABC):
         """A verdict in words about the samples in their stored order, for admins."""
 
     @abstractmethod
-    def told(self, choice: str) -> str:
-        """A choice in the words of the page, for who made it."""
+    def told(self, choice: str, extras: Extras) -> str:
+        """A choice, and what belongs to it, in the words of the page, for who made it."""
 
-    def page(self, count: int, choice: str | None) -> Mapping[str, Any]:
-        """What ``bar`` takes beside the item: ``count`` answers, judged before as ``choice`` or not at all."""
+    def page(self, project: Project, count: int, choice: str | None, extras: Extras) -> Mapping[str, Any]:
+        """What the page takes beside the item: ``count`` answers, judged before as ``choice`` or not at all."""
         return {}
 
     def records(self, rating: Rating, weight: float) -> list[Feedback]:

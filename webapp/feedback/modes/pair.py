@@ -42,7 +42,7 @@ class PairMode(Mode):
             return "equal"
         return f"{'first' if judgement.verdict > 0 else 'second'} {STRENGTHS[abs(judgement.verdict)]}"
 
-    def told(self, choice: str) -> str:
+    def told(self, choice: str, extras: Extras) -> str:
         return next(step.name for step in (*self.steps, BOTH_BAD) if step.key == choice)
 
     def records(self, rating: Rating, weight: float) -> list[Feedback]:

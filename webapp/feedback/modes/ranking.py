@@ -13,6 +13,7 @@ from rlhf_core.records import Feedback
 from webapp.errors import ChoiceInvalid
 from webapp.feedback.models import Comparison, Presentation, Rating
 from webapp.feedback.modes.base import Extras, Judgement, Mode
+from webapp.projects.models import Project
 
 ALL_BAD = "0"
 RANKED = "ranked"  # what the page's button sends; the places stand in fields of their own
@@ -49,13 +50,13 @@ class RankingMode(Mode):
         places = judgement.details["places"]
         return order_of([places[str(sample.pk)] for sample in comparison.samples], ORDINALS)
 
-    def told(self, choice: str) -> str:
+    def told(self, choice: str, extras: Extras) -> str:
         if choice == ALL_BAD:
             return "all are bad"
         places = [int(place) for place in choice.split(",")]
         return "all are equal" if max(places) == 1 else order_of(places, [str(n) for n in range(1, 7)])
 
-    def page(self, count: int, choice: str | None) -> Mapping[str, Any]:
+    def page(self, project: Project, count: int, choice: str | None, extras: Extras) -> Mapping[str, Any]:
         places = choice.split(",") if choice and choice != ALL_BAD else [""] * count
         return {"places": [(number, int(place) if place else None) for number, place in enumerate(places, start=1)]}
 

@@ -37,5 +37,5 @@ class RewriteMode(Mode):
     def in_words(self, judgement: Judgement, comparison: Comparison) -> str:
         return "good as it is" if judgement.verdict else "rewritten"
 
-    def told(self, choice: str) -> str:
+    def told(self, choice: str, extras: Extras) -> str:
         return "good as it is" if choice == GOOD else "rewritten"

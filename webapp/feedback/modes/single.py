@@ -1,13 +1,21 @@
-"""One answer by itself: 1 to 5."""
+"""One answer by itself: 1 to 5, and where the project names axes, 1 to 5 of each after that."""
+
+from collections.abc import Mapping
+from typing import Any
 
 from rlhf_core.records import Feedback, ScoredResponse
+from webapp.errors import RemarkInvalid
 from webapp.feedback.models import Comparison, Presentation, Rating
 from webapp.feedback.modes.base import Extras, Judgement, Mode, Step
-from webapp.feedback.verdicts import verdict_of
+from webapp.feedback.verdicts import SINGLE_CHOICES, verdict_of
+from webapp.projects.models import Project
+
+SCORED = "scored"  # what the page's button sends where there are axes; the scores stand in fields of their own
+AXIS = "axis:"  # begins the names of those fields
 
 
 class SingleMode(Mode):
-    """One key: the score."""
+    """One key: the score. With axes one more for each of them; any of them may be left out."""
 
     kind = Comparison.Kind.SINGLE
     steps = (
@@ -19,16 +27,34 @@ class SingleMode(Mode):
     )
 
     def judge(self, choice: str, extras: Extras, presentation: Presentation) -> Judgement:
-        return Judgement(*verdict_of(choice=choice, kind=self.kind, first_is_left=True))
+        verdict, _ = verdict_of(choice=choice, kind=self.kind, first_is_left=True)
+        if not extras.scores:
+            return Judgement(verdict)
+        axes = presentation.slot.project.axes
+        for name, score in extras.scores.items():
+            if name not in axes:
+                have = ", ".join(axes) or "this project has none"
+                raise RemarkInvalid(f"There is no axis {name[:30]!r} here ({have}). Load the page again.")
+            if str(score) not in SINGLE_CHOICES:
+                raise RemarkInvalid(f"The score of {name!r} is {str(score)[:20]!r}: it is one of 1 to 5.")
+        scores = {name: int(extras.scores[name]) for name in axes if name in extras.scores}
+        return Judgement(verdict, details={"axes": scores})
 
     def pressed(self, judgement: Judgement, presentation: Presentation) -> str:
         return str(judgement.verdict)
 
     def in_words(self, judgement: Judgement, comparison: Comparison) -> str:
-        return f"{judgement.verdict} of 5"
+        return f"{judgement.verdict} of 5" + said_of(judgement.details.get("axes", {}))
 
-    def told(self, choice: str) -> str:
-        return next(step.name for step in self.steps if step.key == choice)
+    def told(self, choice: str, extras: Extras) -> str:
+        return next(step.name for step in self.steps if step.key == choice) + said_of(extras.scores)
+
+    def page(self, project: Project, count: int, choice: str | None, extras: Extras) -> Mapping[str, Any]:
+        if not project.axes:
+            return {}
+        overall = ("Overall", "overall", choice or "")
+        axes = [(name, AXIS + name, str(extras.scores.get(name, ""))) for name in project.axes]
+        return {"bar": "feedback/modes/_axes_bar.html", "has_save": True, "scales": [overall, *axes]}
 
     def records(self, rating: Rating, weight: float) -> list[Feedback]:
         """One scored response."""
@@ -43,3 +69,8 @@ class SingleMode(Mode):
                 rating_id=str(rating.pk),
             )
         ]
+
+
+def said_of(scores: Mapping[str, str | int]) -> str:
+    """The scores of the axes, to follow the overall one."""
+    return "".join(f", {name} {score}" for name, score in scores.items())
