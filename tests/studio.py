@@ -26,6 +26,19 @@ def queries_of(client: Client, address: str) -> int:
     return len(queries)
 
 
+def enter(user: User) -> Client:
+    """A browser in which ``user`` is logged in."""
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+def fields_of(html: str) -> dict[str, str]:
+    """The hidden fields that a verdict on the item of a rater's page sends."""
+    found = {name: re.search(rf'name="{name}" value="([^"]*)"', html) for name in ("token", "submission_id")}
+    return {name: match[1] for name, match in found.items() if match}
+
+
 def values_of(html: str) -> dict[str, str]:
     """The numbers and lines of text in the form of a page, as they stand."""
     return dict(re.findall(r'<input type="(?:number|text)" name="(\w+)" value="([^"]*)"', html))

@@ -128,6 +128,7 @@ def plan_items(project: Project, prompts: Sequence[Prompt]) -> list[tuple[Prompt
     shares: dict[str, int] = {
         Comparison.Kind.PAIR: project.pair_percent,
         Comparison.Kind.RANKING: project.ranking_percent,
+        Comparison.Kind.RULE: project.rule_percent,
         Comparison.Kind.REWRITE: project.rewrite_percent,
     }
     answers: dict[str, int] = {Comparison.Kind.PAIR: 2, Comparison.Kind.RANKING: project.ranking_size}

@@ -10,7 +10,7 @@ from webapp.projects.services import create_invitation
 
 pytestmark = pytest.mark.django_db(transaction=True)
 ADMIN_PAGES = ["/", "/new/", "/account/password/", *(f"/p/film-reviews/{end}/" for end in (
-    "ratings", "import", "raters", "guideline", "settings", "history",
+    "ratings", "import", "raters", "guideline", "settings", "settings/modes", "history",
 ))]  # fmt: skip
 
 

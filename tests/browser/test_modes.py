@@ -7,9 +7,11 @@ from playwright.sync_api import BrowserContext, Page, ViewportSize, expect
 
 from benchmarks.rating import WATCH
 from tests.browser import pictures
+from tests.browser.test_accessibility import serious_findings
 from tests.browser.test_rate import READY, log_in, wait_until_sent
 from tests.studio import Studio, open_studio
 from webapp.feedback.models import Rating
+from webapp.projects.models import Rule
 
 pytestmark = pytest.mark.django_db(transaction=True)
 REVIEW = (
@@ -43,12 +45,14 @@ def press(page: Page, *keys: str) -> None:
         page.keyboard.press(key)
 
 
-def on_a_phone(page: Page, name: str) -> None:
-    """Pictures of the same item on a phone, on which nothing may be wider than the screen."""
+def look_at(page: Page, name: str) -> None:
+    """Pictures, and nothing serious that axe finds; on a phone nothing too wide for it or too small to touch."""
+    assert serious_findings(page) == []
+    pictures.take(page, f"{name}-desktop")
     page.set_viewport_size(cast(ViewportSize, pictures.PHONE))
     pictures.take(page, f"{name}-phone")
     assert page.evaluate("document.documentElement.scrollWidth") == pictures.PHONE["width"]
-    for button in page.locator(".verdict .steps button:visible").all():
+    for button in page.locator(".verdict .steps button:visible, .verdict .fives label:visible").all():
         box = button.bounding_box()
         assert box
         assert box["height"] >= 44
@@ -71,8 +75,7 @@ def test_rankings_are_given_by_keys_alone_and_the_last_step_can_be_taken_back(wa
     press(page, "4")  # one is left: it is the last
     expect(page.locator("#ranked")).to_have_text("2 = 3 > 4 > 1. Enter saves.")
     expect(page.locator("[data-place-of='1']")).to_have_text("3rd")
-    pictures.take(page, "rank-desktop")
-    on_a_phone(page, "rank")
+    look_at(page, "rank")
     assert page.locator(".verdict").bounding_box() == top, "the bar stands still"
     texts = page.locator(".answer .shown").all_text_contents()
     press(page, "Enter")
@@ -109,13 +112,11 @@ def test_flags_and_a_reason_take_keys_alone_and_survive_a_reload(watched, addres
     page = log_in(watched.new_page(), address)
     page.set_viewport_size(cast(ViewportSize, pictures.DESKTOP))
     press(page, "x", "1", "3", "1", "2")  # spam set and cleared
-    pictures.take(page, "flags-desktop")
-    on_a_phone(page, "flags")
+    look_at(page, "flags")
     press(page, "x", "r")
     expect(page.locator("#reason-text")).to_be_focused()
     page.keyboard.type("It names a person: 12 sugpx?")
-    pictures.take(page, "reason-desktop")
-    on_a_phone(page, "reason")
+    look_at(page, "reason")
     press(page, "Control+Enter")
     expect(page.locator("#reason > div")).to_be_hidden()
     page.reload()
@@ -153,8 +154,7 @@ def test_an_answer_is_rewritten_by_keys_alone_and_the_text_survives_a_reload(wat
     press(page, "e")
     expect(page.locator("#rewrite-text")).to_be_focused()
     page.keyboard.type(" And 1 more sup?")
-    pictures.take(page, "rewrite-desktop")
-    on_a_phone(page, "rewrite")
+    look_at(page, "rewrite")
     page.reload()
     page.wait_for_selector(READY)
     said = page.input_value("#rewrite-text")
@@ -195,8 +195,7 @@ def test_axes_are_scored_by_keys_alone_and_the_last_one_saves(watched, address, 
     expect(page.locator(".axis.current legend")).to_have_text("Overall")
     press(page, "4", "2", "u", "3")
     expect(page.locator(".axis.current legend")).to_have_text("truthful")
-    pictures.take(page, "axes-desktop")
-    on_a_phone(page, "axes")
+    look_at(page, "axes")
     page.reload()
     press(page, "5")
     expect(page.locator(".axis.current legend")).to_have_text("harmless")
@@ -218,3 +217,53 @@ def test_axes_are_scored_by_keys_alone_and_the_last_one_saves(watched, address, 
     wait_until_sent(page)
     assert Rating.objects.filter(is_current=True).count() == 3
     assert page.evaluate("seen.pointer") == 0
+
+
+def test_a_rule_is_answered_by_keys_alone_with_a_passage_marked(watched, address, studio):
+    rule = Rule.objects.create(project=studio.project, text="It names no private person.")
+    text = " \U0001f600 A film.\r\nAsk Dr Jekyll of Elm Street! It is long, and nobody is harmed."
+    for n in range(3):
+        studio.add_item(f"Opening {n}", f"{text} {REVIEW}", kind="rule")
+    page = log_in(watched.new_page(), address)
+    page.set_viewport_size(cast(ViewportSize, pictures.DESKTOP))
+    expect(page.locator(".rule")).to_have_text(rule.text)
+    press(page, "m", "ArrowRight", "2")  # a verdict waits until the passage is marked or left
+    expect(page.locator("#marking")).to_have_text("Enter marks the passage first, Esc leaves it.")
+    press(page, *["Shift+ArrowLeft"] * 4)  # the sign at the end, then Street, Elm, of
+    expect(page.locator(".chosen-passage")).to_have_text("Ask Dr Jekyll")
+    press(page, "Enter", "m", "ArrowRight", "ArrowRight", "Shift+ArrowLeft", "Shift+ArrowLeft")
+    look_at(page, "rule")
+    press(page, "Enter")
+    page.reload()
+    page.wait_for_selector(READY)
+    assert page.locator("mark").all_text_contents() == ["Ask Dr Jekyll", "It is long, and nobody is"]
+    press(page, "2")
+    expect(page.locator("#progress")).to_have_text("1 rated today")
+    wait_until_sent(page)
+    rating = Rating.objects.select_related("comparison__first").get()
+    assert (rating.verdict, rating.quotes) == (-1, ["Ask Dr Jekyll", "It is long, and nobody is"])
+    press(page, "1")
+    expect(page.locator("#progress")).to_have_text("2 rated today")
+    assert page.evaluate("seen.moved") == 0
+    press(page, "u")
+    expect(page.locator(".said")).to_be_visible()
+    press(page, "u")
+    expect(page.locator(".said")).to_contain_text("no, it breaks the rule")
+    press(page, "m", "ArrowRight", *["Shift+ArrowLeft"] * 3, "Enter")  # a word more than before
+    expect(page.locator("mark").first).to_have_text("Ask Dr Jekyll of")
+    press(page, "3")
+    wait_until_sent(page)
+    changed = Rating.objects.select_related("comparison__first").get(revision=2)
+    assert (changed.verdict, changed.quotes[0]) == (0, "Ask Dr Jekyll of")
+    assert page.evaluate("seen.pointer") == 0
+    page.locator("#evidence-of").evaluate("""element => {
+        const range = document.createRange();
+        range.setStart(element.firstChild, 2);
+        range.setEnd(element.firstChild, 10);
+        getSelection().removeAllRanges();
+        getSelection().addRange(range);
+    }""")
+    page.click("#mark")
+    expect(page.locator("mark")).to_have_text("A film.")
+    page.click("mark")
+    expect(page.locator("mark")).to_have_count(0)

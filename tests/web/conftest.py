@@ -5,7 +5,7 @@ import itertools
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from django.db import connection
@@ -14,7 +14,8 @@ from rlhf_core.config import SamplingConfig
 from webapp.accounts.models import User
 from webapp.accounts.services import ensure_admin
 from webapp.feedback.models import Comparison, Presentation, Rating, Sample, Slot
-from webapp.feedback.services import NewSample, claim, make_items, record_samples, submit
+from webapp.feedback.modes.base import NOTHING_MORE, Extras
+from webapp.feedback.services import NewSample, Submission, claim, make_items, record_samples, submit
 from webapp.projects.models import Membership, Project, Prompt
 from webapp.projects.services import create_project, import_prompts
 from webapp.registry.models import Checkpoint
@@ -103,6 +104,33 @@ class Studio:
         presentation = claim(rater=rater, project=project)
         assert presentation is not None
         return presentation
+
+    def say(
+        self,
+        rater: User,
+        presentation: Presentation,
+        choice: str,
+        extras: Extras = NOTHING_MORE,
+        *,
+        act: Callable[..., Submission] = submit,
+        submission_id: UUID | None = None,
+    ) -> Submission:
+        """Judge what was shown (or, with ``revise``, change it), under a key of its own unless one is given."""
+        return act(
+            rater=rater,
+            project=presentation.slot.project,
+            token=presentation.token,
+            submission_id=submission_id or uuid4(),
+            choice=choice,
+            extras=extras,
+        )
+
+    def ask(self, project: Project, kind: str, *texts: str) -> Comparison:
+        """An item of this rating mode, of a new prompt."""
+        (prompt,) = self.prompts(project, 1)
+        samples = self.samples(prompt, len(texts), texts)
+        (item,) = make_items(project=project, samples_by_prompt={prompt.pk: samples}, kinds={prompt.pk: kind})
+        return item
 
     def rate_all(self, rater: User, project: Project, choices: Sequence[str] = "1234567", **more: Any) -> list[Rating]:
         """Judge all that waits for a rater, going through ``choices`` again and again (singles: at most 5)."""

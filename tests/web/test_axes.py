@@ -4,14 +4,14 @@ import re
 from uuid import uuid4
 
 import pytest
-from django.test import Client
 
 from rlhf_core.records import ScoredResponse
+from tests.studio import enter, fields_of
 from webapp.errors import ChoiceInvalid, RemarkInvalid, SettingsRefused, SubmissionConflict
 from webapp.feedback.models import Rating
 from webapp.feedback.modes import Extras, verdict_in_words
 from webapp.feedback.selectors import own_item
-from webapp.feedback.services import revise, submit
+from webapp.feedback.services import revise
 from webapp.projects.services import update_project
 from webapp.quality.services import feedback_records, freeze
 
@@ -23,22 +23,11 @@ def scaled(studio):
     return update_project(actor=studio.admin, project=studio.ready_project(), axes=AXES)
 
 
-def say(rater, presentation, choice="4", act=submit, submission_id=None, **scores):
-    return act(
-        rater=rater,
-        project=presentation.slot.project,
-        token=presentation.token,
-        submission_id=submission_id or uuid4(),
-        choice=choice,
-        extras=Extras(scores=scores),
-    )
-
-
 def test_scores_are_kept_by_name_and_the_overall_score_is_learned_from(studio, scaled):
     studio.items(scaled, singles=1)
     ada = studio.rater(scaled)
     presentation = studio.shown(ada, scaled)
-    rating = say(ada, presentation, "4", truthful="1", helpful="5").rating
+    rating = studio.say(ada, presentation, "4", Extras(scores={"truthful": "1", "helpful": "5"})).rating
     assert (rating.verdict, rating.details) == (4, {"axes": {"helpful": 5, "truthful": 1}})
     assert verdict_in_words(rating) == "4 of 5, helpful 5, truthful 1"
     assert own_item(ada, scaled, presentation.token).extras.scores == {"helpful": 5, "truthful": 1}
@@ -50,13 +39,13 @@ def test_scores_are_kept_by_name_and_the_overall_score_is_learned_from(studio, s
 def test_an_axis_may_be_left_out_and_another_score_is_another_verdict(studio, scaled):
     studio.items(scaled, singles=1)
     ada = studio.rater(scaled)
-    presentation, key = studio.shown(ada, scaled), uuid4()
-    assert say(ada, presentation, submission_id=key, helpful="3").rating.details == {"axes": {"helpful": 3}}
-    assert say(ada, presentation, submission_id=key, helpful=3).is_duplicate
+    presentation, key, scored = studio.shown(ada, scaled), uuid4(), Extras(scores={"helpful": "3"})
+    assert studio.say(ada, presentation, "4", scored, submission_id=key).rating.details == {"axes": {"helpful": 3}}
+    assert studio.say(ada, presentation, "4", Extras(scores={"helpful": 3}), submission_id=key).is_duplicate
     for scores in ({}, {"helpful": "4"}, {"helpful": "3", "truthful": "3"}):
         with pytest.raises(SubmissionConflict):
-            say(ada, presentation, **scores)
-    assert say(ada, presentation, act=revise).rating.details == {}
+            studio.say(ada, presentation, "4", Extras(scores=scores))
+    assert studio.say(ada, presentation, "4", act=revise).rating.details == {}
 
 
 def test_what_is_no_score_or_no_axis_is_named(studio, scaled):
@@ -69,9 +58,9 @@ def test_what_is_no_score_or_no_axis_is_named(studio, scaled):
         ({"helpful": ""}, "score of 'helpful' is ''"),
     ):
         with pytest.raises(RemarkInvalid, match=said):
-            say(ada, presentation, **scores)
+            studio.say(ada, presentation, "4", Extras(scores=scores))
     with pytest.raises(ChoiceInvalid):
-        say(ada, presentation, "", helpful="3")
+        studio.say(ada, presentation, "", Extras(scores={"helpful": "3"}))
     assert Rating.objects.count() == 0
     with pytest.raises(SettingsRefused, match="axes"):
         update_project(actor=studio.admin, project=scaled, axes=list("abcdef"))
@@ -79,12 +68,11 @@ def test_what_is_no_score_or_no_axis_is_named(studio, scaled):
 
 def test_a_plain_form_has_a_scale_for_each_and_shows_what_was_said(studio, scaled):
     studio.items(scaled, singles=1)
-    client = Client()
-    client.force_login(studio.rater(scaled))
+    client = enter(studio.rater(scaled))
     address = f"/p/{scaled.slug}/rate/"
     html = client.get(address).content.decode()
     assert re.findall(r"<legend>([^<]*)<", html) == ["Overall", "helpful", "truthful"]
-    fields = {name: re.search(rf'name="{name}" value="([^"]*)"', html)[1] for name in ("token", "submission_id")}
+    fields = fields_of(html)
     answer = client.post(address, {**fields, "choice": "scored", "axis:helpful": "2"}, follow=True)
     assert "1 to 5" in answer.content.decode()
     sent = {**fields, "choice": "scored", "overall": "5", "axis:helpful": "2", "axis:truthful": "4"}
@@ -99,8 +87,6 @@ def test_a_plain_form_has_a_scale_for_each_and_shows_what_was_said(studio, scale
 def test_pairs_of_a_project_with_axes_are_rated_as_ever(studio, scaled):
     studio.items(scaled, pairs=1)
     ada = studio.rater(scaled)
-    html_of = Client()
-    html_of.force_login(ada)
-    html = html_of.get(f"/p/{scaled.slug}/rate/").content.decode()
+    html = enter(ada).get(f"/p/{scaled.slug}/rate/").content.decode()
     assert "<legend>" not in html
     assert re.findall(r'name="choice" value="(\d)"', html) == list("12345670")

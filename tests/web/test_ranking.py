@@ -6,16 +6,15 @@ from uuid import uuid4
 
 import pytest
 from django.db import IntegrityError, transaction
-from django.test import Client
 
 from rlhf_core.records import Comparison as Record
-from tests.studio import values_of
+from tests.studio import enter, fields_of, values_of
 from webapp.errors import ChoiceInvalid, SettingsRefused, SubmissionConflict
 from webapp.feedback.models import Comparison, FurtherSample, Presentation, Rating, Slot
 from webapp.feedback.modes import verdict_in_words
 from webapp.feedback.modes.ranking import RankingMode
 from webapp.feedback.selectors import own_item, shown
-from webapp.feedback.services import claim, make_items, revise, submit
+from webapp.feedback.services import claim, make_items, revise
 from webapp.projects.services import update_project
 from webapp.quality.selectors import usable_ratings
 from webapp.quality.services import dataset_bytes, feedback_records, freeze
@@ -23,17 +22,8 @@ from webapp.quality.services import dataset_bytes, feedback_records, freeze
 HTMX = {"HX-Request": "true"}
 
 
-def ranking(studio, project, count=4, texts=()):
-    (prompt,) = studio.prompts(project, 1)
-    samples = studio.samples(prompt, count, texts)
-    (item,) = make_items(project=project, samples_by_prompt={prompt.pk: samples}, kinds={prompt.pk: "ranking"})
-    return item
-
-
-def say(rater, presentation, choice, submission_id=None, act=submit):
-    project = presentation.slot.project
-    key = submission_id or uuid4()
-    return act(rater=rater, project=project, token=presentation.token, submission_id=key, choice=choice)
+def ranking(studio, project, count=4):
+    return studio.ask(project, "ranking", *(f"answer {n}" for n in range(count)))
 
 
 def test_a_ranking_holds_its_samples_in_the_order_of_their_ids_and_one_slot_a_wanted_rating(studio):
@@ -52,7 +42,7 @@ def test_a_ranking_holds_its_samples_in_the_order_of_their_ids_and_one_slot_a_wa
 
 def test_twins_are_ranked_once_and_twins_alone_are_not_asked_about(studio):
     project = studio.ready_project()
-    item = ranking(studio, project, 4, ["one", "two", "one", "three"])
+    item = studio.ask(project, "ranking", "one", "two", "one", "three")
     assert sorted(sample.text for sample in item.samples) == ["one", "three", "two"]
     (prompt,) = studio.prompts(project, 1)
     samples = studio.samples(prompt, 3, ["same"] * 3)
@@ -78,7 +68,7 @@ def test_places_are_stored_against_samples_and_told_again_in_the_order_that_was_
     presentation = studio.shown(ada, project)
     assert sorted(presentation.order) == [0, 1, 2, 3]
     assert list(shown(presentation).answers) == [item.samples[index].text for index in presentation.order]
-    rating = say(ada, presentation, "2,1,4,1").rating  # a gap, and two that share the first place
+    rating = studio.say(ada, presentation, "2,1,4,1").rating  # a gap, and two that share the first place
     places = {presentation.samples[index].pk: place for index, place in enumerate([2, 1, 3, 1])}
     assert rating.details == {"places": {str(key): place for key, place in places.items()}}
     assert (rating.verdict, rating.both_bad) == (2, False)
@@ -105,7 +95,7 @@ def test_what_is_no_ranking_of_three_is_refused_with_what_is_permitted(studio, c
     ranking(studio, project, 3)
     ada = studio.rater(project)
     with pytest.raises(ChoiceInvalid, match="a place, 1 to 3, for each of the 3 answers"):
-        say(ada, studio.shown(ada, project), choice)
+        studio.say(ada, studio.shown(ada, project), choice)
     assert Rating.objects.count() == 0
 
 
@@ -114,13 +104,13 @@ def test_a_ranking_sent_twice_is_one_rating_and_another_one_is_refused(studio):
     ranking(studio, project, 3)
     ada = studio.rater(project)
     presentation, key = studio.shown(ada, project), uuid4()
-    first = say(ada, presentation, "1,2,3", key)
-    assert say(ada, presentation, "1,2,3", key).rating == first.rating
-    assert say(ada, presentation, "1,2,3").is_duplicate, "from another tab"
+    first = studio.say(ada, presentation, "1,2,3", submission_id=key)
+    assert studio.say(ada, presentation, "1,2,3", submission_id=key).rating == first.rating
+    assert studio.say(ada, presentation, "1,2,3").is_duplicate, "from another tab"
     for other in ("1,3,2", "1,2,2", "0"):
         with pytest.raises(SubmissionConflict, match="1,2,3"):
-            say(ada, presentation, other)
-    changed = say(ada, presentation, "3,2,1", act=revise).rating
+            studio.say(ada, presentation, other)
+    changed = studio.say(ada, presentation, "3,2,1", act=revise).rating
     assert (changed.revision, Rating.objects.count()) == (2, 2)
     assert own_item(ada, project, presentation.token).choice == "3,2,1"
     assert claim(rater=ada, project=project) is None
@@ -132,7 +122,7 @@ def test_a_ranking_of_four_becomes_six_comparisons_that_weigh_two(studio):
     item = ranking(studio, project, 4)
     ada = studio.rater(project)
     presentation = studio.shown(ada, project)
-    rating = say(ada, presentation, "1,2,2,3").rating
+    rating = studio.say(ada, presentation, "1,2,2,3").rating
     best, second, third, worst = (tuple(sample.tokens) for sample in presentation.samples)
     dataset = freeze(actor=None, project=project)
     records = list(feedback_records(dataset))
@@ -154,7 +144,7 @@ def test_a_ranking_of_two_is_one_comparison_as_a_pair_is(studio):
     project = studio.ready_project()
     ranking(studio, project, 2)
     ada = studio.rater(project)
-    say(ada, studio.shown(ada, project), "2,1")
+    studio.say(ada, studio.shown(ada, project), "2,1")
     (record,) = feedback_records(freeze(actor=None, project=project))
     assert (record.strength, record.weight) == (2, 1.0)
 
@@ -164,12 +154,12 @@ def test_rankings_of_equals_teach_nothing_and_are_counted_as_ties(studio):
     ada = studio.rater(project)
     for choice in ("1,1,1", "0"):
         ranking(studio, project, 3)
-        say(ada, studio.shown(ada, project), choice)
+        studio.say(ada, studio.shown(ada, project), choice)
     counts = usable_ratings(project)
     assert (counts.total, counts.rankings, counts.ties, counts.both_bad) == (2, 2, 2, 1)
     assert counts.is_one_sided
     ranking(studio, project, 3)
-    say(ada, studio.shown(ada, project), "1,1,2")
+    studio.say(ada, studio.shown(ada, project), "1,1,2")
     assert not usable_ratings(project).is_one_sided
 
 
@@ -179,7 +169,7 @@ def test_reading_and_freezing_rankings_costs_a_fixed_number_of_queries(studio, d
     for size in (2, 8):
         for _ in range(size):
             ranking(studio, project, 4)
-            say(ada, studio.shown(ada, project), "4,3,2,1")
+            studio.say(ada, studio.shown(ada, project), "4,3,2,1")
         with django_assert_max_num_queries(10):
             dataset = freeze(actor=None, project=project)
         with django_assert_max_num_queries(2):
@@ -196,16 +186,6 @@ def test_shares_of_modes_cannot_add_up_to_more_than_all(studio):
 
 
 # --- Pages -----------------------------------------------------------------------------------------------------------
-
-
-def enter(user):
-    client = Client()
-    client.force_login(user)
-    return client
-
-
-def fields_of(html):
-    return {name: re.search(rf'name="{name}" value="([^"]*)"', html)[1] for name in ("token", "submission_id")}
 
 
 def test_a_ranking_can_be_given_and_changed_by_a_plain_form(studio):
@@ -249,11 +229,11 @@ def test_nothing_on_the_page_tells_which_policy_ranked_what(studio):
 
 def test_an_admin_reads_a_ranking_in_words_and_in_the_order_given(studio):
     project = studio.ready_project()
-    item = ranking(studio, project, 3, ["alpha", "beta", "gamma"])
+    item = studio.ask(project, "ranking", "alpha", "beta", "gamma")
     ada = studio.rater(project)
     presentation = studio.shown(ada, project)
     by_text = {"alpha": 2, "beta": 3, "gamma": 1}
-    say(ada, presentation, ",".join(str(by_text[sample.text]) for sample in presentation.samples))
+    studio.say(ada, presentation, ",".join(str(by_text[sample.text]) for sample in presentation.samples))
     admin = enter(studio.admin)
     html = admin.get(f"/p/{project.slug}/ratings/").content.decode()
     names = dict(zip((sample.text for sample in item.samples), ("first", "second", "third"), strict=True))

@@ -4,14 +4,13 @@ import re
 from uuid import uuid4
 
 import pytest
-from django.test import Client
 
-from tests.studio import values_of
+from tests.studio import enter, fields_of, values_of
 from webapp.errors import RemarkInvalid, SettingsRefused, SubmissionConflict
 from webapp.feedback.models import Rating
 from webapp.feedback.modes import Extras
 from webapp.feedback.selectors import own_item
-from webapp.feedback.services import revise, submit
+from webapp.feedback.services import revise
 from webapp.projects.services import update_project
 
 FLAGS = ["spam", "personal data", "harmful"]
@@ -23,22 +22,11 @@ def flagged(studio):
     return update_project(actor=studio.admin, project=project, flags=FLAGS)
 
 
-def say(rater, presentation, extras, choice="2", submission_id=None, act=submit):
-    return act(
-        rater=rater,
-        project=presentation.slot.project,
-        token=presentation.token,
-        submission_id=submission_id or uuid4(),
-        choice=choice,
-        extras=extras,
-    )
-
-
 def test_flags_and_a_reason_are_kept_with_the_verdict_and_told_again(studio, flagged):
     studio.items(flagged, pairs=1)
     ada = studio.rater(flagged)
     presentation = studio.shown(ada, flagged)
-    rating = say(ada, presentation, Extras(("harmful", "spam"), "  It sells\r\nsomething.\0 ")).rating
+    rating = studio.say(ada, presentation, "2", Extras(("harmful", "spam"), "  It sells\r\nsomething.\0 ")).rating
     assert (rating.flags, rating.reason) == (["spam", "harmful"], "It sells\nsomething.\ufffd")
     entry = own_item(ada, flagged, presentation.token)
     assert entry.extras == Extras(("spam", "harmful"), "It sells\nsomething.\ufffd")
@@ -49,12 +37,12 @@ def test_the_same_verdict_with_another_remark_is_another_verdict(studio, flagged
     ada = studio.rater(flagged)
     presentation, key = studio.shown(ada, flagged), uuid4()
     said = Extras(("spam",), "why")
-    first = say(ada, presentation, said, submission_id=key)
-    assert say(ada, presentation, said, submission_id=key).is_duplicate
+    first = studio.say(ada, presentation, "2", said, submission_id=key)
+    assert studio.say(ada, presentation, "2", said, submission_id=key).is_duplicate
     for other in (Extras(), Extras(("spam",)), Extras(("spam", "harmful"), "why"), Extras(("spam",), "Why")):
         with pytest.raises(SubmissionConflict):
-            say(ada, presentation, other, submission_id=key)
-    changed = say(ada, presentation, Extras(("harmful",), ""), act=revise).rating
+            studio.say(ada, presentation, "2", other, submission_id=key)
+    changed = studio.say(ada, presentation, "2", Extras(("harmful",), ""), act=revise).rating
     assert (changed.revision, changed.verdict, changed.flags) == (2, first.rating.verdict, ["harmful"])
     first.rating.refresh_from_db()
     assert (first.rating.flags, first.rating.is_current) == (["spam"], False)
@@ -71,7 +59,7 @@ def test_what_cannot_be_kept_is_named_and_nothing_is_stored(studio, flagged, ext
     studio.items(flagged, pairs=1)
     ada = studio.rater(flagged)
     with pytest.raises(RemarkInvalid, match=said):
-        say(ada, studio.shown(ada, flagged), extras)
+        studio.say(ada, studio.shown(ada, flagged), "2", extras)
     assert Rating.objects.count() == 0
 
 
@@ -84,12 +72,6 @@ def test_a_flag_without_words_or_too_long_is_no_setting(studio, flagged):
 # --- Pages -----------------------------------------------------------------------------------------------------------
 
 
-def enter(user):
-    client = Client()
-    client.force_login(user)
-    return client
-
-
 @pytest.mark.parametrize("kind", ["pairs", "singles"])
 def test_a_plain_form_sends_them_and_every_list_shows_them(studio, flagged, kind):
     studio.items(flagged, **{kind: 1})
@@ -97,7 +79,7 @@ def test_a_plain_form_sends_them_and_every_list_shows_them(studio, flagged, kind
     client, address = enter(ada), f"/p/{flagged.slug}/rate/"
     html = client.get(address).content.decode()
     assert re.findall(r'name="flags" value="([^"]*)"', html) == FLAGS
-    fields = {name: re.search(rf'name="{name}" value="([^"]*)"', html)[1] for name in ("token", "submission_id")}
+    fields = fields_of(html)
     answer = client.post(
         address, {**fields, "choice": "3", "flags": ["spam", "harmful"], "reason": "<b>bold</b> of them"}
     )

@@ -1,38 +1,22 @@
 """Answers written anew: kept as demonstrations with their author and source, exact, and out of reward training."""
 
-import re
 from uuid import uuid4
 
 import pytest
-from django.test import Client
 
+from tests.studio import enter, fields_of
 from webapp.errors import ChoiceInvalid, NotEnoughFeedback, RemarkInvalid, SubmissionConflict
 from webapp.feedback.models import Rating
 from webapp.feedback.modes import Extras
 from webapp.feedback.selectors import demonstrations, own_item
-from webapp.feedback.services import make_items, revise, submit
+from webapp.feedback.services import revise
 from webapp.projects.services import update_project
 from webapp.quality.selectors import usable_ratings
 from webapp.quality.services import freeze
 
 
 def rewrite(studio, project, text=" A dull film."):
-    (prompt,) = studio.prompts(project, 1)
-    samples = studio.samples(prompt, 1, [text])
-    (item,) = make_items(project=project, samples_by_prompt={prompt.pk: samples}, kinds={prompt.pk: "rewrite"})
-    return item
-
-
-def say(rater, presentation, text="", choice="rewritten", submission_id=None, act=submit, **more):
-    return act(
-        rater=rater,
-        project=presentation.slot.project,
-        token=presentation.token,
-        submission_id=submission_id or uuid4(),
-        choice=choice,
-        extras=Extras(text=text),
-        **more,
-    )
+    return studio.ask(project, "rewrite", text)
 
 
 def test_a_new_text_is_a_demonstration_with_author_prompt_and_the_answer_that_it_replaces(studio):
@@ -40,8 +24,8 @@ def test_a_new_text_is_a_demonstration_with_author_prompt_and_the_answer_that_it
     items = [rewrite(studio, project) for _ in range(2)]
     ada = studio.rater(project)
     presentation = studio.shown(ada, project)
-    rating = say(ada, presentation, " A film\r\nthat I loved.").rating
-    assert say(ada, studio.shown(ada, project), choice="1").rating.verdict == 1
+    rating = studio.say(ada, presentation, "rewritten", Extras(text=" A film\r\nthat I loved.")).rating
+    assert studio.say(ada, studio.shown(ada, project), "1").rating.verdict == 1
     (found,) = demonstrations(project)
     item = next(item for item in items if item.pk == rating.comparison_id)
     assert (found.text, found.author, found.source) == (" A film\nthat I loved.", ada.pk, "human")
@@ -56,14 +40,14 @@ def test_a_text_changed_later_is_the_demonstration_from_then_on(studio):
     rewrite(studio, project)
     ada = studio.rater(project)
     presentation, key = studio.shown(ada, project), uuid4()
-    say(ada, presentation, "one", submission_id=key)
-    assert say(ada, presentation, "one", submission_id=key).is_duplicate
-    for other in ({"text": "two"}, {"choice": "1"}):
+    studio.say(ada, presentation, "rewritten", Extras(text="one"), submission_id=key)
+    assert studio.say(ada, presentation, "rewritten", Extras(text="one"), submission_id=key).is_duplicate
+    for choice, text in (("rewritten", "two"), ("1", "")):
         with pytest.raises(SubmissionConflict):
-            say(ada, presentation, **other)
-    say(ada, presentation, "two", act=revise)
+            studio.say(ada, presentation, choice, Extras(text=text))
+    studio.say(ada, presentation, "rewritten", Extras(text="two"), act=revise)
     assert [found.text for found in demonstrations(project)] == ["two"]
-    say(ada, presentation, choice="1", act=revise)
+    studio.say(ada, presentation, "1", act=revise)
     assert demonstrations(project) == []
     assert Rating.objects.count() == 3
 
@@ -82,7 +66,7 @@ def test_what_is_no_rewriting_is_refused_with_the_cure(studio, choice, text, err
     rewrite(studio, project)
     ada = studio.rater(project)
     with pytest.raises(error, match=said):
-        say(ada, studio.shown(ada, project), text, choice)
+        studio.say(ada, studio.shown(ada, project), choice, Extras(text=text))
     assert Rating.objects.count() == 0
 
 
@@ -90,7 +74,7 @@ def test_rewrites_are_no_ratings_for_a_reward_model(studio):
     project = studio.ready_project()
     rewrite(studio, project)
     ada = studio.rater(project)
-    say(ada, studio.shown(ada, project), "better")
+    studio.say(ada, studio.shown(ada, project), "rewritten", Extras(text="better"))
     assert usable_ratings(project).total == 0
     with pytest.raises(NotEnoughFeedback):
         freeze(actor=None, project=project)
@@ -104,21 +88,19 @@ def test_a_plain_form_writes_and_changes_and_lists_show_the_text(studio):
     project = studio.ready_project()
     update_project(actor=studio.admin, project=project, rewrite_question="Write it better.")
     rewrite(studio, project, " <b>dull</b>")
-    client = Client()
-    client.force_login(studio.rater(project))
+    client = enter(studio.rater(project))
     address = f"/p/{project.slug}/rate/"
     html = client.get(address).content.decode()
     assert "Write it better." in html
     assert 'name="text"' in html
     assert ">\n &lt;b&gt;dull&lt;/b&gt;</textarea>" in html, "with the space that it begins with"
-    fields = {name: re.search(rf'name="{name}" value="([^"]*)"', html)[1] for name in ("token", "submission_id")}
+    fields = fields_of(html)
     answer = client.post(address, {**fields, "choice": "rewritten", "text": " <b>dull</b>"}, follow=True)
     assert "as it stood" in answer.content.decode()
     assert client.post(address, {**fields, "choice": "rewritten", "text": " <i>fine</i>"}).status_code == 302
     rating = Rating.objects.get()
     assert rating.details == {"text": " <i>fine</i>"}
-    admin = Client()
-    admin.force_login(studio.admin)
+    admin = enter(studio.admin)
     for page in (
         client.get(f"/p/{project.slug}/history/"),
         client.get(f"/p/{project.slug}/history/{fields['token']}/"),

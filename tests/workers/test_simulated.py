@@ -5,10 +5,11 @@ import uuid
 
 import pytest
 
+from tests.studio import open_studio
 from webapp.accounts.models import User
 from webapp.accounts.services import hash_password
 from webapp.errors import NameRefused
-from webapp.feedback.models import Rating
+from webapp.feedback.models import Rating, Skip
 from webapp.feedback.selectors import ShownItem
 from webapp.projects.models import Membership
 from webapp.quality.selectors import usable_ratings
@@ -126,3 +127,17 @@ def test_several_answers_are_ranked_as_plackett_and_luce_have_it():
         difference = worth(answers[better]) - worth(answers[worse])
         share = sum(places[better] < places[worse] for places in found) / 4000
         assert share == pytest.approx(1 / (1 + simulated.math.exp(-difference)), abs=0.03)
+
+
+@pytest.mark.django_db
+def test_what_takes_more_than_a_taste_is_passed_by_for_others():
+    studio = open_studio()
+    for n in range(2):
+        studio.add_item(f"Opening {n}", "A film.", kind="rewrite")
+    studio.add_item("Opening", "A wonderful film.", "A dull film.")
+    user = User.objects.create(username="simulated-9", is_simulated=True)
+    rater = SimulatedRater(user, 2.0, random.Random(0))
+    assert simulated.rate_one(rater, studio.project)
+    assert not simulated.rate_one(rater, studio.project)
+    assert list(Rating.objects.values_list("comparison__kind", "source")) == [("pair", "simulated")]
+    assert list(Skip.objects.values_list("comparison__kind", "reason")) == [("rewrite", "expertise")] * 2

@@ -1,14 +1,15 @@
 """What comes into the raters' queue: samples of a policy, and the items that are made of them."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 from django.db import transaction
+from django.db.models import Count
 
 from webapp.feedback.models import Comparison, FurtherSample, Sample, Slot
-from webapp.projects.models import Project
+from webapp.projects.models import Project, Rule
 from webapp.registry.models import Checkpoint, SamplingSettings
 
 MOST_RANKED = 6  # answers to a ranking
@@ -66,7 +67,8 @@ def make_items(
     """Put samples before the raters, in the mode that ``kinds`` names for their prompt.
 
     Without a name: each two of a prompt as a pair, one that is left over as a single answer. A ranking takes all
-    samples of its prompt, each text once; a rewrite takes one.
+    samples of its prompt, each text once; a rewrite or a rule takes one. The rule is the one that was asked least, and
+    where the project has none, the answer is judged as a single one.
 
     Each item gets ``project.overlap`` slots, in one transaction with it. Two samples with the same text are written
     down as a comparison, so that they are not paired again, but get no slot: there is nothing to judge. An item that
@@ -74,17 +76,22 @@ def make_items(
     """
     wanted: dict[UUID, list[Sample]] = {}
     items = []
+    turns = rule_turns(project)
     for prompt_id, samples in samples_by_prompt.items():
         for kind, some in groups_of(samples, (kinds or {}).get(prompt_id, "")):
             if len({sample.prompt_id for sample in some}) > 1:
                 raise ValueError(f"samples {some[0].pk} and {some[1].pk} answer different prompts")
             first = some[0]
+            rule = next(turns) if kind == Comparison.Kind.RULE else None
+            if kind == Comparison.Kind.RULE and rule is None:
+                kind = Comparison.Kind.SINGLE
             item = Comparison(
                 project=project,
                 prompt=first.prompt,
                 kind=kind,
                 first=first,
                 second=some[1] if len(some) > 1 else None,
+                rule=rule,
                 priority=first.prompt.priority,
             )
             wanted[item.pk] = some
@@ -119,10 +126,21 @@ def groups_of(samples: Sequence[Sample], kind: str) -> list[tuple[str, list[Samp
         by_text = {sample.text_sha256: sample for sample in samples}  # twins cannot be told apart
         if len(by_text) > 1:
             return [(kind, in_order(list(by_text.values())[:MOST_RANKED]))]
-    if kind == Comparison.Kind.REWRITE:
+    if kind in (Comparison.Kind.RULE, Comparison.Kind.REWRITE):
         return [(kind, [sample]) for sample in samples]
     two = [in_order(samples[start : start + 2]) for start in range(0, len(samples), 2)]
     return [(Comparison.Kind.PAIR if len(some) == 2 else Comparison.Kind.SINGLE, some) for some in two]
+
+
+def rule_turns(project: Project) -> Iterator[Rule | None]:
+    """Rules to ask, one after the other, each time the one asked least so far; None where there is none (one query)."""
+    active = project.rules.filter(is_active=True).annotate(asked=Count("comparisons")).order_by("id")
+    asked = {rule: rule.asked for rule in active}
+    while True:
+        rule = min(asked, key=asked.__getitem__, default=None)
+        yield rule
+        if rule is not None:
+            asked[rule] += 1
 
 
 def in_order(samples: Sequence[Sample]) -> list[Sample]:

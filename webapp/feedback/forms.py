@@ -25,6 +25,8 @@ class ChoiceForm(forms.Form):
     choice = forms.CharField(max_length=20)
     reason = forms.CharField(required=False, max_length=REASON_LENGTH)
     text = forms.CharField(required=False, strip=False)
+    evidence = forms.CharField(required=False, max_length=2000)
+    quote = forms.CharField(required=False, max_length=20_000)
     active_ms = forms.IntegerField(required=False)
 
     def clean_choice(self) -> str:
@@ -40,7 +42,12 @@ class ChoiceForm(forms.Form):
         flags = self.data.getlist("flags")  # type: ignore[attr-defined]
         scores = {name.removeprefix(AXIS): self.data[name] for name in self.data if name.startswith(AXIS)}
         cleaned["extras"] = Extras(
-            flags=tuple(flags), reason=cleaned.pop("reason", ""), text=cleaned.pop("text", ""), scores=scores
+            flags=tuple(flags),
+            reason=cleaned.pop("reason", ""),
+            text=cleaned.pop("text", ""),
+            scores=scores,
+            evidence=tuple(cleaned.pop("evidence", "").split()),
+            quote=cleaned.pop("quote", ""),
         )
         return cleaned
 

@@ -9,7 +9,7 @@ from django.db import models
 from django.db.models import F, Prefetch, Q, prefetch_related_objects
 
 from webapp.ids import uuid7
-from webapp.projects.models import Guideline, Project, Prompt
+from webapp.projects.models import Guideline, Project, Prompt, Rule
 from webapp.registry.models import Checkpoint, SamplingSettings
 
 
@@ -49,6 +49,7 @@ class Comparison(models.Model):
         PAIR = "pair"
         SINGLE = "single"
         RANKING = "ranking"
+        RULE = "rule"
         REWRITE = "rewrite"
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
@@ -57,13 +58,18 @@ class Comparison(models.Model):
     kind = models.CharField(max_length=8, choices=Kind.choices)
     first = models.ForeignKey(Sample, on_delete=models.PROTECT, related_name="first_of")
     second = models.ForeignKey(Sample, null=True, blank=True, on_delete=models.PROTECT, related_name="second_of")
+    rule = models.ForeignKey(Rule, null=True, blank=True, on_delete=models.PROTECT, related_name="comparisons")
     priority = models.IntegerField(default=0)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
         constraints = [
             models.CheckConstraint(
-                condition=Q(kind__in=["single", "rewrite"], second__isnull=True)
+                condition=Q(kind="rule", rule__isnull=False) | (~Q(kind="rule") & Q(rule__isnull=True)),
+                name="a_rule_is_asked_of_a_rule_item",
+            ),
+            models.CheckConstraint(
+                condition=Q(kind__in=["single", "rule", "rewrite"], second__isnull=True)
                 | Q(kind__in=["pair", "ranking"], second__isnull=False),
                 name="a_pair_has_two_samples",
             ),
@@ -71,7 +77,9 @@ class Comparison(models.Model):
                 condition=Q(second__isnull=True) | Q(first__lt=F("second")), name="first_id_is_lower"
             ),
             models.UniqueConstraint(
-                fields=["project", "kind", "first", "second"], name="one_comparison_a_pair", nulls_distinct=False
+                fields=["project", "kind", "first", "second", "rule"],
+                name="one_comparison_a_pair",
+                nulls_distinct=False,
             ),
         ]
 
@@ -194,6 +202,7 @@ class Rating(models.Model):
     ``verdict`` of a pair: +3, +2, +1 first is much, clearly, slightly better; 0 a tie; negative: second is. Of a single
     answer: the score, 1 to 5. Of a ranking: how many places lie below the best, 0 where all are equal; ``details`` then
     has the place of each sample. Of a rewrite: 0 with the new text in ``details``, or 1: good as it is.
+    Of a rule: 1 it is kept, -1 broken, 0 unsure; ``details`` may have passages as evidence.
     """
 
     class Source(models.TextChoices):
@@ -240,6 +249,11 @@ class Rating(models.Model):
 
     def __str__(self) -> str:
         return f"{self.verdict:+d} on {self.comparison_id}"
+
+    @property
+    def quotes(self) -> list[str]:
+        """The passages that were marked as evidence; the comparison's sample must be loaded."""
+        return [self.comparison.first.text[start:end] for start, end in self.details.get("evidence", [])]
 
 
 class Skip(models.Model):

@@ -25,6 +25,12 @@ class ShownItem:
     answers: tuple[str, ...]  # as they stand: two of a pair, A and B
     token: UUID
     guideline_version: int | None
+    rule: str = ""  # that the answer is held against
+
+    @property
+    def lead(self) -> int:
+        """How many characters of white space begin the first answer; the page leaves them out."""
+        return len(self.answers[0]) - len(self.answers[0].lstrip())
 
     @property
     def left_text(self) -> str:
@@ -38,9 +44,9 @@ class ShownItem:
 
 def shown(presentation: Presentation) -> ShownItem:
     """What stood, or is to stand, on the rater's page (one query)."""
-    found = Presentation.objects.select_related(
-        "guideline", "slot__project", "slot__comparison__prompt", "slot__comparison__first", "slot__comparison__second"
-    ).get(pk=presentation.pk)
+    found = Presentation.objects.select_related(*(name.removeprefix("presentation__") for name in SHOWN)).get(
+        pk=presentation.pk
+    )
     return item_of(found)
 
 
@@ -50,6 +56,7 @@ def item_of(presentation: Presentation) -> ShownItem:
     questions: dict[str, str] = {
         Comparison.Kind.PAIR: project.question,
         Comparison.Kind.RANKING: project.ranking_question,
+        Comparison.Kind.RULE: project.rule_question,
         Comparison.Kind.REWRITE: project.rewrite_question,
     }
     return ShownItem(
@@ -60,6 +67,7 @@ def item_of(presentation: Presentation) -> ShownItem:
         answers=tuple(sample.text for sample in presentation.samples),
         token=presentation.token,
         guideline_version=presentation.guideline.version if presentation.guideline else None,
+        rule=comparison.rule.text if comparison.rule else "",
     )
 
 
@@ -81,6 +89,12 @@ class JudgedItem:
     trained_before: int | None = None  # the last run that learned from one that was changed later
     may_revise: bool = False  # told by ``own_item`` alone
 
+    @property
+    def quotes(self) -> list[str]:
+        """The passages that were marked as evidence."""
+        places = (place.split("-") for place in self.extras.evidence)
+        return [self.item.answers[0][int(start) : int(end)] for start, end in places]
+
 
 SHOWN = (
     "presentation__guideline",
@@ -88,6 +102,7 @@ SHOWN = (
     "presentation__slot__comparison__prompt",
     "presentation__slot__comparison__first",
     "presentation__slot__comparison__second",
+    "presentation__slot__comparison__rule",
 )
 
 
@@ -277,6 +292,7 @@ def with_samples(ratings: QuerySet[Rating]) -> QuerySet[Rating]:
     return ratings.select_related(
         "rater",
         "comparison__prompt",
+        "comparison__rule",
         "comparison__first__checkpoint",
         "comparison__second__checkpoint",
         "presentation",

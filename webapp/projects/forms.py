@@ -85,13 +85,19 @@ class LinesField(forms.CharField):
             if lines.count(line) > 1:
                 raise forms.ValidationError(f"“{line}” stands there twice: take one of them away.")
         if len(lines) > self.most:
-            raise forms.ValidationError(f"{len(lines)} lines: {self.most} at most, since each gets a key.")
+            raise forms.ValidationError(f"{len(lines)} lines: {self.most} at most.")
         return lines
 
 
 class ModesForm(forms.ModelForm):
     """Which rating modes a project uses, and how much of each; what is left of 100 % is single answers."""
 
+    rules = LinesField(
+        most=40,
+        length=300,
+        help_text="One a line, each a sentence that an answer keeps to or breaks: “It names no private person.” Each "
+        "item asks one of them, the least asked first. A line that you change is a new rule.",
+    )
     axes = LinesField(
         most=5,
         length=30,
@@ -112,6 +118,8 @@ class ModesForm(forms.ModelForm):
             "ranking_percent",
             "ranking_size",
             "ranking_question",
+            "rule_percent",
+            "rule_question",
             "rewrite_percent",
             "rewrite_question",
             "axes",
@@ -122,6 +130,8 @@ class ModesForm(forms.ModelForm):
             "ranking_percent": "Rankings, in percent",
             "ranking_size": "Answers to a ranking",
             "ranking_question": "Question for a ranking",
+            "rule_percent": "Rules, in percent",
+            "rule_question": "Question for a rule",
             "rewrite_percent": "Rewrites, in percent",
             "rewrite_question": "Question for a rewrite",
         }
@@ -130,6 +140,8 @@ class ModesForm(forms.ModelForm):
             "ranking_percent": "Several answers are put in order, ties permitted.",
             "ranking_size": "2 to 6. Each ranking takes as many fresh answers, so the queue fills more slowly.",
             "ranking_question": "One sentence, above every ranking.",
+            "rule_percent": "One answer is held against one rule: yes, no or unsure, with the passage that shows it.",
+            "rule_question": "One sentence, above the rule.",
             "rewrite_percent": "One answer is written anew, or called good as it is. Kept as a demonstration.",
             "rewrite_question": "One sentence, above every answer to be rewritten.",
         }

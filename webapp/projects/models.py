@@ -8,7 +8,7 @@ from django.db import models
 
 from webapp.ids import uuid7
 
-SHARES = ("pair_percent", "ranking_percent", "rewrite_percent")
+SHARES = ("pair_percent", "ranking_percent", "rule_percent", "rewrite_percent")
 """Fields of ``Project``: how much of what raters judge is of which mode; the rest are single answers."""
 
 
@@ -34,6 +34,14 @@ class Project(models.Model):
     )
     ranking_size = models.PositiveSmallIntegerField(
         default=4, validators=[MinValueValidator(2), MaxValueValidator(6)], help_text="answers to a ranking"
+    )
+    rule_percent = models.PositiveSmallIntegerField(
+        default=0, validators=[MaxValueValidator(100)], help_text="share of answers held against one rule"
+    )
+    rule_question = models.CharField(
+        max_length=200,
+        default="Does the answer keep to this rule?",
+        help_text="what raters are asked of a rule",
     )
     rewrite_percent = models.PositiveSmallIntegerField(
         default=0, validators=[MaxValueValidator(100)], help_text="share of answers to be rewritten"
@@ -82,6 +90,22 @@ class Project(models.Model):
             raise ValidationError(
                 f"The shares of the rating modes add up to {total} % ({said}); 100 % is all there is. Lower one."
             )
+
+
+class Rule(models.Model):
+    """Append-only: a sentence that an answer keeps to or breaks; one that is asked no more is not active."""
+
+    project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="rules")
+    text = models.CharField(max_length=300)
+    is_active = models.BooleanField(default=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["project", "text"], name="one_rule_a_text")]
+        ordering = ["id"]
+
+    def __str__(self) -> str:
+        return self.text[:60]
 
 
 class Membership(models.Model):

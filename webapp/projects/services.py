@@ -1,6 +1,7 @@
 """What changes projects: settings, members, guidelines and prompts."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, BinaryIO
@@ -14,9 +15,10 @@ from webapp.accounts.models import User
 from webapp.accounts.services import create_user, hash_password, record_audit
 from webapp.accounts.tokens import hash_token, new_token
 from webapp.errors import InvitationInvalid, SettingsRefused
-from webapp.projects.models import Guideline, Invitation, Membership, Project, Prompt
+from webapp.projects.models import Guideline, Invitation, Membership, Project, Prompt, Rule
 from webapp.projects.prompt_files import read_prompts, stream_of
 
+RULE_LENGTH = 300  # characters
 BATCH = 1000  # prompts written at once
 EDITABLE = (
     "name",
@@ -32,6 +34,8 @@ EDITABLE = (
     "ranking_question",
     "ranking_percent",
     "ranking_size",
+    "rule_percent",
+    "rule_question",
     "rewrite_percent",
     "rewrite_question",
     "axes",
@@ -101,6 +105,36 @@ def update_project(*, actor: User, project: Project, **fields: Any) -> Project:
         if changes:
             project.save(update_fields=list(changes))
             record_audit(actor=actor, action="project.update", target=project.slug, changes=changes)
+    return project
+
+
+def update_modes(*, actor: User, project: Project, rules: Sequence[str], **fields: Any) -> Project:
+    """Change rating modes: settings as in ``update_project``, and the list of rules, together or not at all.
+
+    A rule that is not in ``rules`` is asked no more; what was said of it stays. One that comes again is the same rule.
+
+    Raises:
+        SettingsRefused: a value is not permitted, or rules shall be asked and there is none.
+    """
+    texts = [" ".join(text.split()) for text in rules]
+    if any(not text or len(text) > RULE_LENGTH or "\0" in text for text in texts):
+        raise SettingsRefused({"rules": [f"A rule has 1 to {RULE_LENGTH} characters."]})
+    if not texts and fields.get("rule_percent", project.rule_percent):
+        raise SettingsRefused({"rules": ["Rules shall be asked: write one at least, or set their share to 0."]})
+    with transaction.atomic():
+        project = update_project(actor=actor, project=project, **fields)
+        active = set(project.rules.filter(is_active=True).values_list("text", flat=True))
+        if active != set(texts):
+            Rule.objects.bulk_create([Rule(project=project, text=text) for text in texts], ignore_conflicts=True)
+            project.rules.filter(text__in=texts).update(is_active=True)
+            project.rules.exclude(text__in=texts).update(is_active=False)
+            record_audit(
+                actor=actor,
+                action="rules.save",
+                target=project.slug,
+                added=sorted(set(texts) - active),
+                removed=sorted(active - set(texts)),
+            )
     return project
 
 

@@ -82,9 +82,10 @@ def change_settings(request: MemberRequest, project: Project) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 def rating_modes(request: MemberRequest, project: Project) -> HttpResponse:
     """Which rating modes are used, and how much of each."""
-    form = ModesForm(request.POST or None, instance=project)
+    rules = list(project.rules.filter(is_active=True).values_list("text", flat=True))
+    form = ModesForm(request.POST or None, instance=project, initial={"rules": rules})
     if form.is_valid() and accepted(
-        form, lambda: services.update_project(actor=request.user, project=project, **form.cleaned_data)
+        form, lambda: services.update_modes(actor=request.user, project=project, **form.cleaned_data)
     ):
         messages.success(request, "The rating modes are saved. They hold for items made from now on.")
         return redirect("projects:modes", project.slug)

@@ -15,7 +15,7 @@ const IDLE_MS = 300_000; // a page left alone gives its item back
 const RETRIES_MS = [1000, 2000, 4000, 8000, 15_000, 30_000, 30_000, 30_000, 30_000, 30_000];
 
 const MARKS = { 200: 'id="progress"', 404: 'id="not-found"', 409: 'id="progress"', 422: 'id="progress"' };
-const KINDS = { pair: "pair", single: "answer", ranking: "ranking", rewrite: "answer to rewrite" };
+const KINDS = { pair: "pair", single: "answer", ranking: "ranking", rule: "rule", rewrite: "answer to rewrite" };
 const FOREIGN = 1; // in place of a status: another than the studio answered, perhaps the log-in page of a network
 
 const byId = (id) => document.getElementById(id);

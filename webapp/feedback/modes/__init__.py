@@ -8,9 +8,12 @@ from webapp.feedback.modes.base import Extras, Judgement, Mode
 from webapp.feedback.modes.pair import PairMode
 from webapp.feedback.modes.ranking import RankingMode
 from webapp.feedback.modes.rewrite import RewriteMode
+from webapp.feedback.modes.rule import RuleMode
 from webapp.feedback.modes.single import SingleMode
 
-MODES: dict[str, Mode] = {mode.kind: mode for mode in (PairMode(), SingleMode(), RankingMode(), RewriteMode())}
+MODES: dict[str, Mode] = {
+    mode.kind: mode for mode in (PairMode(), SingleMode(), RankingMode(), RuleMode(), RewriteMode())
+}
 
 LEARNED_FROM = (Comparison.Kind.PAIR, Comparison.Kind.SINGLE, Comparison.Kind.RANKING)
 """The modes whose ratings a reward model learns from."""

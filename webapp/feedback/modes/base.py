@@ -20,18 +20,23 @@ class Extras:
     Attributes:
         text: an answer rewritten.
         scores: of each of the project's axes, 1 to 5; any may be missing.
+        evidence: passages of the answer, each as "12-40": the first character, from 0, and the one after the last.
+        quote: a passage copied from the answer.
     """
 
     flags: tuple[str, ...] = ()
     reason: str = ""
     text: str = ""
     scores: Mapping[str, str | int] = field(default_factory=dict)
+    evidence: tuple[str, ...] = ()
+    quote: str = ""
 
     @classmethod
     def of(cls, rating: Rating) -> "Extras":
         """What a stored rating has."""
         details = rating.details
-        return cls(tuple(rating.flags), rating.reason, details.get("text", ""), details.get("axes", {}))
+        evidence = tuple(f"{start}-{end}" for start, end in details.get("evidence", []))
+        return cls(tuple(rating.flags), rating.reason, details.get("text", ""), details.get("axes", {}), evidence)
 
     def remarks(self, permitted: Sequence[str]) -> dict[str, Any]:
         """Flags and reason as they are stored: the flags in the project's order, each once.

@@ -56,5 +56,8 @@
     });
   }
   document.addEventListener("item-shown", restore);
+  document.addEventListener("click", (event) => {
+    if (event.target.closest("#keep")) write(others(tokenOf(form()))); // it stays as it was
+  }, true);
   document.addEventListener("item-judged", (event) => write(others(tokenOf(event.detail))));
 }

@@ -1,0 +1,88 @@
+"""One answer held against one rule: yes, no or unsure, with the passages that show it.
+
+The rules are asked one at a time, as Glaese et al. 2022 (arXiv 2209.14375) have it. A passage is kept as the places of
+its first character and of the one after its last, counted in characters from 0 in the answer whose SHA-256 is kept
+beside them.
+"""
+
+import re
+from collections.abc import Iterable
+
+from webapp.errors import ChoiceInvalid, RemarkInvalid
+from webapp.feedback.models import Comparison, Presentation
+from webapp.feedback.modes.base import Extras, Judgement, Mode, Step, cleaned
+
+MOST_PASSAGES = 20
+VERDICTS = {"1": 1, "2": -1, "3": 0}
+WORDS = {1: "keeps to the rule", -1: "breaks the rule", 0: "unsure about the rule"}
+
+
+class RuleMode(Mode):
+    """One key: 1 yes, 2 no, 3 unsure. No reward model learns from it: keeping a rule is not being better."""
+
+    kind = Comparison.Kind.RULE
+    texts = "feedback/modes/_rule_texts.html"
+    bar = "feedback/modes/_rule_bar.html"
+    steps = (
+        Step("1", "yes", "yes, it keeps to the rule"),
+        Step("2", "no", "no, it breaks the rule"),
+        Step("3", "unsure", "unsure"),
+    )
+
+    def judge(self, choice: str, extras: Extras, presentation: Presentation) -> Judgement:
+        if choice not in VERDICTS:
+            raise ChoiceInvalid(choice, "1 yes, 2 no, 3 unsure")
+        if not extras.evidence and not extras.quote.strip():
+            return Judgement(VERDICTS[choice])
+        sample = presentation.slot.comparison.first
+        passages = [passage_of(place, sample.text) for place in extras.evidence]
+        if extras.quote.strip():
+            passages.append(find(cleaned(extras.quote).strip(), sample.text))
+        merged = merge(passages)
+        if len(merged) > MOST_PASSAGES:
+            raise RemarkInvalid(f"{len(merged)} passages are marked: {MOST_PASSAGES} at most. Clear some of them.")
+        return Judgement(VERDICTS[choice], details={"evidence": merged, "text_sha256": sample.text_sha256})
+
+    def pressed(self, judgement: Judgement, presentation: Presentation) -> str:
+        return next(key for key, verdict in VERDICTS.items() if verdict == judgement.verdict)
+
+    def in_words(self, judgement: Judgement, comparison: Comparison) -> str:
+        return f"{WORDS[judgement.verdict]} “{comparison.rule}”"
+
+    def told(self, choice: str, extras: Extras) -> str:
+        return next(step.name for step in self.steps if step.key == choice)
+
+
+def passage_of(place: str, text: str) -> list[int]:
+    """Start and end of a passage such as "12-40". Raises RemarkInvalid where ``text`` has no such passage."""
+    found = re.fullmatch(r"(\d{1,9})-(\d{1,9})", place)
+    start, end = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not start < end <= len(text):
+        raise RemarkInvalid(
+            f"The passage {place[:30]!r} is none of this answer: it is two numbers such as 12-40, of which the second "
+            f"is larger than the first and at most {len(text)}."
+        )
+    return [start, end]
+
+
+def find(quote: str, text: str) -> list[int]:
+    """Where a copied passage stands, whatever white space it was copied with; the first place if there are several.
+
+    Raises:
+        RemarkInvalid: it stands nowhere.
+    """
+    found = re.search(r"\s+".join(re.escape(word) for word in quote.split()), text)
+    if found is None:
+        raise RemarkInvalid(f"The passage {quote[:40]!r} stands nowhere in the answer: copy it as it is there.")
+    return [found.start(), found.end()]
+
+
+def merge(passages: Iterable[list[int]]) -> list[list[int]]:
+    """The same characters as passages in order, none of which touches another."""
+    merged: list[list[int]] = []
+    for start, end in sorted(passages):
+        if merged and start <= merged[-1][1]:
+            merged[-1][1] = max(end, merged[-1][1])
+        else:
+            merged.append([start, end])
+    return merged
