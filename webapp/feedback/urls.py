@@ -13,4 +13,5 @@ urlpatterns = [
     path("p/<slug:slug>/history/", views.history, name="history"),
     path("p/<slug:slug>/history/<uuid:token>/", views.judged, name="judged"),
     path("p/<slug:slug>/ratings/", views.queue, name="queue"),
+    path("p/<slug:slug>/ratings.jsonl", views.export, name="export"),
 ]

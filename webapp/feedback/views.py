@@ -15,6 +15,7 @@ from django.views.decorators.vary import vary_on_headers
 
 from webapp.errors import ChoiceInvalid, RemarkInvalid, RevisionClosed, SubmissionConflict, TokenUnknown
 from webapp.feedback import selectors, services
+from webapp.feedback.exports import rating_lines
 from webapp.feedback.forms import (
     SKIP_REASONS,
     ChoiceForm,
@@ -334,3 +335,13 @@ def queue(request: MemberRequest, project: Project) -> HttpResponse:
         ],
     }
     return render(request, "feedback/queue.html", context)
+
+
+@never_cache
+@admin_required
+@require_GET
+def export(request: MemberRequest, project: Project) -> HttpResponse:
+    """Every rating as a line of JSON, to be kept."""
+    answer = HttpResponse(rating_lines(project), content_type="application/jsonl; charset=utf-8")
+    answer["Content-Disposition"] = f'attachment; filename="{project.slug}-ratings.jsonl"'
+    return answer

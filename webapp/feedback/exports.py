@@ -1,0 +1,75 @@
+"""All that raters said in a project, as JSON lines: every mode, every revision, nothing that names a rater."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from webapp.feedback.models import Rating, load_rankings
+from webapp.feedback.modes import verdict_in_words
+from webapp.projects.models import Project
+
+CHUNK = 500  # ratings read at once
+
+
+def rating_lines(project: Project) -> Iterator[str]:
+    """One JSON object a line and rating revision, oldest first; docs/admin-guide.md names the fields."""
+    ratings = Rating.objects.filter(project=project).order_by("id")
+    rows = ratings.select_related(
+        "comparison__prompt",
+        "comparison__rule",
+        "comparison__first__checkpoint",
+        "comparison__second__checkpoint",
+        "presentation__guideline",
+    ).iterator(chunk_size=CHUNK)
+    while chunk := list(islice(rows, CHUNK)):
+        load_rankings(rating.comparison for rating in chunk)
+        for rating in chunk:
+            yield json.dumps(line_of(rating), ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def line_of(rating: Rating) -> dict[str, Any]:
+    """A rating whose samples, prompt and presentation were loaded, as plain values."""
+    item, presentation = rating.comparison, rating.presentation
+    answers = item.samples
+    if presentation.order:
+        order = presentation.order
+    else:
+        order = list(range(len(answers))) if presentation.first_is_left else list(reversed(range(len(answers))))
+    return {
+        "rating": str(rating.pk),
+        "revision": rating.revision,
+        "is_current": rating.is_current,
+        "mode": item.kind,
+        "prompt": {"id": str(item.prompt_id), "text": item.prompt.text, "split": item.prompt.split},
+        "rule": item.rule.text if item.rule else None,
+        "answers": [
+            {
+                "sample": str(answer.pk),
+                "text": answer.text,
+                "sha256": answer.text_sha256,
+                "policy": answer.checkpoint.version,
+                "policy_sha256": answer.checkpoint.sha256,
+            }
+            for answer in answers
+        ],
+        "shown_order": order,
+        "guideline": presentation.guideline.version if presentation.guideline else None,
+        "verdict": rating.verdict,
+        "both_bad": rating.both_bad,
+        "details": rating.details,
+        "words": verdict_in_words(rating),
+        "flags": rating.flags,
+        "reason": rating.reason,
+        "rater": pseudonym(rating),
+        "source": rating.source,
+        "counts_toward_overlap": rating.counts_toward_overlap,
+        "active_ms": rating.active_ms,
+        "created_at": rating.created_at.isoformat(),
+    }
+
+
+def pseudonym(rating: Rating) -> str:
+    """The same for all of a rater's ratings in a project, another one in another project."""
+    return hashlib.sha256(rating.project_id.bytes + rating.rater_id.bytes).hexdigest()[:12]
