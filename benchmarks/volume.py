@@ -61,18 +61,19 @@ SELECT %(slots)s + (%(per_item)s + 1) * (n - 1) + j, pg_temp.numbered(2, n), %(p
 FROM generate_series(1, %(items)s) AS n, generate_series(1, %(per_item)s + 1) AS j
 """,
     """
-INSERT INTO feedback_presentation (id, slot_id, rater_id, token, first_is_left, shown_at)
-SELECT pg_temp.numbered(3, slot.id), slot.id, slot.rater_id, slot.token, slot.id %% 2 = 0,
+INSERT INTO feedback_presentation (id, slot_id, rater_id, token, first_is_left, "order", shown_at)
+SELECT pg_temp.numbered(3, slot.id), slot.id, slot.rater_id, slot.token, slot.id %% 2 = 0, '{}',
        now() - make_interval(secs => 5 * (last - slot.id))
 FROM feedback_slot AS slot, (SELECT max(id) AS last FROM feedback_slot) AS newest
 WHERE slot.project_id = %(project)s AND slot.state = 'done'
 """,
     """
 INSERT INTO feedback_rating (id, project_id, comparison_id, slot_id, presentation_id, rater_id, submission_id, revision,
-                             is_current, verdict, both_bad, source, counts_toward_overlap, active_ms, created_at)
+                             is_current, verdict, both_bad, details, flags, reason, source, counts_toward_overlap,
+                             active_ms, created_at)
 SELECT pg_temp.numbered(4, slot.id), slot.project_id, slot.comparison_id, slot.id, pg_temp.numbered(3, slot.id),
-       slot.rater_id, gen_random_uuid(), 1, true, slot.id %% 7 - 3, false, 'human', true, 4000,
-       now() - make_interval(secs => 5 * (last - slot.id))
+       slot.rater_id, gen_random_uuid(), 1, true, slot.id %% 7 - 3, false, '{}', '{}', '', 'human', true,
+       4000, now() - make_interval(secs => 5 * (last - slot.id))
 FROM feedback_slot AS slot, (SELECT max(id) AS last FROM feedback_slot) AS newest
 WHERE slot.project_id = %(project)s AND slot.state = 'done'
 """,
