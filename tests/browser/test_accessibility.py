@@ -11,6 +11,7 @@ from playwright.sync_api import Page, Route, expect
 
 from tests.browser import pictures, test_admin_pages
 from tests.browser.looks import findings, in_words
+from tests.browser.test_rate import READY, press
 from tests.studio import PASSWORD, Studio, open_studio
 from webapp.accounts.services import create_login_link
 from webapp.feedback.models import Rating
@@ -18,7 +19,6 @@ from webapp.projects.services import create_invitation
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-READY = "#item[aria-busy=false]"
 LOGGED_OUT = ["/login/", "/join/{invitation}/", "/join/unknown/", "/link/{link}/", "/link/unknown/", "/no/such/page/"]
 ADMIN_PAGES = ["/", "/new/", "/account/password/", *(f"/p/film-reviews/{end}/" for end in (
     "ratings", "import", "raters", "guideline", "settings", "settings/modes", "history",
@@ -44,14 +44,6 @@ def log_in(page: Page, root: str, name: str) -> None:
     page.fill("#id_password", PASSWORD)
     page.click("main button")
     page.wait_for_url(lambda url: "/login/" not in url)
-
-
-def press(page: Page, key: str) -> None:
-    """Press a key once the item may be judged, and wait for the next one."""
-    page.wait_for_selector(READY)
-    token = page.input_value("[name=token]")
-    page.keyboard.press(key)
-    page.wait_for_function("old => document.querySelector('[name=token]')?.value !== old", arg=token)
 
 
 def answer_with(text: str, route: Route) -> None:
