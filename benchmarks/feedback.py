@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from benchmarks.studio import studio
+from benchmarks.studio import cpu_seconds, studio, web_pid
 
 FIELD = re.compile(r'name="(token|submission_id)" value="([0-9a-f-]{36})"')
 CSRF = "a" * 32
@@ -301,13 +301,17 @@ def steady(url: str, *, rate: float, seconds: float, raters: int = 32) -> dict[s
 
 
 def steady_result(clients: list[Client], *, rate: float, seconds: float) -> dict[str, Any]:
-    """Warm up, measure, and say what was seen."""
+    """Warm up, measure, and say what was seen; ``web_cpu_ms`` is what a verdict took of the web process's processor."""
     run_arrivals(clients, rate=rate, seconds=WARM_UP_SECONDS, seed=1)
+    pid = web_pid()
+    begun = cpu_seconds(pid)
     tally = run_arrivals(clients, rate=rate, seconds=seconds)
+    cpu = cpu_seconds(pid) - begun
     return {
         "per_second": rate,
         "submissions": len(tally.seconds),
         "unanswered": tally.due - len(tally.seconds),
+        "web_cpu_ms": round(1000 * cpu / max(1, len(tally.seconds)), 1),
         "submit_and_next": percentiles(tally.server_seconds),
         "at_client": percentiles(tally.seconds),
         "errors": tally.errors,

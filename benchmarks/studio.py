@@ -1,8 +1,10 @@
 """A whole studio in a temporary folder for the benchmarks."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from webapp.local.temporary import environment_of, temporary_studio
 
@@ -17,3 +19,15 @@ def studio() -> Iterator[str]:
 
         django.setup()
         yield started.url
+
+
+def web_pid() -> int:
+    """The web process of the studio that this process was pointed at."""
+    processes = json.loads((Path(os.environ["STEERSMAN_DATA"]) / "processes.json").read_text())
+    return int(processes["web"][0])
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has taken so far, all its threads together (Linux: /proc tells)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime, stime

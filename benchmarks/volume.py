@@ -51,14 +51,15 @@ FROM generate_series(1, %(items)s) AS n
 """,
     # Raters n + 1, n + 2 ... (modulo their number) have judged item n; the leader is one of those of the first items.
     """
-INSERT INTO feedback_slot (id, comparison_id, project_id, ordinal, priority, state, rater_id, token)
-SELECT %(slots)s + (%(per_item)s + 1) * (n - 1) + j, pg_temp.numbered(2, n), %(project)s, j, 0,
+INSERT INTO feedback_slot (comparison_id, project_id, ordinal, priority, state, rater_id, token)
+SELECT pg_temp.numbered(2, n), %(project)s, j, 0,
        CASE WHEN j > %(per_item)s THEN 'open' ELSE 'done' END,
        CASE WHEN j > %(per_item)s THEN NULL
             WHEN j = 1 AND n <= %(lead)s THEN %(leader)s
             ELSE (%(raters)s::uuid[])[1 + (n + j) %% cardinality(%(raters)s::uuid[])] END,
        gen_random_uuid()
 FROM generate_series(1, %(items)s) AS n, generate_series(1, %(per_item)s + 1) AS j
+ORDER BY n, j
 """,
     """
 INSERT INTO feedback_presentation (id, slot_id, rater_id, token, first_is_left, "order", shown_at)
@@ -77,7 +78,6 @@ SELECT pg_temp.numbered(4, slot.id), slot.project_id, slot.comparison_id, slot.i
 FROM feedback_slot AS slot, (SELECT max(id) AS last FROM feedback_slot) AS newest
 WHERE slot.project_id = %(project)s AND slot.state = 'done'
 """,
-    "SELECT setval(pg_get_serial_sequence('feedback_slot', 'id'), (SELECT max(id) FROM feedback_slot))",
 )
 
 
@@ -97,14 +97,12 @@ def fill(
     from django.db import connection, transaction
 
     from rlhf_core.config import SamplingConfig
-    from webapp.feedback.models import Slot
     from webapp.registry.services import sampling_settings
 
     if len(raters) <= per_item:
         raise ValueError(
             f"{len(raters)} raters cannot give {per_item} ratings to each pair by turns: {per_item + 1} or more can"
         )
-    last = Slot.objects.order_by("-id").values_list("id", flat=True).first() or 0
     values = {
         "project": project.pk,
         "checkpoint": project.checkpoints.get().pk,
@@ -114,7 +112,6 @@ def fill(
         "raters": list(raters),
         "leader": leader,
         "lead": lead,
-        "slots": last,
     }
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SET LOCAL session_replication_role = replica")  # the rows point where they should: no checks
@@ -234,9 +231,10 @@ def time_claims(project: Any, rater: Any, count: int = 100) -> dict[str, float]:
 def measure(url: str, *, items: int, rate: float, seconds: float) -> dict[str, Any]:
     """Fill a project, explain what its raters ask of the database, and let them rate over HTTP."""
     from webapp.accounts.models import User
-    from webapp.feedback.models import Rating
+    from webapp.feedback.models import Rating, Slot
 
     project = make_project("volume", pairs=1, overlap=PER_ITEM + 1)
+    Slot.objects.filter(project=project).update(state=Slot.State.VOID)  # else everybody's next item is that one pair
     sessions = make_sessions(project, RATERS + 2)
     raters = list(User.objects.filter(memberships__project=project, memberships__role="rater").order_by("date_joined"))
     people = {"rater": raters[0], "leader": raters[-2], "newcomer": raters[-1]}

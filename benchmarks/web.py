@@ -7,13 +7,12 @@ than 200 MB resident, and no library of torch in its memory. Linux only: /proc t
 import argparse
 import http.client
 import json
-import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from benchmarks.feedback import make_session
-from benchmarks.studio import studio
+from benchmarks.studio import studio, web_pid
 
 PAGES = (
     "",
@@ -62,8 +61,7 @@ def main() -> None:
     with studio() as url:
         from webapp.accounts.services import ensure_admin
 
-        processes = json.loads((Path(os.environ["STEERSMAN_DATA"]) / "processes.json").read_text())
-        pid = int(processes["web"][0])
+        pid = web_pid()
         fresh = weigh(pid)
         visit(url, make_session(ensure_admin()), arguments.visits)
         print(json.dumps({**weigh(pid), "before_any_visit": fresh, "visits_to_each_page": arguments.visits}, indent=1))
