@@ -206,10 +206,12 @@ class RewardConfig(Settings):
         "mean", "read the value off the mean over a response's tokens, or off its last one", advanced=True
     )
     ensemble: int = setting(
-        1,
-        "members that learn from different prompts; where they disagree, the score is uncertain",
-        minimum=1,
-        maximum=64,
+        1, "members that begin differently; where they disagree, the score is uncertain", minimum=1, maximum=64
+    )
+    ensemble_bootstrap: bool = setting(
+        False,
+        "each member learns from prompts drawn anew; otherwise all learn from all, and differ by their first weights",
+        advanced=True,
     )
     ensemble_members: EnsembleMembers = setting(
         "adapters",

@@ -35,8 +35,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "critic_warmup_updates", "missing_end_penalty", "exclude_truncated", "whiten_rewards",
     ),
     "reward model": (
-        "head", "bins", "pooling", "minimum_ratings", "ensemble", "ensemble_members", "ensemble_scoring",
-        "ensemble_penalty",
+        "head", "bins", "pooling", "minimum_ratings", "ensemble", "ensemble_members", "ensemble_bootstrap",
+        "ensemble_scoring", "ensemble_penalty",
     ),
     "validation and samples": ("holdout_fraction", "validation_interval", "samples", "sample_tokens"),
     "saving and machine": ("save_interval", "step_save_seconds", "seed", "threads", "activation_checkpointing"),

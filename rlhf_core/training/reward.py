@@ -85,7 +85,8 @@ def train_reward(run: RunDirectory) -> None:
     )
     optimizer = make_optimizer(model, config)
     order = plan_steps(len(training), config)
-    shares = bootstrap_by_prompt(training, config.ensemble, config.seed) if config.ensemble > 1 else None
+    is_drawn = config.ensemble > 1 and config.ensemble_bootstrap
+    shares = bootstrap_by_prompt(training, config.ensemble, config.seed) if is_drawn else None
     max_grad_norm = config.max_grad_norm * math.sqrt(config.ensemble)  # of the members' gradients together
     run.log(describe(training, holdout))
 

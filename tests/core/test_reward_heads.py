@@ -15,6 +15,7 @@ from rlhf_core.modules.reward_head import RewardHead, rising, spaced
 from rlhf_core.modules.reward_model import RewardModel
 from rlhf_core.records import Comparison, ScoredResponse, write_feedback
 from rlhf_core.rewards import reward_of
+from rlhf_core.training import reward
 from rlhf_core.training.feedback import bootstrap_by_prompt
 from rlhf_core.training.reward import feedback_loss, make_optimizer, train_reward
 from rlhf_core.training.reward_measures import calibrate, calibration_of, holdout_values
@@ -120,7 +121,7 @@ def test_thresholds_stay_in_order_and_start_at_the_habits():
     assert_close(rising(head.thresholds), torch.logit(torch.tensor([3 / 8, 4 / 8])).expand(2, -1))
     value = torch.zeros(1, 1)
     for label, share in enumerate((3 / 8, 1 / 8, 4 / 8)):
-        assert float(head.rating_loss(value, torch.tensor([label]), member=1)) == pytest.approx(
+        assert head.rating_loss(value, torch.tensor([label]), member=1).item() == pytest.approx(
             -math.log(share), abs=1e-5
         )
 
@@ -353,6 +354,7 @@ def make_run(tmp_path, policy_path):
         dict(head="ordinal", pooling="last"),
         dict(head="scalar"),
         dict(ensemble=3, ensemble_scoring="worst", lora_rank=2),
+        dict(ensemble=2, ensemble_bootstrap=True, lora_rank=2),
         dict(ensemble=3, ensemble_members="heads", head="ordinal", lora_rank=0),
     ],
     ids=lambda settings: "-".join(map(str, settings.values())),
@@ -370,6 +372,20 @@ def test_a_run_trains_what_its_settings_ask_for_and_reports_calibration(make_run
     assert manifest["meta"]["metrics"]["holdout_calibration_error"] == calibration["error"]
     assert json.loads(json.dumps(manifest["meta"]["reference_mean"])) == model.reward_mean.tolist()
     assert (float(model.uncertainty(ragged()).max()) > 0) == (model.members > 1)
+
+
+def test_members_differ_by_their_prompts_only_on_request(make_run, rated_responses, monkeypatch):
+    asked = []
+
+    def drawn(records, members, seed):
+        asked.append((len(records), members, seed))
+        return bootstrap_by_prompt(records, members, seed)
+
+    monkeypatch.setattr(reward, "bootstrap_by_prompt", drawn)
+    records = rated_responses(comparisons=30)
+    for name, settings in (("one", {}), ("alike", {"ensemble": 2}), ("drawn", {"ensemble": 2})):
+        train_reward(make_run(records, name, epochs=1, seed=5, ensemble_bootstrap=name != "alike", **settings))
+    assert [(members, seed) for _, members, seed in asked] == [(2, 5)]
 
 
 def test_a_pairwise_run_refuses_ratings_and_trains_on_comparisons(make_run, rated_responses):

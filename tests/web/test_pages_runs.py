@@ -278,7 +278,8 @@ def test_a_number_of_any_length_is_refused_by_name(studio, admin, kind, digits):
     model = registry_services.record_checkpoint(project=studio.project, kind="reward_model", sha256="9" * 64)
     form = RewardRunForm() if kind == "reward" else PolicyRunForm(project=studio.project)
     names = [name for name in form.setting_names if hasattr(form.fields[name], "number_type")]
-    data = fields_of(form) | dict.fromkeys(names, "9" * digits) | {"reward_model": model.pk}
+    data = fields_of(form) | dict.fromkeys(names, "9" * digits)
+    data |= {"request_id": uuid.uuid4(), "reward_model": model.pk}
     answer = admin.post(url(studio, f"runs/{kind}/"), data)
     assert answer.status_code == 422
     assert f"Not started: {len(names)} settings to mend" in answer.content.decode()

@@ -11,7 +11,7 @@ from typing import Any
 from webapp.runs.figures import interval_of_share
 from webapp.runs.models import Run
 
-LEFT, TOP, WIDE, HIGH, BELOW, RIGHT = 46, 14, 300, 240, 44, 16  # pixels
+LEFT, TOP, WIDE, HIGH, BELOW, RIGHT = 46, 30, 300, 240, 44, 24  # pixels
 LEAST = 0.5  # the likelier of two sides is at least so likely
 
 
@@ -65,7 +65,7 @@ class Calibration:
     width = LEFT + WIDE + RIGHT
     height = TOP + HIGH + BELOW
     left, right, top, bottom = LEFT, LEFT + WIDE, TOP, TOP + HIGH
-    ticks_left, ticks_below, title_below = LEFT - 8, TOP + HIGH + 18, TOP + HIGH + 38
+    ticks_left, ticks_below, title_above, title_below = LEFT - 8, TOP + HIGH + 18, TOP - 14, TOP + HIGH + 38
 
     @property
     def diagonal(self) -> tuple[float, float, float, float]:
