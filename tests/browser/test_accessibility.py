@@ -27,7 +27,8 @@ RATER_PAGES = ["/", "/p/film-reviews/history/", "/p/film-reviews/guideline/"]
 BROKEN = {"400": {}, "400 long": {"is_long": True}, "403": {}, "403_csrf": {}, "500": {}, "503": {}}
 NOT_PAGES = {  # fragments, files, and what is only sent
     "healthz", "accounts:logout", "projects:guideline_read", "feedback:skip", "feedback:heartbeat", "feedback:release",
-    "feedback:pause", "feedback:undo", "runs:simulate", "runs:adopt_policy", "runs:live", "runs:curves", "runs:promote",
+    "feedback:pause", "feedback:undo", "feedback:export",
+    "runs:simulate", "runs:adopt_policy", "runs:live", "runs:curves", "runs:promote",
 }  # fmt: skip
 
 

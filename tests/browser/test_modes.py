@@ -7,7 +7,7 @@ from playwright.sync_api import BrowserContext, Page, ViewportSize, expect
 
 from benchmarks.rating import WATCH
 from tests.browser import pictures
-from tests.browser.test_accessibility import serious_findings
+from tests.browser.looks import findings
 from tests.browser.test_rate import READY, log_in, wait_until_sent
 from tests.studio import Studio, open_studio
 from webapp.feedback.models import Rating
@@ -47,7 +47,7 @@ def press(page: Page, *keys: str) -> None:
 
 def look_at(page: Page, name: str) -> None:
     """Pictures, and nothing serious that axe finds; on a phone nothing too wide for it or too small to touch."""
-    assert serious_findings(page) == []
+    assert findings(page) == []
     pictures.take(page, f"{name}-desktop")
     page.set_viewport_size(cast(ViewportSize, pictures.PHONE))
     pictures.take(page, f"{name}-phone")
