@@ -47,6 +47,7 @@ def press(page: Page, *keys: str) -> None:
 
 def look_at(page: Page, name: str) -> None:
     """Pictures, and nothing serious that axe finds; on a phone nothing too wide for it or too small to touch."""
+    page.emulate_media(reduced_motion="reduce")  # else axe sees colours midway
     assert serious_findings(page) == []
     pictures.take(page, f"{name}-desktop")
     page.set_viewport_size(cast(ViewportSize, pictures.PHONE))
@@ -221,7 +222,7 @@ def test_axes_are_scored_by_keys_alone_and_the_last_one_saves(watched, address, 
 
 def test_a_rule_is_answered_by_keys_alone_with_a_passage_marked(watched, address, studio):
     rule = Rule.objects.create(project=studio.project, text="It names no private person.")
-    text = " \U0001f600 A film.\r\nAsk Dr Jekyll of Elm Street! It is long, and nobody is harmed."
+    text = " \U0001f600 A film.\r\nAsk Dr Jekyll of Elm Street! It is long, and nobody is harmed!"
     for n in range(3):
         studio.add_item(f"Opening {n}", f"{text} {REVIEW}", kind="rule")
     page = log_in(watched.new_page(), address)
