@@ -17,6 +17,10 @@
     if (isRewrite() && event.target.closest("#edit")) write();
   });
 
+  document.addEventListener("input", (event) => {
+    if (event.target === text()) document.getElementById("rewrite-hint").textContent = "Ctrl+Enter saves.";
+  });
+
   document.addEventListener(
     "submit",
     (event) => {
