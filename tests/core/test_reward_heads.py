@@ -221,7 +221,7 @@ def test_members_learn_from_their_own_share_alone(make_palm):
         assert_close(found, own[name], atol=1e-6, rtol=1e-4)
     assert float(gradients["palm.lora.reward_2.0.q.B"].abs().sum()) > 0
     second = feedback_loss(model, batch, torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 1.0]]))
-    assert float(both.loss) == pytest.approx(float(one) * 2 / 3 + float(second.loss), rel=1e-5)
+    assert both.loss.item() == pytest.approx(one.item() * 2 / 3 + second.loss.item(), rel=1e-5)
 
 
 def part_of(model, name, tensor, member):

@@ -81,11 +81,11 @@ def test_a_run_of_another_kind_has_no_such_picture(studio, admin):
 
 
 def test_the_picture_by_hand():
-    assert (across(0.5), across(1.0), across(0.75)) == (46.0, 346.0, 196.0)
+    assert (across(0.5), across(1.0), across(0.75)) == (54.0, 354.0, 204.0)
     assert (down(1.0), down(0.0), down(0.5)) == (30.0, 270.0, 150.0)
     timid = Bin(0.5, 0.6, 400, 0.55, 0.9)
     fine = Bin(0.9, 1.0, 20, 0.95, 0.9)
     assert Calibration(0.3, 420, (timid, fine)).leaning == "too timid"
     assert Calibration(0.05, 20, (fine,)).leaning == ""
     assert fine.top < fine.y < fine.bottom
-    assert Calibration(0.05, 20, (fine,)).diagonal == (46.0, 150.0, 346.0, 30.0)
+    assert Calibration(0.05, 20, (fine,)).diagonal == (54.0, 150.0, 354.0, 30.0)

@@ -11,7 +11,7 @@ from typing import Any
 from webapp.runs.figures import interval_of_share
 from webapp.runs.models import Run
 
-LEFT, TOP, WIDE, HIGH, BELOW, RIGHT = 46, 30, 300, 240, 44, 24  # pixels
+LEFT, TOP, WIDE, HIGH, BELOW, RIGHT = 54, 30, 300, 240, 44, 24  # pixels
 LEAST = 0.5  # the likelier of two sides is at least so likely
 
 
