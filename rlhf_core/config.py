@@ -383,6 +383,10 @@ RUN_CONFIGS: dict[str, type[Settings]] = {
     "evaluate": EvaluateConfig,
 }
 PRESETS: dict[str, dict[str, Settings]] = {
+    "sft": {
+        "CPU": SFTConfig(holdout_fraction=0.1, learning_rate=1e-4),
+        "GPU": SFTConfig(holdout_fraction=0.1, learning_rate=1e-4, batch_size=64),
+    },
     "reward": {"CPU": RewardConfig(), "GPU": RewardConfig(batch_size=64, lora_rank=0, learning_rate=1e-4)},
     "policy": {
         "CPU": PolicyConfig(),
@@ -413,6 +417,8 @@ METRICS: dict[str, dict[str, tuple[str, str]]] = {
     "sft": {
         "loss": ("mean surprise of a response's next token on the step's demonstrations", "nats/token"),
         "validation_loss": ("the same on prompts that are never trained on", "nats/token"),
+        "parent_validation_loss": ("what the policy that it began from has on those prompts", "nats/token"),
+        "kl": ("drift from the frozen parent: sum of log-ratios of a response, mean of 64 responses", "nats/response"),
         "epoch": ("passes over the demonstrations so far", "epochs"),
         "grad_norm": ("length of the gradient before it is clipped", ""),
         **COMMON_METRICS,
