@@ -147,25 +147,28 @@ class SFTConfig(Settings):
     )
     learning_rate: float = setting(5e-4, "peak learning rate", above=0, maximum=1)
     schedule: Schedule = setting(
-        "cosine", "after the rise, wsd stays at the peak and falls at the end; cosine falls all the way"
+        "cosine", "after the rise, wsd stays at the peak and falls at the end; cosine falls all the way", advanced=True
     )
-    warmup_steps: int = setting(20, "steps of linear rise to the peak", minimum=0, maximum=1_000_000)
+    warmup_steps: int = setting(20, "steps of linear rise to the peak", minimum=0, maximum=1_000_000, advanced=True)
     decay_fraction: float = setting(
         0.3,
         "share of the steps, the last ones, over which the learning rate of wsd falls",
         minimum=0,
         maximum=1,
+        advanced=True,
     )
-    final_learning_rate_fraction: float = setting(0.1, "learning rate at the end, of the peak", minimum=0, maximum=1)
-    weight_decay: float = setting(0.01, "AdamW weight decay of the matrices", minimum=0, maximum=10)
+    final_learning_rate_fraction: float = setting(
+        0.1, "learning rate at the end, of the peak", minimum=0, maximum=1, advanced=True
+    )
+    weight_decay: float = setting(0.01, "AdamW weight decay of the matrices", minimum=0, maximum=10, advanced=True)
     beta2: float = setting(0.95, "AdamW decay of the second moment", minimum=0, maximum=0.9999, advanced=True)
-    max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm", above=0, maximum=1e6)
+    max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm", above=0, maximum=1e6, advanced=True)
     lora_rank: int = setting(0, "rank of the adapters; 0 trains all weights", minimum=0, maximum=1024)
     holdout_fraction: float = setting(0.05, "share of the prompts kept for validation", minimum=0, maximum=0.5)
-    validation_interval: int = setting(50, "steps between validations", minimum=1, maximum=1_000_000)
+    validation_interval: int = setting(50, "steps between validations", minimum=1, maximum=1_000_000, advanced=True)
     samples: int = setting(2, "responses drawn and shown at each validation", minimum=0, maximum=256)
     sample_tokens: int = setting(64, "longest of these responses", minimum=1, maximum=4096, unit="tokens")
-    save_interval: int = setting(50, "steps between saved states", minimum=1, maximum=1_000_000)
+    save_interval: int = setting(50, "steps between saved states", minimum=1, maximum=1_000_000, advanced=True)
     seed: int = setting(0, "seed of adapters and order", minimum=0, maximum=2**32 - 1)
     threads: int = setting(0, "CPU threads; 0 takes the machine's cores", minimum=0, maximum=1024, advanced=True)
 
