@@ -147,25 +147,28 @@ class SFTConfig(Settings):
     )
     learning_rate: float = setting(5e-4, "peak learning rate", above=0, maximum=1)
     schedule: Schedule = setting(
-        "cosine", "after the rise, wsd stays at the peak and falls at the end; cosine falls all the way"
+        "cosine", "after the rise, wsd stays at the peak and falls at the end; cosine falls all the way", advanced=True
     )
-    warmup_steps: int = setting(20, "steps of linear rise to the peak", minimum=0, maximum=1_000_000)
+    warmup_steps: int = setting(20, "steps of linear rise to the peak", minimum=0, maximum=1_000_000, advanced=True)
     decay_fraction: float = setting(
         0.3,
         "share of the steps, the last ones, over which the learning rate of wsd falls",
         minimum=0,
         maximum=1,
+        advanced=True,
     )
-    final_learning_rate_fraction: float = setting(0.1, "learning rate at the end, of the peak", minimum=0, maximum=1)
-    weight_decay: float = setting(0.01, "AdamW weight decay of the matrices", minimum=0, maximum=10)
+    final_learning_rate_fraction: float = setting(
+        0.1, "learning rate at the end, of the peak", minimum=0, maximum=1, advanced=True
+    )
+    weight_decay: float = setting(0.01, "AdamW weight decay of the matrices", minimum=0, maximum=10, advanced=True)
     beta2: float = setting(0.95, "AdamW decay of the second moment", minimum=0, maximum=0.9999, advanced=True)
-    max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm", above=0, maximum=1e6)
+    max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm", above=0, maximum=1e6, advanced=True)
     lora_rank: int = setting(0, "rank of the adapters; 0 trains all weights", minimum=0, maximum=1024)
     holdout_fraction: float = setting(0.05, "share of the prompts kept for validation", minimum=0, maximum=0.5)
-    validation_interval: int = setting(50, "steps between validations", minimum=1, maximum=1_000_000)
+    validation_interval: int = setting(50, "steps between validations", minimum=1, maximum=1_000_000, advanced=True)
     samples: int = setting(2, "responses drawn and shown at each validation", minimum=0, maximum=256)
     sample_tokens: int = setting(64, "longest of these responses", minimum=1, maximum=4096, unit="tokens")
-    save_interval: int = setting(50, "steps between saved states", minimum=1, maximum=1_000_000)
+    save_interval: int = setting(50, "steps between saved states", minimum=1, maximum=1_000_000, advanced=True)
     seed: int = setting(0, "seed of adapters and order", minimum=0, maximum=2**32 - 1)
     threads: int = setting(0, "CPU threads; 0 takes the machine's cores", minimum=0, maximum=1024, advanced=True)
 
@@ -383,6 +386,10 @@ RUN_CONFIGS: dict[str, type[Settings]] = {
     "evaluate": EvaluateConfig,
 }
 PRESETS: dict[str, dict[str, Settings]] = {
+    "sft": {
+        "CPU": SFTConfig(holdout_fraction=0.1, learning_rate=1e-4),
+        "GPU": SFTConfig(holdout_fraction=0.1, learning_rate=1e-4, batch_size=64),
+    },
     "reward": {"CPU": RewardConfig(), "GPU": RewardConfig(batch_size=64, lora_rank=0, learning_rate=1e-4)},
     "policy": {
         "CPU": PolicyConfig(),
@@ -413,6 +420,8 @@ METRICS: dict[str, dict[str, tuple[str, str]]] = {
     "sft": {
         "loss": ("mean surprise of a response's next token on the step's demonstrations", "nats/token"),
         "validation_loss": ("the same on prompts that are never trained on", "nats/token"),
+        "parent_validation_loss": ("what the policy that it began from has on those prompts", "nats/token"),
+        "kl": ("drift from the frozen parent: sum of log-ratios of a response, mean of 64 responses", "nats/response"),
         "epoch": ("passes over the demonstrations so far", "epochs"),
         "grad_norm": ("length of the gradient before it is clipped", ""),
         **COMMON_METRICS,

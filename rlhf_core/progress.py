@@ -16,9 +16,9 @@ SHOWN = {  # of the metrics, the few to show, and the names to show them by
     "loss": "loss",
     "accuracy": "accuracy",
     "reward": "reward",
-    "kl": "kl",
     "validation_loss": "validation",
     "holdout_accuracy": "holdout",
+    "kl": "kl",
     "bits_per_character": "bits/char",
 }
 VALIDATIONS = ("validation_loss", "holdout_accuracy", "reward_difference")

@@ -19,10 +19,19 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:
-    """A prompt with the response that is wanted, both as text."""
+    """A prompt with the response that is wanted, both as text.
+
+    ``is_cut``: the response was cut off, so its last token is not its end and nobody shall learn to stop there.
+    """
 
     prompt: str
     response: str
+    is_cut: bool = False
+
+
+def demonstration_to_line(record: Demonstration) -> str:
+    """One JSON line, keys sorted, so that equal records give equal bytes and a dataset can be hashed."""
+    return json.dumps(asdict(record), sort_keys=True, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)

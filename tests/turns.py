@@ -3,19 +3,22 @@
 import uuid
 from typing import Any
 
-from rlhf_core.config import EvaluateConfig, PolicyConfig, RewardConfig
+from rlhf_core.config import EvaluateConfig, PolicyConfig, RewardConfig, SFTConfig
 from tests.studio import Studio, sha256
 from webapp.accounts.models import User
 from webapp.accounts.services import ensure_simulated_rater
 from webapp.feedback import services as feedback
 from webapp.feedback.services import NewSample
 from webapp.projects.models import Membership, Prompt
+from webapp.quality.demonstrations import DemonstrationRules
 from webapp.registry.models import Checkpoint
 from webapp.runs import services as runs
 from webapp.runs.models import Evaluation, Run
 
 REWARD = {"loss": 0.61, "accuracy": 0.7, "holdout_accuracy": 0.75, "holdout_count": 40}
+SFT = {"loss": 2.5, "validation_loss": 2.6, "parent_validation_loss": 2.9, "kl": 1.5, "epoch": 3.0}
 POLICY = {"reward": 0.8, "score": 1.2, "kl": 8.0, "entropy": 2.25, "response_length": 48.0}
+RESULTS = {Run.Kind.SFT: SFT, Run.Kind.REWARD: REWARD, Run.Kind.POLICY: POLICY}
 ANSWERS = {
     "response_length": 40.0,
     "end_rate": 0.75,
@@ -74,12 +77,22 @@ def ask_for_policy_run(studio: Studio, reward_model: Checkpoint, **settings: Any
     )
 
 
+def ask_for_sft_run(studio: Studio, minimum: int = 2, **settings: Any) -> Run:
+    return runs.start_sft_run(
+        actor=studio.admin,
+        project=studio.project,
+        config=SFTConfig(**settings),
+        rules=DemonstrationRules(minimum_demonstrations=minimum),
+        request_id=uuid.uuid4(),
+    )
+
+
 def begin(run: Run, *, step: int = 0, total_steps: int = 10, metrics: dict[str, float] | None = None) -> runs.Claim:
     """A supervisor has claimed the run and come to ``step``."""
     claim = runs.claim(run.pk, "test")
     assert claim is not None
     runs.record_progress(claim, step=step, total_steps=total_steps, phase="learning")
-    values = metrics or (POLICY if run.kind == Run.Kind.POLICY else REWARD)
+    values = metrics or RESULTS[run.kind]
     runs.record_metrics(claim, [(n, values) for n in range(1, step + 1)])
     return claim
 
@@ -87,9 +100,8 @@ def begin(run: Run, *, step: int = 0, total_steps: int = 10, metrics: dict[str, 
 def finish(run: Run, *, steps: int = 10) -> Checkpoint:
     """Train the run to its end; gives what it made."""
     claim = begin(run, step=steps, total_steps=steps)
-    kind = "policy" if run.kind == Run.Kind.POLICY else "reward_model"
-    result = POLICY if run.kind == Run.Kind.POLICY else REWARD
-    runs.succeed(claim, outputs=[{"kind": kind, "id": uuid.uuid4().hex * 2}], result=result)
+    kind = "reward_model" if run.kind == Run.Kind.REWARD else "policy"
+    runs.succeed(claim, outputs=[{"kind": kind, "id": uuid.uuid4().hex * 2}], result=RESULTS[run.kind])
     return run.outputs.get()
 
 

@@ -161,6 +161,18 @@ class NotEnoughFeedback(StudioError):
         )
 
 
+class NotEnoughDemonstrations(StudioError):
+    """Fewer demonstrations than a fine-tuning asks for."""
+
+    def __init__(self, *, found: int, needed: int, rule: str) -> None:
+        self.found = found
+        self.needed = needed
+        super().__init__(
+            f"There {'is' if found == 1 else 'are'} {found} demonstration{'' if found == 1 else 's'}, and the run "
+            f"needs {needed}. Each is {rule}. Collect more ratings, or lower the smallest number in the run's settings."
+        )
+
+
 class OneSidedFeedback(StudioError):
     """Ratings that all say the same, so that nothing can be learned from them."""
 

@@ -24,6 +24,7 @@ from webapp.registry.selectors import held_out_prompts
 from webapp.runs.models import Run
 from webapp.runs.services import DrawnAnswer, EvaluationResult, references_of
 
+PROMPTS_ON_THE_WAY = 256
 CHILD = "child.json"  # who trains here, so that a later claim can end a process that an earlier one left behind
 
 
@@ -45,11 +46,14 @@ def write_run_directory(run: Run) -> RunDirectory:
     if (folder / "run.json").exists():
         return RunDirectory(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    feedback = prompts = None
-    if run.dataset is not None:
+    feedback = prompts = demonstrations = None
+    if run.dataset is not None and run.kind == Run.Kind.SFT:
+        demonstrations = folder / "demonstrations.jsonl"
+        write_atomically(demonstrations, b"".join(quality.demonstration_lines(run.dataset)))
+    elif run.dataset is not None:
         feedback = folder / "feedback.jsonl"
         write_lines(feedback, (feedback_to_line(record) for record in quality.feedback_records(run.dataset)))
-    if run.kind in (Run.Kind.POLICY, Run.Kind.EVALUATE):
+    if run.kind != Run.Kind.REWARD:
         prompts = folder / "prompts.jsonl"
         write_lines(prompts, (prompt_line(prompt) for prompt in prompts_for(run)))
     is_evaluation = run.kind == Run.Kind.EVALUATE
@@ -63,6 +67,7 @@ def write_run_directory(run: Run) -> RunDirectory:
             reward_model=verified(run.reward_model) if run.reward_model is not None else None,
             feedback=feedback,
             prompts=prompts,
+            demonstrations=[demonstrations] if demonstrations is not None else (),
             references={part: verified(one) for part, one in references_of(run).items()} if is_evaluation else None,
             meta=describe(run),
         )
@@ -71,9 +76,14 @@ def write_run_directory(run: Run) -> RunDirectory:
 
 
 def prompts_for(run: Run) -> Iterable[Prompt]:
-    """The project's prompts to train on, or to evaluate on, as they were when the run was asked for."""
+    """The project's prompts to train on, or to evaluate on, as they were when the run was asked for.
+
+    A fine-tuning learns from demonstrations; it gets some prompts to answer on the way.
+    """
     rows = held_out_prompts(run.project) if run.kind == Run.Kind.EVALUATE else prompts_to_train_on(run.project)
-    return (Prompt(str(row.pk), row.text) for row in rows.filter(created_at__lte=run.created_at).iterator())
+    rows = rows.filter(created_at__lte=run.created_at)
+    asked = rows[:PROMPTS_ON_THE_WAY] if run.kind == Run.Kind.SFT else rows
+    return (Prompt(str(row.pk), row.text) for row in asked.iterator())
 
 
 def prompt_line(prompt: Prompt) -> str:

@@ -305,12 +305,15 @@ class Supervision:
         metrics = {int(event["step"]): event["metrics"] for event in events if event["kind"] == "metrics"}
         saved = [int(event["step"]) for event in events if event["kind"] == "saved"]
         progress = [event for event in events if event["kind"] == "progress"]
+        texts = [event for event in events if event["kind"] == "sample"]
         with transaction.atomic():
             if metrics:
                 services.record_metrics(self.claim, rows=list(metrics.items()))
             for event in events:
                 if event["kind"] == "log":
                     services.record_log(self.claim, message=str(event["message"]))
+            if texts:
+                services.record_texts(self.claim, texts)
             if saved:
                 services.record_saved(self.claim, step=saved[-1])
             if progress:

@@ -17,7 +17,7 @@ from rlhf_core.text.tokenizer import Tokenizer
 
 
 def stream_demonstrations(paths: Iterable[Path | str]) -> Iterator[Demonstration]:
-    """The demonstrations of JSON-lines files in order; fields other than ``prompt`` and ``response`` are passed over.
+    """The demonstrations of JSON-lines files in order; fields other than those of ``Demonstration`` are passed over.
 
     Raises:
         DatasetError: names file, line and field where one is malformed, or empty.
@@ -29,11 +29,14 @@ def stream_demonstrations(paths: Iterable[Path | str]) -> Iterator[Demonstration
                     if line.strip():
                         where = f"{path.name}, line {number}"
                         fields = json_object(path.name, number, line)
-                        texts = [text_field(fields, name, where) for name in ("prompt", "response")]
-                        for name, text in zip(("prompt", "response"), texts, strict=True):
+                        texts = {name: text_field(fields, name, where) for name in ("prompt", "response")}
+                        for name, text in texts.items():
                             if not text.strip():
                                 raise DatasetError(f"{where}: the {name} is empty")
-                        yield Demonstration(*texts)
+                        is_cut = fields.get("is_cut", False)
+                        if not isinstance(is_cut, bool):
+                            raise DatasetError(f'{where}: "is_cut" is {is_cut!r:.40}, neither true nor false')
+                        yield Demonstration(**texts, is_cut=is_cut)
         except OSError as error:
             raise DatasetError(f"{path}: {error.strerror}") from error
 
@@ -44,7 +47,7 @@ class DemonstrationFile:
 
     Attributes:
         dtype: of the tokens, "uint16" where the vocabulary fits, else "uint32".
-        count, tokens, cut_responses: how many; the last were longer than permitted and have no ``end``.
+        count, tokens, cut_responses: how many; the last were longer than permitted, or came cut, and have no ``end``.
         source_sha256: names what it was made from, as ``write`` was told.
         sha256, bounds_sha256: of the two files, which ``open`` checks.
     """
@@ -80,10 +83,10 @@ class DemonstrationFile:
                 pairs = [split_demonstration(item.prompt, item.response) for item in batch]
                 prompts = tokenizer.encode_many([prompt for prompt, _ in pairs])
                 responses = tokenizer.encode_many([response for _, response in pairs])
-                for prompt_ids, response_ids in zip(prompts, responses, strict=True):
+                for item, prompt_ids, response_ids in zip(batch, prompts, responses, strict=True):
                     prompt = frame_prompt(tokenizer, prompt_ids, max_prompt_tokens)
-                    response = frame_response(tokenizer, response_ids, max_response_tokens)
-                    cut += len(response_ids) >= max_response_tokens
+                    response = frame_response(tokenizer, response_ids, max_response_tokens, is_cut=item.is_cut)
+                    cut += response[-1] != tokenizer.end
                     file.write(np.array([*prompt, *response], dtype=dtype).tobytes())
                     bounds.extend((position, position + len(prompt), position + len(prompt) + len(response)))
                     position += len(prompt) + len(response)

@@ -52,9 +52,11 @@ def split_demonstration(prompt: str, response: str) -> tuple[str, str]:
     return stripped, (prompt[len(stripped) :] + response).rstrip()
 
 
-def frame_response(tokenizer: Tokenizer, tokens: Sequence[int], max_response_tokens: int) -> list[int]:
-    """The tokens of a response and ``end``; of one that is too long for both, the first tokens alone."""
-    if len(tokens) >= max_response_tokens:
+def frame_response(
+    tokenizer: Tokenizer, tokens: Sequence[int], max_response_tokens: int, *, is_cut: bool = False
+) -> list[int]:
+    """The tokens of a response and ``end``; of one that is too long for both, or was cut, the first tokens alone."""
+    if is_cut or len(tokens) >= max_response_tokens:
         return list(tokens[:max_response_tokens])
     return [*tokens, tokenizer.end]
 

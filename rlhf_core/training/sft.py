@@ -25,18 +25,21 @@ from rlhf_core.text.demonstrations import DemonstrationFile, EncodedDemonstratio
 from rlhf_core.text.template import encode_prompt
 from rlhf_core.text.tokenizer import Tokenizer
 from rlhf_core.training.device import use_device
+from rlhf_core.training.drift import drift_from
 from rlhf_core.training.next_token import Course, make_optimizer, told_while_reading
 from rlhf_core.training.run_directory import RunDirectory, settings_digest
 
 SCOPE = "sft"
 QUICK_VALIDATION = 256  # demonstrations that the loss is measured on while training; at the end all are
+DRIFT_RESPONSES = 64  # that the KL to the parent is measured on, at each validation
 PARTS: tuple[Part, ...] = ("train", "validation")
 
 
 def train_sft(run: RunDirectory) -> None:
     """Fine-tune the run's policy on its demonstrations and leave a policy checkpoint in its store.
 
-    Texts drawn on the way answer the run's prompts or, where it has none, the first held-out ones.
+    Texts drawn on the way, to be shown and to measure the KL on, answer the run's prompts or, where it has none, the
+    held-out ones.
 
     Raises:
         DatasetError: the demonstrations are missing or malformed.
@@ -49,11 +52,12 @@ def train_sft(run: RunDirectory) -> None:
     palm, tokenizer, parent = load_policy(run.policy, device)
     training, held_out = prepare(run, tokenizer)
     asked = held_out if len(held_out) else training
-    prompts = asked.rows(range(min(len(asked), config.samples)))[0]
+    prompts = asked.rows(range(min(len(asked), max(config.samples, DRIFT_RESPONSES))))[0]
     if run.prompts_name is not None:
         prompts = [encode_prompt(tokenizer, prompt.text, config.max_prompt_tokens) for prompt in run.read_prompts()]
 
     scope = SCOPE if config.lora_rank else None
+    before = palm if scope else load_policy(run.policy, device)[0]  # without its adapters, a policy is what it was
     if scope is not None:
         torch.manual_seed(derive_seed(config.seed, "initialise"))
         palm.add_finetune_params(scope, config.lora_rank)
@@ -64,13 +68,17 @@ def train_sft(run: RunDirectory) -> None:
     course = Course(run, palm, make_optimizer(palm, config), config, steps=steps, digest=run_digest)
 
     quick = np.unique(np.linspace(0, max(0, len(held_out) - 1), QUICK_VALIDATION).astype(np.int64))
+    known = {}
+    if len(held_out):
+        known["parent_validation_loss"] = validation_loss(before, held_out, quick, config.batch_size, None)
     for step in course:
         total, tokens = response_nats(palm, training, order.rows(step), scope)
         course.learn(total / tokens, tokens)
         if course.is_due:
-            found = {"epoch": step / order.steps_an_epoch}
+            found = {"epoch": step / order.steps_an_epoch, **known}
             if len(held_out):
                 found["validation_loss"] = validation_loss(palm, held_out, quick, config.batch_size, scope)
+            found["kl"] = drift(before, palm, prompts, tokenizer, config, scope)
             course.measured(found, found.get("validation_loss"))
             course.show_samples(prompts, tokenizer, scope)
         course.close()
@@ -80,6 +88,7 @@ def train_sft(run: RunDirectory) -> None:
         run.progress(steps, steps, "evaluate")
         everything = np.arange(len(held_out))
         final["validation_loss"] = validation_loss(palm, held_out, everything, config.batch_size, scope)
+        final["parent_validation_loss"] = validation_loss(before, held_out, everything, config.batch_size, None)
     meta = {
         **run.meta,
         "parent": parent["id"],
@@ -91,6 +100,22 @@ def train_sft(run: RunDirectory) -> None:
         "holdout_demonstrations": len(held_out),
     }
     run.finish([save_policy(run.store, palm.cpu(), tokenizer, meta, finetune_scope=scope)], final)
+
+
+def drift(
+    parent: PaLM, palm: PaLM, prompts: list[list[int]], tokenizer: Tokenizer, config: SFTConfig, scope: str | None
+) -> float:
+    """KL to the parent in nats a response, on DRIFT_RESPONSES responses; equal policies give equal ones."""
+    rows = range(DRIFT_RESPONSES)
+    return drift_from(
+        parent,
+        palm,
+        [prompts[row % len(prompts)] for row in rows],
+        end_id=tokenizer.end,
+        max_new_tokens=config.sample_tokens,
+        seeds=[derive_seed(config.seed, "drift", row) for row in rows],
+        finetune_scope=scope,
+    ).value
 
 
 # What to learn from
@@ -132,9 +157,10 @@ def prepare(run: RunDirectory, tokenizer: Tokenizer) -> tuple[EncodedDemonstrati
                 on_batch=told_while_reading(run, int(wanted.sum()), f"encode {part}"),
             )
     training, held_out = (cast(DemonstrationFile, found[part]) for part in PARTS)
+    cut = training.cut_responses + held_out.cut_responses
     run.log(
-        f"training on {training.count} demonstrations, {held_out.count} held out; "
-        f"{training.cut_responses + held_out.cut_responses} responses cut at {config.max_response_tokens} tokens"
+        f"training on {training.count} demonstrations, {held_out.count} held out; {cut} responses were cut, at "
+        f"{config.max_response_tokens} tokens or before"
     )
     return training.open(files["train"]), held_out.open(files["validation"])
 

@@ -8,8 +8,10 @@ from tests.browser.looks import findings, in_words
 from tests.studio import PASSWORD, Studio, open_studio
 from tests.turns import (
     POLICY,
+    SFT,
     ask_for_policy_run,
     ask_for_reward_run,
+    ask_for_sft_run,
     begin,
     evaluate,
     finish,
@@ -38,6 +40,10 @@ PAGES = {
     "start-evaluation": "policies/2/evaluate/",
     "run-evaluated": "runs/4/",
     "lineage": "lineage/",
+    "start-fine-tuning": "runs/sft/",
+    "run-fine-tuned": "runs/5/",
+    "policy-fine-tuned": "policies/3/",
+    "demonstrations": "policies/3/ratings/",
 }
 MADE_PAGES = {"rating": "ratings/{}/", "dataset": "datasets/{}/"}  # of what has no number
 
@@ -49,7 +55,7 @@ def quiet_broker(monkeypatch):
 
 @pytest.fixture
 def studio() -> Studio:
-    """Ratings of people and of a machine, a candidate that was evaluated, and a run that goes on."""
+    """Ratings of people and a machine, an evaluated candidate, a run that goes on, a fine-tuned policy."""
     studio = open_studio()
     rate(studio, 16)
     rate_by_machine(studio, 4)
@@ -61,6 +67,9 @@ def studio() -> Studio:
     services.record_log(claim, HOSTILE)
     hold_out(studio, 3)
     evaluate(studio)
+    tuned = begin(ask_for_sft_run(studio), step=9)
+    services.record_texts(tuned, [{"step": 9, "prompt": "What can be said about a film", "response": HOSTILE}])
+    services.succeed(tuned, outputs=[{"kind": "policy", "id": "f" * 64}], result=SFT)
     return studio
 
 
@@ -156,7 +165,7 @@ def test_without_javascript_every_number_is_on_the_page_and_a_run_can_be_started
     page.get_by_role("button", name="Start with preset CPU").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Train a reward model")
     page.get_by_role("link", name="Cancel…").click()
-    page.get_by_role("button", name="Cancel run 5").click()
+    page.get_by_role("button", name="Cancel run 6").click()
     expect(page.locator("#live .tag").first).to_have_text("cancelled")
 
 

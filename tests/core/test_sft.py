@@ -12,9 +12,10 @@ from rlhf_core.checkpoint import load_policy
 from rlhf_core.config import METRICS, PretrainConfig, SFTConfig
 from rlhf_core.errors import DatasetError, TrainingDiverged
 from rlhf_core.generation import log_probs
-from rlhf_core.records import Prompt, write_prompts
+from rlhf_core.records import Demonstration, Prompt, demonstration_to_line, write_prompts
 from rlhf_core.text.demonstrations import DemonstrationFile, stream_demonstrations
 from rlhf_core.training import sft
+from rlhf_core.training.drift import drift_from
 from rlhf_core.training.next_token import learning_rate
 from rlhf_core.training.run_directory import RunDirectory, RunStopped, read_events
 
@@ -115,6 +116,57 @@ def test_the_metrics_are_those_that_are_explained(whole):
     assert set(log) == {1, 4, 8, 10, 12}
     assert set(log[steps]) | {"tokens_per_second"} == set(METRICS["sft"])
     assert log[steps]["epoch"] == 2.0
+
+
+def test_the_parents_loss_and_the_drift_from_it_stand_beside_what_was_learned(policy, tmp_path):
+    still = make_run(tmp_path / "still", policy, learning_rate=1e-12)
+    moved = make_run(tmp_path / "moved", policy, epochs=6, learning_rate=1e-2)
+    with_adapters = make_run(tmp_path / "adapters", policy, epochs=6, learning_rate=1e-2, lora_rank=4)
+    for run in (still, moved, with_adapters):
+        sft.train_sft(run)
+    last = [log[max(log)] for log in map(learning_log, (still, moved, with_adapters))]
+    assert last[0]["validation_loss"] == pytest.approx(last[0]["parent_validation_loss"], abs=1e-5)
+    assert last[0]["kl"] == pytest.approx(0.0, abs=1e-4)
+    for found in last[1:]:
+        assert found["parent_validation_loss"] == pytest.approx(last[0]["parent_validation_loss"], abs=1e-5)
+        assert found["validation_loss"] < found["parent_validation_loss"] - 0.1
+        assert found["kl"] > 0.05
+
+
+def test_the_drift_is_the_kl_of_the_next_token_where_responses_have_one(policy, tiny_tokenizer):
+    from rlhf_core.modules.palm import PaLM
+
+    parent = load_policy(policy)[0]
+    torch.manual_seed(1)
+    palm = PaLM(dim=32, num_tokens=259, depth=1, heads=2, dim_head=16, ff_mult=2)
+    prompt = [1, 40, 41]
+    with torch.no_grad():
+        palm.token_emb.weight *= 4.0  # surer of itself, so that the two differ by more than chance
+        ours, theirs = (one(torch.tensor([prompt]))[0, -1].log_softmax(dim=-1) for one in (palm, parent))
+    exact = float((ours.exp() * (ours - theirs)).sum())  # Kullback and Leibler's sum over the whole vocabulary
+    rows = 2000
+    found = drift_from(parent, palm, [prompt] * rows, end_id=2, max_new_tokens=1, seeds=range(rows))
+    assert found.count == rows
+    assert found.value == pytest.approx(exact, abs=4 * found.error)
+    assert exact > 5 * found.error, "far enough apart to tell"
+
+
+def test_a_response_that_was_cut_teaches_no_end(tmp_path, tiny_tokenizer):
+    data = tmp_path / "d.jsonl"
+    whole, cut = Demonstration("A", " b"), Demonstration("A", " c", is_cut=True)
+    data.write_text("".join(demonstration_to_line(one) + "\n" for one in (whole, cut)))
+    assert list(stream_demonstrations([data])) == [whole, cut]
+    written = DemonstrationFile.write(
+        tmp_path / "d.tokens",
+        stream_demonstrations([data]),
+        tiny_tokenizer,
+        source_sha256="",
+        max_prompt_tokens=8,
+        max_response_tokens=8,
+    )
+    assert written.cut_responses == 1
+    responses = written.open(tmp_path / "d.tokens").rows([0, 1])[1]
+    assert responses == [[*tiny_tokenizer.encode(" b"), tiny_tokenizer.end], tiny_tokenizer.encode(" c")]
 
 
 def test_a_run_stopped_and_resumed_twice_equals_one_that_was_not_rule_43(whole, policy, tmp_path):
@@ -252,7 +304,8 @@ def test_a_large_holdout_is_measured_in_part_on_the_way_and_whole_at_the_end(pol
     sft.train_sft(run)
     assert run.result is not None
     held_out = output(run)[2]["meta"]["holdout_demonstrations"]
-    assert [len(places) for places in measured] == [3] * (len(measured) - 1) + [held_out]
+    # The parent's loss is measured too: on a part before the first step, and after the policy's on all at the end.
+    assert [len(places) for places in measured] == [3] * (len(measured) - 2) + [held_out] * 2
     assert measured[0][0] == 0  # spread over the file, which may be sorted
     assert measured[0][-1] == held_out - 1
     assert run.result["metrics"]["validation_loss"] != learning_log(run)[max(learning_log(run))]["validation_loss"]
@@ -290,6 +343,7 @@ def test_samples_leave_the_training_alone_rule_47(whole, policy, tmp_path):
         (b'{"prompt": "a", "response": "b"}\n{"prompt": " ", "response": "b"}', "line 2: the prompt is empty"),
         (b'{"prompt": "a", "response": ""}', "line 1: the response is empty"),
         (b'{"prompt": 1, "response": "b"}', '"prompt" is 1, no text'),
+        (b'{"prompt": "a", "response": "b", "is_cut": 1}', 'line 1: "is_cut" is 1, neither true nor false'),
     ],
 )
 def test_demonstrations_that_teach_nothing_are_refused_by_line_and_field(policy, tmp_path, content, message):
@@ -311,7 +365,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_state_rule_42
     whole, steps = sft.response_nats, []
 
     def spoiled(*arguments):
-        steps.append(arguments)
+        if torch.is_grad_enabled():  # else something is only measured
+            steps.append(arguments)
         nats, tokens = whole(*arguments)
         return (nats * math.nan if len(steps) == 3 else nats), tokens
 

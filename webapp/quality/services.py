@@ -1,20 +1,23 @@
 """Freezes ratings into datasets, and reads them as the records that a run trains on."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 from django.db import transaction
 from django.db.models import QuerySet
 
-from rlhf_core.records import Feedback, feedback_to_line
+from rlhf_core.config import settings_to_dict
+from rlhf_core.records import Demonstration, Feedback, demonstration_to_line, feedback_to_line
 from webapp.accounts.models import User
 from webapp.accounts.services import record_audit
-from webapp.errors import NotEnoughFeedback
+from webapp.errors import NotEnoughDemonstrations, NotEnoughFeedback
 from webapp.feedback.models import Comparison, Rating, load_rankings
 from webapp.feedback.modes import mode_of
 from webapp.projects.models import Project
-from webapp.quality.models import Dataset, DatasetItem
+from webapp.quality.demonstrations import DemonstrationRules, demonstrations
+from webapp.quality.models import Dataset, DatasetDemonstration, DatasetItem
 from webapp.quality.selectors import sources_used, usable
 
 CHUNK = 1000  # ratings read at once
@@ -34,21 +37,93 @@ def freeze(*, actor: User | None, project: Project, sources: Iterable[str] | Non
     if not ratings:
         raise NotEnoughFeedback(found=0, needed=1)
     load_rankings(rating.comparison for rating in ratings)
-    digest = hashlib.sha256()
-    for rating in ratings:
-        for record in records_of(rating):
-            digest.update(line_of(record))
+    lines = (line_of(record) for rating in ratings for record in records_of(rating))
     with transaction.atomic():
-        dataset, made = Dataset.objects.get_or_create(
-            project=project,
-            sha256=digest.hexdigest(),
-            defaults={"rules": {"sources": taken}, "counts": counts_of(ratings), "created_by": actor},
+        dataset, _ = write_down(actor, project, lines, ratings, rules={"sources": taken}, counts=counts_of(ratings))
+    return dataset
+
+
+def freeze_demonstrations(*, actor: User | None, project: Project, rules: DemonstrationRules) -> Dataset:
+    """The answers that ratings call good, and those that raters wrote, as a dataset that never changes.
+
+    The ratings behind them are in it. Its ``sha256`` is over ``demonstration_lines``; where there is a dataset with the
+    same ones, it is that one. Simulated ratings choose where the project uses them.
+
+    Raises:
+        NotEnoughDemonstrations: fewer than ``rules.minimum_demonstrations``.
+    """
+    taken = sorted(sources_used(project))
+    chosen = demonstrations(project, rules, taken)
+    if len(chosen) < rules.minimum_demonstrations:
+        raise NotEnoughDemonstrations(found=len(chosen), needed=rules.minimum_demonstrations, rule=rules.words)
+    behind = {rating for one in chosen for rating in one.ratings}
+    ratings = list(Rating.objects.filter(pk__in=behind).select_related("comparison").order_by("id"))
+    with transaction.atomic():
+        dataset, made = write_down(
+            actor,
+            project,
+            (demonstration_line(one.record) for one in chosen),
+            ratings,
+            kind=Dataset.Kind.DEMONSTRATIONS,
+            rules={"sources": taken, **settings_to_dict(rules)},
+            counts={
+                **counts_of(ratings),
+                "demonstrations": len(chosen),
+                "written": sum(one.rewrite is not None for one in chosen),
+            },
         )
         if made:
-            items = [DatasetItem(dataset=dataset, rating=rating) for rating in ratings]
-            DatasetItem.objects.bulk_create(items, batch_size=1000)
-            record_audit(actor=actor, action="dataset.freeze", target=project.slug, dataset=dataset.sha256)
+            rows = [
+                DatasetDemonstration(
+                    dataset=dataset,
+                    prompt=one.sample.prompt,
+                    sample=one.sample,
+                    rewrite_id=one.rewrite.rating if one.rewrite else None,
+                    response=one.record.response,
+                    is_cut=one.record.is_cut,
+                )
+                for one in chosen
+            ]
+            DatasetDemonstration.objects.bulk_create(rows, batch_size=1000)
     return dataset
+
+
+def write_down(
+    actor: User | None,
+    project: Project,
+    lines: Iterable[bytes],
+    ratings: Sequence[Rating],
+    *,
+    rules: dict[str, Any],
+    counts: dict[str, Any],
+    kind: str = Dataset.Kind.RATINGS,
+) -> tuple[Dataset, bool]:
+    """The dataset with these lines, its ratings with it, and whether it is new; within the caller's transaction."""
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line)
+    dataset, made = Dataset.objects.get_or_create(
+        project=project,
+        sha256=digest.hexdigest(),
+        defaults={"kind": kind, "rules": rules, "counts": counts, "created_by": actor},
+    )
+    if made:
+        items = [DatasetItem(dataset=dataset, rating=rating) for rating in ratings]
+        DatasetItem.objects.bulk_create(items, batch_size=1000)
+        record_audit(actor=actor, action="dataset.freeze", target=project.slug, dataset=dataset.sha256)
+    return dataset, made
+
+
+def demonstration_lines(dataset: Dataset) -> Iterator[bytes]:
+    """The lines of the file that a fine-tuning learns from; their SHA-256 is the dataset's."""
+    rows = DatasetDemonstration.objects.filter(dataset=dataset).select_related("prompt").order_by("id")
+    for row in rows.iterator(chunk_size=1000):
+        yield demonstration_line(Demonstration(row.prompt.text.rstrip(), row.response, row.is_cut))
+
+
+def demonstration_line(record: Demonstration) -> bytes:
+    """One line of the file that a fine-tuning learns from."""
+    return (demonstration_to_line(record) + "\n").encode()
 
 
 def feedback_records(dataset: Dataset) -> Iterator[Feedback]:

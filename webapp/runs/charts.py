@@ -64,6 +64,7 @@ class Group:
 
 
 MAIN: dict[str, tuple[tuple[str, str], ...]] = {
+    "sft": (("Loss", "loss validation_loss parent_validation_loss"), ("KL to the parent", "kl")),
     "reward": (("Loss", "loss"), ("Accuracy", "accuracy holdout_accuracy")),
     "policy": (
         ("Reward", "score reward"),
@@ -73,6 +74,7 @@ MAIN: dict[str, tuple[tuple[str, str], ...]] = {
     ),
 }
 FOLDED: dict[str, tuple[tuple[str, tuple[tuple[str, str], ...]], ...]] = {
+    "sft": (("Optimiser and speed", ()),),
     "reward": (
         ("Losses by kind of rating", (("Comparisons", "comparison_loss"), ("Single answers", "score_loss"))),
         (
@@ -110,6 +112,9 @@ FOLDED: dict[str, tuple[tuple[str, tuple[tuple[str, str], ...]], ...]] = {
     ),
 }
 LABELS = {
+    "loss": "training",
+    "validation_loss": "held out",
+    "parent_validation_loss": "parent’s",
     "holdout_accuracy": "held out",
     "accuracy": "training",
     "end_rate": "end",

@@ -17,6 +17,7 @@ from rlhf_core.config import (
 )
 from rlhf_core.errors import ConfigError
 from webapp.projects.models import Project
+from webapp.quality.demonstrations import DemonstrationRules
 from webapp.registry.models import Checkpoint
 from webapp.registry.selectors import reward_models
 from webapp.runs.selectors import presets_for
@@ -140,18 +141,22 @@ class SettingsForm(forms.Form):
         if settings is not None:
             kwargs["initial"] = {**settings_to_dict(settings), **kwargs.get("initial", {})}
         super().__init__(*args, **kwargs)
-        hints = get_type_hints(self.settings_type)
-        for item in fields(self.settings_type):  # type: ignore[arg-type]
+        self.add_fields(self.settings_type)
+
+    def add_fields(self, settings_type: type[Settings]) -> None:
+        """A field for each of the settings."""
+        hints = get_type_hints(settings_type)
+        for item in fields(settings_type):  # type: ignore[arg-type]
             default = None if item.default is MISSING else item.default
             self.fields[item.name] = field_for(item.name, hints[item.name], item.metadata, default)
 
     @property
     def setting_names(self) -> list[str]:
-        return [item.name for item in fields(self.settings_type)]  # type: ignore[arg-type]
+        return names_of(self.settings_type)
 
     def bound_settings(self, *, advanced: bool) -> list[forms.BoundField]:
         """The fields of the settings, the plain or the advanced ones."""
-        named = [(self.fields[name], self[name]) for name in self.setting_names]
+        named = [(self.fields[name], self[name]) for name in self.fields]
         return [bound for field, bound in named if isinstance(field, SettingField) and field.is_advanced is advanced]
 
     def plain(self) -> list[forms.BoundField]:
@@ -179,6 +184,10 @@ class SettingsForm(forms.Form):
         return values
 
 
+def names_of(settings_type: type[Settings]) -> list[str]:
+    return [item.name for item in fields(settings_type)]  # type: ignore[arg-type]
+
+
 class RewardModelField(forms.ModelChoiceField):
     """A reward model, named with how often it agrees with raters."""
 
@@ -190,6 +199,34 @@ class RewardRunForm(SettingsForm):
     """Settings of a reward model's training."""
 
     settings_type = RUN_CONFIGS["reward"]
+
+
+class SFTRunForm(SettingsForm):
+    """Settings of a fine-tuning, and which answers it learns from."""
+
+    settings_type = RUN_CONFIGS["sft"]
+    rules: DemonstrationRules  # once valid
+
+    def __init__(self, *args: Any, rules: DemonstrationRules | None = None, **kwargs: Any) -> None:
+        if rules is not None:
+            kwargs["initial"] = {**settings_to_dict(rules), **kwargs.get("initial", {})}
+        super().__init__(*args, **kwargs)
+        self.add_fields(DemonstrationRules)
+        self.order_fields(["request_id", *names_of(DemonstrationRules)])
+
+    @property
+    def shown_rules(self) -> DemonstrationRules:
+        """The rules that stand in the form; the defaults where they are not permitted."""
+        names = names_of(DemonstrationRules)
+        if self.is_bound:
+            return getattr(self, "rules", DemonstrationRules())
+        return DemonstrationRules(**{name: self.initial[name] for name in names if name in self.initial})
+
+    def clean(self) -> dict[str, Any]:
+        values = super().clean()
+        if not self.errors:
+            self.rules = DemonstrationRules(**{name: values[name] for name in names_of(DemonstrationRules)})
+        return values
 
 
 class ScoredRunForm(SettingsForm):

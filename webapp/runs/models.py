@@ -3,6 +3,7 @@
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
+from django.db.models.functions import MD5
 
 from webapp.feedback.models import Sample
 from webapp.ids import uuid7
@@ -15,6 +16,7 @@ class Run(models.Model):
     """One training job. This row is the truth; a queue message is only a doorbell."""
 
     class Kind(models.TextChoices):
+        SFT = "sft", "fine-tuning"
         REWARD = "reward", "reward model"
         POLICY = "policy", "policy (PPO)"
         EVALUATE = "evaluate", "evaluation"
@@ -129,6 +131,24 @@ class RunMetrics(models.Model):
 
     def __str__(self) -> str:
         return f"step {self.step}"
+
+
+class RunSample(models.Model):
+    """What the policy in training answered after a step; what a resumed run draws once more is kept once."""
+
+    run = models.ForeignKey(Run, on_delete=models.PROTECT, related_name="samples")
+    step = models.PositiveIntegerField()
+    prompt = models.TextField()
+    response = models.TextField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint("run", "step", MD5("prompt"), MD5("response"), name="one_text_a_step"),
+        ]
+        ordering = ["id"]
+
+    def __str__(self) -> str:
+        return f"step {self.step}: {self.response[:60]}"
 
 
 class RunOutput(models.Model):

@@ -19,7 +19,7 @@ from webapp.feedback.modes.pair import STRENGTHS
 from webapp.feedback.selectors import with_samples
 from webapp.projects.models import Membership, Project, Prompt
 from webapp.projects.selectors import projects_for
-from webapp.quality.models import Dataset
+from webapp.quality.models import Dataset, DatasetDemonstration
 from webapp.quality.selectors import RatingCounts
 from webapp.registry.models import Checkpoint, Promotion
 from webapp.registry.selectors import promotions, serving
@@ -27,7 +27,7 @@ from webapp.runs import selectors, tree
 from webapp.runs.calibration import Calibration, calibration_of
 from webapp.runs.charts import AXIS_UNITS
 from webapp.runs.figures import seconds_left
-from webapp.runs.models import Evaluation, EvaluationSample, Run, RunEvent, RunMetrics
+from webapp.runs.models import Evaluation, EvaluationSample, Run, RunEvent, RunMetrics, RunSample
 
 LIVE = tuple(state for state in Run.State if state not in Run.FINISHED)
 VERSIONS_SHOWN = 20
@@ -37,7 +37,9 @@ ROWS_LOOKED_AT = 100  # for a metric's first and last value; some are reported o
 SAMPLES_A_PAGE = 8
 RATINGS_A_PAGE = 20
 RUNS_A_PAGE = 50
-STEP_NAMES = {"reward": "step", "policy": "update", "evaluate": "answer"}
+STEP_NAMES = {"sft": "step", "reward": "step", "policy": "update", "evaluate": "answer"}
+TEXTS_SHOWN = 6  # of what a policy in training writes
+EXAMPLES_SHOWN = 3
 PAIRS_A_PAGE = 12
 PAIRS_AT_FIRST = 6  # on a policy's page; the evaluation's own page has all
 
@@ -56,6 +58,8 @@ class Counts:
     ai: int
     raters: int
     ties: int
+    demonstrations: int = 0  # that these ratings chose, where they were asked for that
+    written: int = 0  # of those, by raters
 
 
 def counts_of(dataset: Dataset | None) -> Counts | None:
@@ -64,7 +68,8 @@ def counts_of(dataset: Dataset | None) -> Counts | None:
         return None
     counts, sources = dataset.counts, dataset.counts.get("sources", {})
     named = {name: sources.get(name, 0) for name in ("human", "demo", "simulated", "ai")}
-    return Counts(total=counts.get("total", 0), raters=counts.get("raters", 0), ties=counts.get("ties", 0), **named)
+    plain = {name: counts.get(name, 0) for name in ("total", "raters", "ties", "demonstrations", "written")}
+    return Counts(**plain, **named)
 
 
 def counts_now(found: RatingCounts) -> Counts:
@@ -216,6 +221,11 @@ class Outlook:
         return self.board.new_ratings >= self.needed
 
     @property
+    def may_fine_tune(self) -> bool:
+        """Whether to offer fine-tuning as the way to begin: enough good answers, and nothing was made of any yet."""
+        return self.board.may_fine_tune and all(version.run is None for version in self.all_versions)
+
+    @property
     def next_step(self) -> str:
         """What to do now: prepare, follow, evaluate, promote, improve, train, start or collect."""
         if self.board.serving is None:
@@ -279,6 +289,7 @@ class Live:
     last_values: Sequence[LastValue]
     log: Sequence[RunEvent]
     log_is_cut: bool
+    texts: Sequence[RunSample]
     version: str
     step_name: str
 
@@ -348,6 +359,7 @@ def read_live(run: Run, *, now: datetime) -> Live:
         last_values=read_last_values(run.kind, [*first, *last]),
         log=log[:LOG_LINES],
         log_is_cut=len(log) > LOG_LINES,
+        texts=selectors.texts_of(run, TEXTS_SHOWN) if run.kind == Run.Kind.SFT else (),
         version=version_of(run),
         step_name=STEP_NAMES[run.kind],
     )
@@ -371,6 +383,13 @@ def shown_settings(run: Run) -> list[ShownSetting]:
         metadata = described[name].metadata if name in described else {"unit": "", "help": "no longer a setting"}
         shown.append(ShownSetting(name, value, metadata["unit"], metadata["help"]))
     return shown
+
+
+def demonstrations_in(dataset: Dataset, page: str | None) -> tuple[Page[Any], Sequence[DatasetDemonstration]]:
+    """The demonstrations of a dataset, in their order, with prompts and who wrote them (two queries)."""
+    rows = DatasetDemonstration.objects.filter(dataset=dataset).select_related("prompt", "sample__checkpoint")
+    found = Paginator(rows.order_by("id"), RATINGS_A_PAGE).get_page(page)
+    return found, list(found.object_list)
 
 
 def runs_page(project: Project, page: str | None) -> Page[Run]:
@@ -549,7 +568,7 @@ class Origin:
 
 
 def origin_of(policy: Checkpoint) -> Origin:
-    """policy -> PPO run -> reward model -> reward run -> dataset, as far as it goes."""
+    """policy -> PPO run -> reward model -> reward run -> dataset, or policy -> fine-tuning -> dataset."""
     steps = {step.checkpoint.pk: step for step in selectors.lineage_of(policy)}
     own = steps[policy.pk]
     taught_by = steps.get(own.reward_model.pk) if own.reward_model else None
@@ -558,7 +577,7 @@ def origin_of(policy: Checkpoint) -> Origin:
         parent=own.parent,
         reward_model=own.reward_model,
         reward_run=taught_by.run if taught_by else None,
-        dataset=taught_by.dataset if taught_by else None,
+        dataset=taught_by.dataset if taught_by else own.dataset,
     )
 
 

@@ -14,15 +14,20 @@ from webapp.feedback.models import Rating
 from webapp.feedback.selectors import QueueCounts, queue_counts
 from webapp.projects.models import Project
 from webapp.projects.selectors import PromptCounts, prompt_counts
+from webapp.quality.demonstrations import DemonstrationRules, may_fine_tune
 from webapp.quality.models import Dataset, DatasetItem
 from webapp.quality.selectors import RatingCounts, usable_ratings
 from webapp.quality.selectors import usable as usable_ones
 from webapp.registry.models import Checkpoint, Promotion, ServingPointer
 from webapp.registry.selectors import policies, promotions, serving
-from webapp.runs.models import Evaluation, EvaluationSample, Run, RunMetrics, RunOutput
+from webapp.runs.models import Evaluation, EvaluationSample, Run, RunMetrics, RunOutput, RunSample
 
 SHOWN_RUNS = 30
-SERVED_SETTINGS = ("max_new_tokens", "max_prompt_tokens", "temperature", "top_k", "top_p", "min_p")
+SERVED_SETTINGS = {
+    **{name: name for name in ("max_new_tokens", "max_prompt_tokens", "temperature", "top_k", "top_p", "min_p")},
+    "sample_tokens": "max_new_tokens",
+}
+"""Settings of runs, and those of the samples that raters see from which they are taken."""
 
 
 # --- Settings to begin with ------------------------------------------------------------------------------------------
@@ -38,9 +43,9 @@ def presets_for(project: Project, kind: str) -> dict[str, Settings]:
     if pointer is None:
         return presets
     served = pointer.sampling.values
-    names = [name for name in SERVED_SETTINGS if hasattr(next(iter(presets.values())), name)]
+    names = {name: source for name, source in SERVED_SETTINGS.items() if hasattr(next(iter(presets.values())), name)}
     return {
-        name: replace(preset, **{setting: served[setting] for setting in names})  # type: ignore[type-var]
+        name: replace(preset, **{setting: served[source] for setting, source in names.items()})  # type: ignore[type-var]
         for name, preset in presets.items()
     }
 
@@ -56,7 +61,7 @@ class Cycle:
     run: Run | None  # that made it; None for the base policy
     reward_model: Checkpoint | None  # that the run improved against
     reward_run: Run | None  # that made the reward model
-    dataset: Dataset | None  # that the reward model learned from
+    dataset: Dataset | None  # that the reward model learned from, or the policy itself if it was fine-tuned
     is_serving: bool
     served_at: datetime | None  # when it was last promoted
     evaluation: Evaluation | None  # the last one of it
@@ -71,6 +76,7 @@ class Board:
     queue: QueueCounts
     prompts: PromptCounts
     usable: RatingCounts
+    may_fine_tune: bool  # whether enough answers were rated well
     new_ratings: int  # usable ratings that are not in the newest dataset that a run began with
     last_rating_at: datetime | None
     cycles: list[Cycle]  # newest policy first
@@ -87,7 +93,8 @@ def board(project: Project) -> Board:
     runs = list(runs_of(project)[:SHOWN_RUNS])
     usable = usable_ratings(project)
     evaluated = last_evaluations(project)
-    datasets = [run.dataset for run in sorted(lineage.runs.values(), key=lambda run: -run.number) if run.dataset]
+    trained = [run for run in lineage.runs.values() if run.kind == Run.Kind.REWARD]
+    datasets = [run.dataset for run in sorted(trained, key=lambda run: -run.number)]
     known = DatasetItem.objects.filter(dataset=datasets[0]).values_list("rating", flat=True) if datasets else []
     served_at: dict[Any, datetime] = {}
     for move in reversed(moves):
@@ -104,7 +111,7 @@ def board(project: Project) -> Board:
                 run=run,
                 reward_model=reward_model,
                 reward_run=reward_run,
-                dataset=reward_run.dataset if reward_run else None,
+                dataset=reward_run.dataset if reward_run else run.dataset if run else None,
                 is_serving=pointer is not None and pointer.checkpoint_id == policy.pk,
                 served_at=served_at.get(policy.pk),
                 evaluation=evaluated.get(policy.pk),
@@ -117,6 +124,7 @@ def board(project: Project) -> Board:
         queue=queue_counts(project),
         prompts=prompt_counts(project),
         usable=usable,
+        may_fine_tune=may_fine_tune(project, DemonstrationRules()),
         new_ratings=usable_ones(project).exclude(pk__in=known).count(),
         last_rating_at=Rating.objects.filter(project=project).aggregate(last=Max("created_at"))["last"],
         cycles=cycles,
@@ -178,6 +186,11 @@ def curves(run: Run) -> dict[str, list[list[float]]]:
             if isinstance(value, int | float) and not isinstance(value, bool):
                 found[name].append([step, value])
     return dict(found)
+
+
+def texts_of(run: Run, count: int) -> list[RunSample]:
+    """The last texts that the policy in training wrote, newest step first (one query)."""
+    return list(RunSample.objects.filter(run=run).order_by("-step", "id")[:count])
 
 
 # --- Evaluations -----------------------------------------------------------------------------------------------------
@@ -289,12 +302,13 @@ class Fate:
     datasets: list[Dataset]  # that it is in, oldest first
     unfinished: list[Run]  # trainings on those that made nothing, yet or at all
     taught: list[Taught]
+    imitated: list[tuple[Run, Checkpoint]]  # policies that were fine-tuned on an answer that it speaks for
     heirs: list[Checkpoint]  # policies made from those policies since, however far
 
     @property
     def reached(self) -> bool:
         """Whether any policy carries something of it."""
-        return any(one.policies for one in self.taught)
+        return bool(self.imitated) or any(one.policies for one in self.taught)
 
 
 def fate_of(rating: Rating) -> Fate:
@@ -306,13 +320,15 @@ def fate_of(rating: Rating) -> Fate:
         .prefetch_related("outputs")
         .order_by("number")
     )
-    models = [(run, output) for run in direct for output in run.outputs.all()]
+    made = [(run, output) for run in direct for output in run.outputs.all()]
+    models = [(run, output) for run, output in made if output.kind == Checkpoint.Kind.REWARD_MODEL]
+    imitated = [(run, output) for run, output in made if output.kind == Checkpoint.Kind.POLICY]
     improved = Run.objects.filter(reward_model__in=[model.pk for _, model in models], kind=Run.Kind.POLICY)
     improved = improved.select_related("policy").prefetch_related("outputs").order_by("number")
     followed: dict[Any, list[tuple[Run, Checkpoint]]] = defaultdict(list)
     for run in improved:
         followed[run.reward_model_id] += [(run, output) for output in run.outputs.all()]
-    reached = {policy.pk for pairs in followed.values() for _, policy in pairs}
+    reached = {policy.pk for pairs in (*followed.values(), imitated) for _, policy in pairs}
     heirs = []
     for policy in policies(rating.project).order_by("version"):  # parents come before their children
         if policy.parent_id in reached and policy.pk not in reached:
@@ -322,5 +338,6 @@ def fate_of(rating: Rating) -> Fate:
         datasets=datasets,
         unfinished=[run for run in direct if not run.outputs.all()],
         taught=[Taught(run, model, followed[model.pk]) for run, model in models],
+        imitated=imitated,
         heirs=heirs,
     )

@@ -28,6 +28,7 @@ from rlhf_core.config import (
     PolicyConfig,
     RewardConfig,
     Settings,
+    SFTConfig,
     settings_from_dict,
     settings_hash,
     settings_to_dict,
@@ -48,13 +49,14 @@ from webapp.errors import (
 from webapp.feedback.services import NewSample, record_samples
 from webapp.projects.models import Project
 from webapp.projects.selectors import prompts_to_train_on
+from webapp.quality.demonstrations import DemonstrationRules
 from webapp.quality.models import Dataset
 from webapp.quality.selectors import usable_ratings
-from webapp.quality.services import freeze
+from webapp.quality.services import freeze, freeze_demonstrations
 from webapp.registry.models import Checkpoint
 from webapp.registry.selectors import held_out_prompts, policies, serving
 from webapp.registry.services import record_checkpoint, sampling_settings
-from webapp.runs.models import Evaluation, EvaluationSample, Run, RunEvent, RunMetrics, RunOutput
+from webapp.runs.models import Evaluation, EvaluationSample, Run, RunEvent, RunMetrics, RunOutput, RunSample
 from webapp.runs.selectors import simulated_ratings, simulating
 
 logger = logging.getLogger(__name__)
@@ -96,6 +98,32 @@ def start_reward_run(*, actor: User | None, project: Project, config: RewardConf
             config=config,
             request_id=request_id,
             dataset=freeze(actor=actor, project=project),
+            reward_model=None,
+        )
+
+
+def start_sft_run(
+    *, actor: User | None, project: Project, config: SFTConfig, rules: DemonstrationRules, request_id: UUID
+) -> Run:
+    """Freeze the best-rated answers and queue the fine-tuning of the serving policy on them; ``request_id`` as above.
+
+    Raises:
+        NoPolicy: nothing serves, so there is nothing to start from.
+        NotEnoughDemonstrations: fewer good answers than ``rules`` ask for.
+        RequestReused: the key was used for another request.
+    """
+    with transaction.atomic():
+        lock_project(project)
+        known = find_request(project, Run.Kind.SFT, request_id)
+        if known:
+            return known
+        return queue_run(
+            actor=actor,
+            project=project,
+            kind=Run.Kind.SFT,
+            config=config,
+            request_id=request_id,
+            dataset=freeze_demonstrations(actor=actor, project=project, rules=rules),
             reward_model=None,
         )
 
@@ -370,6 +398,17 @@ def record_log(claim: Claim, message: str) -> None:
     with transaction.atomic():
         lock_held(claim)
         note(claim.run, "log", message, fence=claim.fence)
+
+
+def record_texts(claim: Claim, texts: Iterable[Mapping[str, Any]]) -> None:
+    """What the policy in training wrote: ``step``, ``prompt``, ``response``. A text that comes twice is kept once."""
+    rows = [
+        RunSample(run=claim.run, step=text["step"], prompt=clean(text["prompt"]), response=clean(text["response"]))
+        for text in texts
+    ]
+    with transaction.atomic():
+        lock_held(claim)
+        RunSample.objects.bulk_create(rows, ignore_conflicts=True)
 
 
 def record_saved(claim: Claim, step: int) -> None:

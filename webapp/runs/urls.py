@@ -10,6 +10,7 @@ urlpatterns = [
     path("p/<slug:slug>/simulate/", views.simulate, name="simulate"),
     path("p/<slug:slug>/policies/", views.adopt_policy, name="adopt_policy"),
     path("p/<slug:slug>/runs/", views.all_runs, name="all"),
+    path("p/<slug:slug>/runs/sft/", views.start_sft, name="start_sft"),
     path("p/<slug:slug>/runs/reward/", views.start_reward, name="start_reward"),
     path("p/<slug:slug>/runs/policy/", views.start_policy, name="start_policy"),
     path("p/<slug:slug>/runs/<int:number>/", views.detail, name="detail"),

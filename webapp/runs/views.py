@@ -16,13 +16,29 @@ from django.utils.cache import patch_vary_headers
 from django.utils.http import quote_etag
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from rlhf_core.config import RUN_CONFIGS, EvaluateConfig, PolicyConfig, RewardConfig, Settings, settings_from_dict
+from rlhf_core.config import (
+    RUN_CONFIGS,
+    EvaluateConfig,
+    PolicyConfig,
+    RewardConfig,
+    Settings,
+    SFTConfig,
+    settings_from_dict,
+)
 from rlhf_core.errors import ConfigError
-from webapp.errors import NoHeldOutPrompts, NotEnoughFeedback, OneSidedFeedback, PromotionConflict, StudioError
+from webapp.errors import (
+    NoHeldOutPrompts,
+    NotEnoughDemonstrations,
+    NotEnoughFeedback,
+    OneSidedFeedback,
+    PromotionConflict,
+    StudioError,
+)
 from webapp.feedback.models import Rating
 from webapp.projects.access import MemberRequest, admin_required
 from webapp.projects.models import Membership, Project
 from webapp.projects.selectors import projects_for
+from webapp.quality.demonstrations import DemonstrationRules, demonstrations, examples
 from webapp.quality.models import Dataset
 from webapp.quality.selectors import sources_used, usable_ratings
 from webapp.registry import services as registry
@@ -38,15 +54,23 @@ from webapp.runs.forms import (
     RewardRunForm,
     ScoredRunForm,
     SettingsForm,
+    SFTRunForm,
     describe_reward_model,
 )
 from webapp.runs.models import Run
 
 STOP_POLLING = 286  # htmx swaps the answer in and asks no more
 SIMULATED_AT_ONCE = 200
-TITLES = {"reward": "Train reward model", "policy": "Improve policy (PPO)", "evaluate": "Evaluate"}
+TITLES = {
+    "sft": "Fine-tune on demonstrations",
+    "reward": "Train reward model",
+    "policy": "Improve policy (PPO)",
+    "evaluate": "Evaluate",
+}
 ON_CPU = "Sized for a GPU, but in this version all runs use the CPU."
 PRESET_WORDS = {
+    ("sft", "CPU"): ("On two CPU cores", "Some seconds to two minutes with the demo policy."),
+    ("sft", "GPU"): ("Larger", "For thousands of demonstrations. Uses the trainer’s GPU if it has one."),
     ("reward", "CPU"): ("On two CPU cores", "A minute or two for some hundred ratings, with the demo policy."),
     ("reward", "GPU"): ("Larger", f"All weights learn instead of adapters. {ON_CPU}"),
     ("policy", "CPU"): ("On two CPU cores", "Some minutes with the demo policy."),
@@ -177,6 +201,13 @@ def simulate(request: MemberRequest, project: Project) -> HttpResponse:
 
 @require_http_methods(["GET", "POST"])
 @admin_required
+def start_sft(request: MemberRequest, project: Project) -> HttpResponse:
+    """Fine-tune the serving policy on the answers that were rated best."""
+    return start(request, project, "sft")
+
+
+@require_http_methods(["GET", "POST"])
+@admin_required
 def start_reward(request: MemberRequest, project: Project) -> HttpResponse:
     """Train a reward model on what raters said so far."""
     return start(request, project, "reward")
@@ -202,10 +233,13 @@ def start(request: MemberRequest, project: Project, kind: str, policy: Checkpoin
     ``policy``: what is to be evaluated; other runs begin from the policy that serves.
     """
 
-    def go(config: Settings, values: dict[str, Any]) -> HttpResponse:
+    def go(config: Settings, values: dict[str, Any], rules: DemonstrationRules) -> HttpResponse:
         """Start the run and go to its page. The same request id again gives the same run."""
         asked = {"actor": request.user, "project": project, "request_id": values["request_id"]}
-        run = ask_for_run(config, policy, values.get("reward_model"), asked)
+        if isinstance(config, SFTConfig):
+            run = services.start_sft_run(config=config, rules=rules, **asked)
+        else:
+            run = ask_for_run(config, policy, values.get("reward_model"), asked)
         return redirect("runs:detail", project.slug, run.number)
 
     refusal: StudioError | None = None
@@ -214,7 +248,7 @@ def start(request: MemberRequest, project: Project, kind: str, policy: Checkpoin
         form = build_form(kind, project, settings=first_preset(project, kind))
         if preset.is_valid():
             try:
-                return go(preset.cleaned_data["preset"], preset.cleaned_data)
+                return go(preset.cleaned_data["preset"], preset.cleaned_data, DemonstrationRules())
             except StudioError as error:
                 refusal = error
         else:
@@ -223,12 +257,13 @@ def start(request: MemberRequest, project: Project, kind: str, policy: Checkpoin
         form = build_form(kind, project, request.POST)
         if form.is_valid():
             try:
-                return go(form.settings, form.cleaned_data)
+                return go(form.settings, form.cleaned_data, getattr(form, "rules", DemonstrationRules()))
             except StudioError as error:
                 refusal = error
     else:
-        settings, words = prefill(request, project, kind)
-        form = build_form(kind, project, settings=settings)
+        earlier = find_earlier(request, project, kind)
+        settings, words = prefill(request, project, kind, earlier)
+        form = build_form(kind, project, settings=settings, earlier=earlier)
         form.prefilled_from = words
         if isinstance(form, ScoredRunForm):
             choose_reward_model(request, project, form)
@@ -237,7 +272,14 @@ def start(request: MemberRequest, project: Project, kind: str, policy: Checkpoin
     return render(request, "runs/start.html", context, status=422 if bad else 200)
 
 
-def build_form(kind: str, project: Project, data: Any = None, *, settings: Settings | None = None) -> SettingsForm:
+def build_form(
+    kind: str, project: Project, data: Any = None, *, settings: Settings | None = None, earlier: Run | None = None
+) -> SettingsForm:
+    """The form of a kind of run; ``earlier``: the run whose settings are taken over."""
+    if kind == "sft":
+        rules = earlier.dataset.rules if earlier and earlier.dataset else {}
+        known = {item.name: rules[item.name] for item in fields(DemonstrationRules) if item.name in rules}
+        return SFTRunForm(data, settings=settings, rules=DemonstrationRules(**known))
     if kind == "policy":
         return PolicyRunForm(data, project=project, settings=settings)
     if kind == "evaluate":
@@ -249,10 +291,15 @@ def first_preset(project: Project, kind: str) -> Settings:
     return next(iter(selectors.presets_for(project, kind).values()))
 
 
-def prefill(request: HttpRequest, project: Project, kind: str) -> tuple[Settings, str]:
-    """The settings to begin with: of an earlier run (``?from=7``), of a preset, else of the first preset."""
+def find_earlier(request: HttpRequest, project: Project, kind: str) -> Run | None:
+    """The run whose settings are to be taken over (``?from=7``)."""
     number = request.GET.get("from", "")
-    run = Run.objects.filter(project=project, kind=kind, number=int(number)).first() if is_number(number) else None
+    of_kind = Run.objects.filter(project=project, kind=kind).select_related("dataset")
+    return of_kind.filter(number=int(number)).first() if is_number(number) else None
+
+
+def prefill(request: HttpRequest, project: Project, kind: str, run: Run | None) -> tuple[Settings, str]:
+    """The settings to begin with: of an earlier run, of a preset, else of the first preset."""
     if run is not None:
         names = {item.name for item in fields(RUN_CONFIGS[kind])}  # type: ignore[arg-type]
         known = {name: value for name, value in run.config.items() if name in names}
@@ -326,6 +373,14 @@ def start_context(project: Project, kind: str, form: SettingsForm, refusal: Stud
             "policy": pointer.checkpoint if pointer else None,
             "held_out": held_out_prompts(project).count(),
         }
+    elif isinstance(form, SFTRunForm):
+        found = demonstrations(project, form.shown_rules)
+        context |= {
+            "chosen": len(found),
+            "examples": examples(found, pages.EXAMPLES_SHOWN),
+            "rules": form.shown_rules,
+            "usable": pages.counts_now(usable_ratings(project)),
+        }
     else:
         context["usable"] = pages.counts_now(usable_ratings(project))
     return context
@@ -337,7 +392,9 @@ def describe_preset(kind: str, name: str, settings: Settings) -> str:
         asked = f"{values['prompts']} held-out prompts at most" if values["prompts"] else "All held-out prompts"
         return f"{asked}, one answer of each policy. {PRESET_WORDS[kind, name][1]}"
     adapters = f"adapters of rank {values['lora_rank']}" if values["lora_rank"] else "all weights"
-    if kind == "reward":
+    if kind == "sft":
+        size = f"{values['epochs']} passes, {values['batch_size']} demonstrations a step, {adapters}."
+    elif kind == "reward":
         size = f"{values['epochs']} passes, {values['batch_size']} ratings a step, {adapters}."
     else:
         size = f"{values['updates']} updates of {values['rollout_batch_size']} responses, {adapters}."
@@ -348,7 +405,7 @@ def cures(project: Project, refusal: StudioError | None) -> list[dict[str, str]]
     """Where a refused start can be mended."""
     if isinstance(refusal, NoHeldOutPrompts):
         return [{"url": reverse("projects:import", args=[project.slug]), "words": "Import prompts"}]
-    if not isinstance(refusal, NotEnoughFeedback | OneSidedFeedback):
+    if not isinstance(refusal, NotEnoughFeedback | NotEnoughDemonstrations | OneSidedFeedback):
         return []
     return [
         {"url": reverse("feedback:rate", args=[project.slug]), "words": "Rate yourself"},
@@ -363,22 +420,25 @@ def cures(project: Project, refusal: StudioError | None) -> list[dict[str, str]]
 def live_context(project: Project, run: Run) -> dict[str, Any]:
     found = pages.read_live(run, now=timezone.now())
     names = (*type(found).__dataclass_fields__, "accuracy", "accuracy_count", "calibration")
-    return {"project": project, **{name: getattr(found, name) for name in names}}
+    return {
+        "project": project,
+        "counts": pages.counts_of(run.dataset),
+        **{name: getattr(found, name) for name in names},
+    }
 
 
 @require_GET
 @run_page
 def detail(request: MemberRequest, project: Project, run: Run) -> HttpResponse:
     """A run: how far it is, its curves, what went in and came out."""
-    counts = pages.counts_of(run.dataset)
     made_by = getattr(run.reward_model, "origin", None) if run.reward_model else None
     context = {
         **live_context(project, run),
         "is_admin": True,
         "here": "loop",
-        "counts": counts,
         "reward_run_number": made_by.run.number if made_by else None,
         "settings": pages.shown_settings(run),
+        "rules": rules_of(run.dataset),
     }
     if run.kind == Run.Kind.EVALUATE:
         context |= {"references": services.references_of(run).items()}
@@ -541,9 +601,17 @@ def dataset(request: MemberRequest, project: Project, pk: uuid.UUID) -> HttpResp
     return show_ratings(request, project, found)
 
 
+def rules_of(dataset: Dataset | None) -> DemonstrationRules | None:
+    """By which rules the demonstrations of a dataset were chosen; None for other datasets."""
+    if dataset is None or dataset.kind != Dataset.Kind.DEMONSTRATIONS:
+        return None
+    return DemonstrationRules(**{name: value for name, value in dataset.rules.items() if name != "sources"})
+
+
 def show_ratings(
     request: MemberRequest, project: Project, dataset: Dataset | None, policy: Checkpoint | None = None
 ) -> HttpResponse:
+    """The ratings of a dataset; of demonstrations those first, and the ratings that chose them by ``?show=ratings``."""
     source = request.GET.get("source", "")
     context: dict[str, Any] = {
         "project": project,
@@ -555,10 +623,17 @@ def show_ratings(
         "source": source,
         "sources": Rating.Source.choices,
         "counts": pages.counts_of(dataset),
+        "rules": rules_of(dataset),
     }
     if dataset is not None:
-        page, shown = pages.ratings_in(dataset, source=source, page=request.GET.get("page"))
-        context |= {"page": page, "shown": shown, "runs": dataset.runs.prefetch_related("outputs").order_by("number")}
+        context["show"] = "ratings" if context["rules"] and request.GET.get("show") == "ratings" else ""
+        context["runs"] = dataset.runs.prefetch_related("outputs").order_by("number")
+        if context["rules"] and not context["show"]:
+            page, found = pages.demonstrations_in(dataset, request.GET.get("page"))
+            context |= {"page": page, "demonstrations": found}
+        else:
+            page, shown = pages.ratings_in(dataset, source=source, page=request.GET.get("page"))
+            context |= {"page": page, "shown": shown}
     return render(request, "runs/ratings.html", context)
 
 
