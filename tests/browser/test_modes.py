@@ -221,7 +221,7 @@ def test_axes_are_scored_by_keys_alone_and_the_last_one_saves(watched, address, 
 
 def test_a_rule_is_answered_by_keys_alone_with_a_passage_marked(watched, address, studio):
     rule = Rule.objects.create(project=studio.project, text="It names no private person.")
-    text = " \U0001f600 A film.\r\nAsk Dr Jekyll of Elm Street! It is long, and nobody is harmed."
+    text = " \U0001f600 A film.\r\nAsk Dr Jekyll of Elm Street! It is long, and nobody is harmed!"
     for n in range(3):
         studio.add_item(f"Opening {n}", f"{text} {REVIEW}", kind="rule")
     page = log_in(watched.new_page(), address)
