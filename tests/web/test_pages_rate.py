@@ -374,7 +374,8 @@ def test_model_text_is_shown_as_text(studio, rater, text):
 
     studio.add_item(text, text)
     html, _ = look(rater, studio)
-    shown = re.findall(r'<div class="shown"[^>]*dir="auto">(.*?)</div>', html, re.DOTALL)
+    marked = re.findall(r'<div class="shown"[^>]*dir="auto">(.*?)</div>', html, re.DOTALL)
+    shown = [re.sub(r'<span class="mark"[^<>]*><span hidden>(.*?)</span></span>', r"\1", found) for found in marked]
     assert [unescape(found) for found in shown] == [text, text]
     assert all("<" not in found for found in shown)
     assert html.count("hx-disable") == 3  # prompt, answer, guideline

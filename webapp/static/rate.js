@@ -488,6 +488,7 @@ function buttonOf(event, key) {
   }
   const because = document.querySelector(".because");
   if (key === "s") return byId("skip-plain");
+  if (key === "v") return byId("as-written");
   const digit = digitOf(event);
   if (!digit) return null;
   return document.querySelector(because?.open ? `[data-reason="${digit}"]` : `[data-key="${digit}"]`);
