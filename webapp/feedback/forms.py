@@ -66,6 +66,16 @@ class SkipForm(forms.Form):
     reason = forms.ChoiceField(choices=SKIP_REASONS, required=False)
 
 
+class ReportForm(forms.Form):
+    token = forms.UUIDField()
+    words = forms.CharField(required=False, max_length=300)
+
+
+class SettleForm(forms.Form):
+    report = forms.IntegerField(min_value=1)
+    withdraw = forms.BooleanField(required=False)
+
+
 class PageForm(forms.Form):
     """What the page has that is still to be judged: the item that it shows, and the one that it fetched ahead."""
 
@@ -80,3 +90,4 @@ class LeaseForm(forms.Form):
 
 class UndoForm(forms.Form):
     before = forms.UUIDField(required=False)
+    after = forms.UUIDField(required=False)

@@ -1,11 +1,13 @@
 from django.urls import path
 
-from webapp.feedback import views
+from webapp.feedback import report_views, views
 
 app_name = "feedback"
 urlpatterns = [
     path("p/<slug:slug>/rate/", views.rate, name="rate"),
     path("p/<slug:slug>/rate/skip/", views.skip, name="skip"),
+    path("p/<slug:slug>/rate/report/", report_views.report, name="report"),
+    path("p/<slug:slug>/ratings/settle/", report_views.settle, name="settle"),
     path("p/<slug:slug>/rate/heartbeat/", views.heartbeat, name="heartbeat"),
     path("p/<slug:slug>/rate/release/", views.release, name="release"),
     path("p/<slug:slug>/rate/pause/", views.pause, name="pause"),

@@ -13,17 +13,22 @@ const texts = {
 
   // What the server cannot know of an item: the state of the buttons on it, and that code can be copied here.
   prepare(item) {
+    if (!item) return;
     for (const button of item.querySelectorAll("[data-toggle]")) {
       button.ariaPressed = String(this.toggles.has(button.dataset.toggle));
     }
     const copy = document.getElementById("copy-code").content;
     for (const code of item.querySelectorAll(".code:not(:has(button))")) code.append(copy.cloneNode(true));
+    document.dispatchEvent(new CustomEvent("texts-prepared"));
   },
 };
 
 document.addEventListener("click", async (event) => {
   const toggle = event.target.closest("[data-toggle]");
-  if (toggle) texts.set(toggle.dataset.toggle, !texts.toggles.has(toggle.dataset.toggle));
+  if (toggle) {
+    const name = toggle.dataset.toggle;
+    texts.set(name, !texts.toggles.has(name));
+  }
   const copy = event.target.closest(".code > button");
   if (!copy) return;
   const code = copy.parentElement.querySelector("code");
@@ -42,4 +47,3 @@ new MutationObserver(() => texts.prepare(document.getElementById("item"))).obser
   { childList: true },
 );
 texts.prepare(document.getElementById("item"));
-document.body.classList.add("scripted");
