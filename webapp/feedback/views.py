@@ -27,6 +27,7 @@ from webapp.feedback.forms import (
     UndoForm,
     VerdictForm,
 )
+from webapp.feedback.keys import page_context
 from webapp.feedback.models import Presentation, Rating, load_rankings
 from webapp.feedback.modes import mode_of, verdict_in_words
 from webapp.feedback.modes.base import NOTHING_MORE, REASON_LENGTH, Extras
@@ -196,7 +197,7 @@ def show_item(request: MemberRequest, project: Project, told: Told | None, *, wa
         context["sitting"] = last_sitting(request.user, project)
     if is_fragment:
         return render(request, "feedback/_item.html", context, status=told.status if told else 200)
-    return render(request, "feedback/rate.html", context | guideline_context(request, project))
+    return render(request, "feedback/rate.html", context | frame_context(request, project))
 
 
 def item_context(
@@ -228,13 +229,13 @@ def item_context(
     return context
 
 
-def guideline_context(request: MemberRequest, project: Project) -> dict[str, Any]:
-    """The guideline drawer."""
+def frame_context(request: MemberRequest, project: Project) -> dict[str, Any]:
+    """What stands around the item: the guideline drawer, and how this rater wants the page."""
     guideline = current_guideline(project)
     if guideline is None:
-        return {}
+        return page_context(request.user)
     membership = membership_of(request.user, project)
-    return {
+    return page_context(request.user) | {
         "guideline": guideline,
         "guideline_html": to_html(guideline.body),
         "guideline_is_new": membership is not None and membership.guideline_read < guideline.version,
@@ -295,7 +296,7 @@ def judged(request: MemberRequest, project: Project, token: uuid.UUID) -> HttpRe
     }
     if request.htmx:
         return render(request, "feedback/_judged.html", context)
-    return render(request, "feedback/rate.html", context | guideline_context(request, project))
+    return render(request, "feedback/rate.html", context | frame_context(request, project))
 
 
 def revise_verdict(request: MemberRequest, project: Project, token: uuid.UUID, form: ChoiceForm) -> Told:

@@ -236,7 +236,7 @@ function received(entry, status, text) {
     return;
   }
   if (status === 200) {
-    say("saved · U undoes");
+    say(`saved · ${keyName("u")} undoes`);
     hintTimer = setTimeout(say, HINT_MS, "saved");
   } else say("");
   take(text);

@@ -11,6 +11,15 @@ const texts = {
     document.dispatchEvent(new CustomEvent("text-toggle", { detail: { name, isOn } }));
   },
 
+  // For this rater's next visits; without a connection until the page is left.
+  async keep(name) {
+    try {
+      await post(addresses.toggleAt, { name, is_on: this.toggles.has(name) ? "yes" : "" });
+    } catch {
+      // it is only a look
+    }
+  },
+
   // What the server cannot know of an item: the state of the buttons on it, and that code can be copied here.
   prepare(item) {
     if (!item) return;
@@ -28,6 +37,7 @@ document.addEventListener("click", async (event) => {
   if (toggle) {
     const name = toggle.dataset.toggle;
     texts.set(name, !texts.toggles.has(name));
+    if ("keeps" in toggle.dataset) texts.keep(name);
   }
   const copy = event.target.closest(".code > button");
   if (!copy) return;
@@ -46,4 +56,7 @@ new MutationObserver(() => texts.prepare(document.getElementById("item"))).obser
   document.getElementById("item").parentNode,
   { childList: true },
 );
+for (const name of ["as-written", "unlinked"]) {
+  if (document.body.classList.contains(name)) texts.toggles.add(name); // as this rater left it
+}
 texts.prepare(document.getElementById("item"));
