@@ -9,15 +9,15 @@ from tests.studio import Studio
 READY = "#item[aria-busy=false]"
 
 
-def open_rater(context: BrowserContext, root: str, studio: Studio, name: str = "ada") -> Page:
-    """The rater page, opened by a rater who is logged in already."""
+def open_rater(context: BrowserContext, root: str, studio: Studio, name: str = "ada", *, wait_for: str = READY) -> Page:
+    """The rater page, opened by a rater who is logged in already, or where that leads."""
     client = Client()
     client.force_login(studio.raters[name], "django.contrib.auth.backends.ModelBackend")
     value = client.cookies[settings.SESSION_COOKIE_NAME].value
     context.add_cookies([{"name": settings.SESSION_COOKIE_NAME, "value": value, "url": root}])
     page = context.new_page()
     page.goto(f"{root}/p/{studio.project.slug}/rate/")
-    page.wait_for_selector(READY)
+    page.wait_for_selector(wait_for)
     return page
 
 

@@ -68,6 +68,11 @@ class SkipForm(forms.Form):
     reason = forms.ChoiceField(choices=SKIP_REASONS, required=False)
 
 
+class PracticeAnswerForm(forms.Form):
+    pair = forms.IntegerField(min_value=1)
+    choice = forms.ChoiceField(choices=[(str(n), str(n)) for n in range(8)])
+
+
 class ReportForm(forms.Form):
     token = forms.UUIDField()
     words = forms.CharField(required=False, max_length=300)

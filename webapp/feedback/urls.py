@@ -1,6 +1,6 @@
 from django.urls import path
 
-from webapp.feedback import key_views, report_views, views
+from webapp.feedback import key_views, report_views, views, welcome_views
 
 app_name = "feedback"
 urlpatterns = [
@@ -8,6 +8,8 @@ urlpatterns = [
     path("p/<slug:slug>/rate/skip/", views.skip, name="skip"),
     path("p/<slug:slug>/rate/report/", report_views.report, name="report"),
     path("p/<slug:slug>/ratings/settle/", report_views.settle, name="settle"),
+    path("p/<slug:slug>/rate/welcome/", welcome_views.greet, name="welcome"),
+    path("p/<slug:slug>/rate/practice/", welcome_views.practise, name="practise"),
     path("p/<slug:slug>/rate/keys/", key_views.page_settings, name="keys"),
     path("p/<slug:slug>/rate/toggle/", key_views.toggle, name="toggle"),
     path("p/<slug:slug>/rate/heartbeat/", views.heartbeat, name="heartbeat"),

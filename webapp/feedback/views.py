@@ -32,6 +32,7 @@ from webapp.feedback.models import Presentation, Rating, load_rankings
 from webapp.feedback.modes import mode_of, verdict_in_words
 from webapp.feedback.modes.base import NOTHING_MORE, REASON_LENGTH, Extras
 from webapp.feedback.sittings import last_sitting
+from webapp.feedback.welcome_views import welcomed_first
 from webapp.projects.access import MemberRequest, admin_required, member_required
 from webapp.projects.models import Project
 from webapp.projects.prose import to_html
@@ -63,6 +64,7 @@ NOT_UNDERSTOOD = Told("error", "That was not understood, and nothing was saved. 
 @never_cache
 @vary_on_headers("HX-Request")
 @member_required
+@welcomed_first
 @require_http_methods(["GET", "POST"])
 def rate(request: MemberRequest, project: Project) -> HttpResponse:
     """Show what to judge next; a POST records a verdict and shows the one after it."""
@@ -239,6 +241,7 @@ def frame_context(request: MemberRequest, project: Project) -> dict[str, Any]:
         "guideline": guideline,
         "guideline_html": to_html(guideline.body),
         "guideline_is_new": membership is not None and membership.guideline_read < guideline.version,
+        "guideline_was_read": membership is not None and membership.guideline_read > 0,
     }
 
 
