@@ -25,18 +25,18 @@ def test_an_open_page_follows_a_new_guideline_with_the_next_item(page: Page, liv
     log_in(page, f"{live_server.url}/p/{studio.project.slug}/rate/")
     expect(page.locator("#guideline-new")).to_have_count(0)
     save_guideline(actor=studio.admin, project=studio.project, body="Prefer the **shorter** text.")
-    for key in ("2", "3"):  # the second one may have been fetched ahead, under the first version
-        press(page, key)
-    expect(page.locator("#guideline-new")).to_have_text("new")
-    page.keyboard.press("g")
+    press(page, "2")
+    if page.evaluate("document.getElementById('item').dataset.guideline") == "1":
+        press(page, "3")  # that one had been fetched ahead, under the first version
+    expect(page.locator("#guideline[open]")).to_be_visible()  # by itself: it is to be read once
     expect(page.locator("#guideline-title")).to_contain_text("version 2")
     expect(page.locator("#guideline strong")).to_have_text("shorter")
     expect(page.locator("#guideline-new")).to_have_count(0)
     page.keyboard.press("Escape")
     press(page, "5")
     wait_until_sent(page)
-    first, _, third = Rating.objects.order_by("id").values_list("presentation__guideline__version", flat=True)
-    assert (first, third) == (1, 2)
+    first, *_, last = Rating.objects.order_by("id").values_list("presentation__guideline__version", flat=True)
+    assert (first, last) == (1, 2)
     assert Membership.objects.get(user__username="ada").guideline_read == 2
 
 
@@ -54,6 +54,6 @@ def test_without_a_connection_the_page_stays_and_follows_once_there_is_one(page:
     assert page.evaluate("isTheSamePage")
     page.unroute(address)
     press(page, "5")
-    expect(page.locator("#guideline-new")).to_have_text("new")
+    expect(page.locator("#guideline[open]")).to_be_visible()
     expect(page.locator("#guideline-title")).to_contain_text("version 2")
     assert page.evaluate("isTheSamePage")

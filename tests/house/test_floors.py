@@ -132,9 +132,10 @@ def test_only_the_doorbell_knows_celery():
     )
 
 
-def test_the_doorbell_lies_below_all_apps():
+@pytest.mark.parametrize("low", ["webapp.queue", "webapp.typeset"])
+def test_the_doorbell_and_the_typesetter_lie_below_all_apps(low):
     apps = tuple(f"webapp.{app}" for app in APPS)
-    assert wrong_imports(lambda name, used: name == "webapp.queue" and any(within(used, app) for app in apps)) == []
+    assert wrong_imports(lambda name, used: within(name, low) and any(within(used, app) for app in apps)) == []
 
 
 def test_workers_never_use_pages():

@@ -374,7 +374,8 @@ def test_model_text_is_shown_as_text(studio, rater, text):
 
     studio.add_item(text, text)
     html, _ = look(rater, studio)
-    shown = re.findall(r'<div class="shown"[^>]*dir="auto">(.*?)</div>', html, re.DOTALL)
+    marked = re.findall(r'<div class="shown"[^>]*dir="auto">(.*?)</div>', html, re.DOTALL)
+    shown = [re.sub(r'<span class="mark"[^<>]*><span hidden>(.*?)</span></span>', r"\1", found) for found in marked]
     assert [unescape(found) for found in shown] == [text, text]
     assert all("<" not in found for found in shown)
     assert html.count("hx-disable") == 3  # prompt, answer, guideline
@@ -403,7 +404,10 @@ def test_the_guideline_is_on_the_page_and_new_until_it_was_read(studio, rater):
     Guideline.objects.create(project=studio.project, version=2, body="Be kind.", sha256="0" * 64)
     Slot.objects.update(state="void", rater=None, lease_until=None)
     studio.add_items(singles=1)
-    assert 'id="guideline-new"' in look(rater, studio)[0]
+    assert rater.get(url(studio)).headers["Location"] == url(studio, "guideline/"), "it is read before going on"
+    open_page = rater.get(url(studio), headers={"X-Requested-With": "fetch"}).content.decode()
+    assert 'id="guideline-new"' in open_page, "which shows it in its drawer"
+    assert 'data-changed="yes"' in open_page
 
 
 # --- Ahead of need ---------------------------------------------------------------------------------------------------

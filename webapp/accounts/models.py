@@ -12,6 +12,7 @@ class User(AbstractUser):
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     is_simulated = models.BooleanField(default=False, help_text="a simulated rater, whose ratings are never human")
+    page_settings = models.JSONField(default=dict, blank=True, help_text="how this person wants the rater page")
 
     class Meta(AbstractUser.Meta):
         pass

@@ -31,6 +31,14 @@ def ensure_admin(*, username: str = "admin") -> User:
     return user
 
 
+def save_page_settings(*, user: User, **changes: Any) -> None:
+    """Keep how ``user`` wants the rater page; what ``changes`` does not name stays as it is."""
+    with transaction.atomic():
+        stored = User.objects.select_for_update(no_key=True).get(pk=user.pk)
+        user.page_settings = {**stored.page_settings, **changes}
+        user.save(update_fields=["page_settings"])
+
+
 def create_login_link(*, user: User, valid_for: timedelta = timedelta(hours=24)) -> str:
     """A token that logs ``user`` in once, within ``valid_for``. It is told only here: its hash is kept."""
     token = new_token()

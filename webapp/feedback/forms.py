@@ -1,9 +1,11 @@
 """What the rater page sends."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from django import forms
 
+from webapp.feedback.keys import problems_with
 from webapp.feedback.modes.base import REASON_LENGTH, Extras
 from webapp.feedback.modes.ranking import RANKED
 from webapp.feedback.modes.single import AXIS, SCORED
@@ -66,6 +68,21 @@ class SkipForm(forms.Form):
     reason = forms.ChoiceField(choices=SKIP_REASONS, required=False)
 
 
+class PracticeAnswerForm(forms.Form):
+    pair = forms.IntegerField(min_value=1)
+    choice = forms.ChoiceField(choices=[(str(n), str(n)) for n in range(8)])
+
+
+class ReportForm(forms.Form):
+    token = forms.UUIDField()
+    words = forms.CharField(required=False, max_length=300)
+
+
+class SettleForm(forms.Form):
+    report = forms.IntegerField(min_value=1)
+    withdraw = forms.BooleanField(required=False)
+
+
 class PageForm(forms.Form):
     """What the page has that is still to be judged: the item that it shows, and the one that it fetched ahead."""
 
@@ -80,3 +97,39 @@ class LeaseForm(forms.Form):
 
 class UndoForm(forms.Form):
     before = forms.UUIDField(required=False)
+    after = forms.UUIDField(required=False)
+
+
+class ToggleForm(forms.Form):
+    name = forms.CharField(max_length=20)
+    is_on = forms.BooleanField(required=False)
+
+
+class PageSettingsForm(forms.Form):
+    """A field for each key of the page, named as the key, and when to be reminded of a break."""
+
+    rest_minutes = forms.IntegerField(
+        label="Remind me of a break after",
+        min_value=0,
+        max_value=240,
+        help_text="minutes of rating; 0: never. The reminder stands at the edge and stops nothing.",
+    )
+
+    def __init__(self, *args: Any, keys: Mapping[str, str], **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.keys = list(keys)
+        attributes = {"maxlength": 1, "autocapitalize": "none", "autocomplete": "off", "spellcheck": "false"}
+        for key, words in keys.items():
+            self.fields[key] = forms.CharField(
+                label=words, max_length=4, strip=False, widget=forms.TextInput(attrs=attributes)
+            )
+
+    def chosen(self) -> dict[str, str]:
+        """The rater's key for each key of the page, in small letters; what is refused already is left out."""
+        return {key: self.cleaned_data[key].lower() for key in self.keys if key in self.cleaned_data}
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        for key, problem in problems_with(self.chosen()).items():
+            self.add_error(key, problem)
+        return cleaned

@@ -269,3 +269,20 @@ class Skip(models.Model):
 
     def __str__(self) -> str:
         return f"skip of {self.comparison_id}"
+
+
+class Report(models.Model):
+    """A rater says that an item should not be shown; it is passed by too, and admins decide what becomes of it."""
+
+    comparison = models.ForeignKey(Comparison, on_delete=models.PROTECT, related_name="reports")
+    rater = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="reports")
+    words = models.CharField(max_length=300, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    settled_at = models.DateTimeField(null=True)
+    settled_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.PROTECT, related_name="+")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["comparison", "rater"], name="one_report_each")]
+
+    def __str__(self) -> str:
+        return f"report of {self.comparison_id}"

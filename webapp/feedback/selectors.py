@@ -210,6 +210,13 @@ def act_before(rater: User, project: Project, token: UUID | None = None) -> Act 
     return acts[later + 1] if later + 1 < len(acts) else None
 
 
+def act_after(rater: User, project: Project, token: UUID) -> Act | None:
+    """What redoing leads to: the act after that of ``token``; None where that was the last one, or is too old."""
+    acts = last_acts(rater, project)
+    index = next((index for index, act in enumerate(acts) if act.token == token), 0)
+    return acts[index - 1] if index else None
+
+
 def may_revise(rater: User, project: Project, comparison_id: UUID) -> bool:
     """Whether a rater may still change what was said of an item: it is among the last acts, or young enough."""
     if any(act.comparison_id == comparison_id for act in last_acts(rater, project)):

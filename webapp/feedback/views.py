@@ -1,9 +1,11 @@
 """The rater page, and the list of ratings for admins."""
 
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from django import forms
 from django.contrib import messages
 from django.core.paginator import Paginator
 from django.http import Http404, HttpResponse
@@ -14,7 +16,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from django.views.decorators.vary import vary_on_headers
 
 from webapp.errors import ChoiceInvalid, RemarkInvalid, RevisionClosed, SubmissionConflict, TokenUnknown
-from webapp.feedback import selectors, services
+from webapp.feedback import reports, selectors, services
 from webapp.feedback.exports import rating_lines
 from webapp.feedback.forms import (
     SKIP_REASONS,
@@ -25,9 +27,12 @@ from webapp.feedback.forms import (
     UndoForm,
     VerdictForm,
 )
+from webapp.feedback.keys import page_context
 from webapp.feedback.models import Presentation, Rating, load_rankings
 from webapp.feedback.modes import mode_of, verdict_in_words
 from webapp.feedback.modes.base import NOTHING_MORE, REASON_LENGTH, Extras
+from webapp.feedback.sittings import last_sitting
+from webapp.feedback.welcome_views import welcomed_first
 from webapp.projects.access import MemberRequest, admin_required, member_required
 from webapp.projects.models import Project
 from webapp.projects.prose import to_html
@@ -59,6 +64,7 @@ NOT_UNDERSTOOD = Told("error", "That was not understood, and nothing was saved. 
 @never_cache
 @vary_on_headers("HX-Request")
 @member_required
+@welcomed_first
 @require_http_methods(["GET", "POST"])
 def rate(request: MemberRequest, project: Project) -> HttpResponse:
     """Show what to judge next; a POST records a verdict and shows the one after it."""
@@ -94,11 +100,24 @@ def told_of(error: SubmissionConflict) -> Told:
 @require_POST
 def skip(request: MemberRequest, project: Project) -> HttpResponse:
     """Pass an item by, for good."""
-    form = SkipForm(request.POST)
-    told = None
+    return pass_by(request, project, SkipForm(request.POST), services.skip)
+
+
+def pass_by(
+    request: MemberRequest,
+    project: Project,
+    form: forms.Form,
+    act: Callable[..., object],
+    done: Told | None = None,
+) -> HttpResponse:
+    """Let ``act`` take an item away with what ``form`` says, tell ``done``, and show the next item.
+
+    Raises Http404 for an item that this rater was never shown.
+    """
+    told = done
     if form.is_valid():
         try:
-            services.skip(rater=request.user, project=project, **form.cleaned_data)
+            act(rater=request.user, project=project, **form.cleaned_data)
         except TokenUnknown as error:
             raise Http404(str(error)) from None
         except SubmissionConflict as error:
@@ -152,7 +171,7 @@ def pause(request: MemberRequest, project: Project) -> HttpResponse:
     """Hand everything back and rest; the page that says so asks for nothing."""
     services.release_all(rater=request.user, project=project)
     if request.htmx:
-        return HttpResponse(status=204)  # the page has the words already
+        return render(request, "feedback/_sitting.html", {"sitting": last_sitting(request.user, project)})
     return redirect(f"{reverse('feedback:rate', args=[project.slug])}?paused=1")
 
 
@@ -176,9 +195,11 @@ def show_item(request: MemberRequest, project: Project, told: Told | None, *, wa
         "is_ahead": bool(beside) or not wants_item,
         "is_resting": is_resting,
     }
+    if is_resting:
+        context["sitting"] = last_sitting(request.user, project)
     if is_fragment:
         return render(request, "feedback/_item.html", context, status=told.status if told else 200)
-    return render(request, "feedback/rate.html", context | guideline_context(request, project))
+    return render(request, "feedback/rate.html", context | frame_context(request, project))
 
 
 def item_context(
@@ -210,16 +231,17 @@ def item_context(
     return context
 
 
-def guideline_context(request: MemberRequest, project: Project) -> dict[str, Any]:
-    """The guideline drawer."""
+def frame_context(request: MemberRequest, project: Project) -> dict[str, Any]:
+    """What stands around the item: the guideline drawer, and how this rater wants the page."""
     guideline = current_guideline(project)
     if guideline is None:
-        return {}
+        return page_context(request.user)
     membership = membership_of(request.user, project)
-    return {
+    return page_context(request.user) | {
         "guideline": guideline,
         "guideline_html": to_html(guideline.body),
         "guideline_is_new": membership is not None and membership.guideline_read < guideline.version,
+        "guideline_was_read": membership is not None and membership.guideline_read > 0,
     }
 
 
@@ -228,13 +250,22 @@ def guideline_context(request: MemberRequest, project: Project) -> dict[str, Any
 @member_required
 @require_GET
 def undo(request: MemberRequest, project: Project) -> HttpResponse:
-    """To the rater's last act, or to the one before that of the token ``before``; ten acts deep."""
+    """To the rater's last act, or to the one before that of the token ``before``; ten acts deep.
+
+    Redo is the way back: to the act after that of the token ``after``, and from the last one to the item in hand.
+    """
     form = UndoForm(request.GET)
-    act = selectors.act_before(request.user, project, form.cleaned_data["before"] if form.is_valid() else None)
+    before, after = (form.cleaned_data["before"], form.cleaned_data["after"]) if form.is_valid() else (None, None)
+    if after:
+        act = selectors.act_after(request.user, project, after)
+    else:
+        act = selectors.act_before(request.user, project, before)
     if act:
         return redirect(f"{reverse('feedback:judged', args=[project.slug, act.token])}?then=rate")
     if request.htmx:
         return HttpResponse(status=204)
+    if after:
+        return redirect("feedback:rate", project.slug)
     return say_and_go_on(request, project, NOTHING_TO_UNDO)
 
 
@@ -268,7 +299,7 @@ def judged(request: MemberRequest, project: Project, token: uuid.UUID) -> HttpRe
     }
     if request.htmx:
         return render(request, "feedback/_judged.html", context)
-    return render(request, "feedback/rate.html", context | guideline_context(request, project))
+    return render(request, "feedback/rate.html", context | frame_context(request, project))
 
 
 def revise_verdict(request: MemberRequest, project: Project, token: uuid.UUID, form: ChoiceForm) -> Told:
@@ -326,6 +357,7 @@ def queue(request: MemberRequest, project: Project) -> HttpResponse:
         "here": "queue",
         "counts": selectors.queue_counts(project),
         "raters": selectors.raters_of(project),
+        "reports": list(reports.open_reports(project)[:PAGE_SIZE]),
         "sources": Rating.Source.choices,
         "source": source,
         "page": page,

@@ -8,7 +8,7 @@ from django import forms
 from django.utils.text import slugify
 
 from webapp.errors import SettingsRefused
-from webapp.projects.models import SHARES, Membership, Project
+from webapp.projects.models import SHARES, Membership, PracticePair, Project
 
 MAX_FILE_BYTES = 10 * 1024 * 1024
 PERCENT = {"min": 0, "max": 100, "step": 5}
@@ -260,3 +260,31 @@ class GuidelineForm(forms.Form):
 
 class GuidelineReadForm(forms.Form):
     version = forms.IntegerField(min_value=1, max_value=1_000_000)
+
+
+class ConsentForm(forms.ModelForm):
+    class Meta:
+        model = Project
+        fields = ["consent"]
+        labels = {"consent": "What raters agree to"}
+        help_texts = {
+            "consent": "Markdown. What is done with ratings, who sees names, what may be unpleasant to read. Empty: "
+            "raters are not asked."
+        }
+        widgets = {"consent": forms.Textarea(attrs={"rows": 8})}
+
+
+class PracticeForm(forms.ModelForm):
+    """A practice pair with its answer."""
+
+    class Meta:
+        model = PracticePair
+        fields = ["prompt", "left", "right", "best", "explanation"]
+        labels = {"left": "Answer A", "right": "Answer B", "best": "The answer", "explanation": "Why"}
+        help_texts = {"explanation": "Shown after the rater has answered, right or wrong."}
+        widgets = {
+            "prompt": forms.Textarea(attrs={"rows": 2}),
+            "left": forms.Textarea(attrs={"rows": 4}),
+            "right": forms.Textarea(attrs={"rows": 4}),
+            "explanation": forms.Textarea(attrs={"rows": 3}),
+        }

@@ -74,6 +74,9 @@ class Project(models.Model):
     )
     simulated_asked_at = models.DateTimeField(null=True, blank=True)
     is_paused = models.BooleanField(default=False)
+    consent = models.TextField(
+        blank=True, default="", help_text="what raters agree to on their first visit; empty: they are not asked"
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     def __str__(self) -> str:
@@ -120,6 +123,9 @@ class Membership(models.Model):
     role = models.CharField(max_length=8, choices=Role.choices, default=Role.RATER)
     guideline_read = models.PositiveIntegerField(default=0, help_text="the last guideline version confirmed as read")
     joined_at = models.DateTimeField(auto_now_add=True)
+    consented_at = models.DateTimeField(null=True, blank=True)
+    practised = models.PositiveSmallIntegerField(default=0, help_text="practice pairs answered")
+    welcomed_at = models.DateTimeField(null=True, blank=True, help_text="when the first visit was over")
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["project", "user"], name="one_membership_each")]
@@ -182,3 +188,21 @@ class Prompt(models.Model):
 
     def __str__(self) -> str:
         return self.text[:60]
+
+
+class PracticePair(models.Model):
+    """A pair with a known answer, shown on a rater's first visit and explained; nothing learns from it."""
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="practice_pairs")
+    prompt = models.TextField()
+    left = models.TextField(help_text="answer A")
+    right = models.TextField(help_text="answer B")
+    best = models.CharField(max_length=4, choices=[("a", "A is better"), ("b", "B is better"), ("tie", "equal")])
+    explanation = models.TextField(help_text="why, in one or two sentences")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["id"]
+
+    def __str__(self) -> str:
+        return f"practice pair of {self.project}"

@@ -40,6 +40,7 @@ EDITABLE = (
     "rewrite_question",
     "axes",
     "flags",
+    "consent",
 )
 """What an admin may change of a project; its slug stays, since links point to it."""
 

@@ -198,6 +198,7 @@ def guideline(request: MemberRequest, project: Project) -> HttpResponse:
     ):
         messages.success(request, "The guideline is saved. It holds from now on.")
         return redirect("projects:guideline", project.slug)
+    member = selectors.membership_of(request.user, project)
     if not form.is_bound:
         form = GuidelineForm(initial={"body": current.body if current else ""})
     context = {
@@ -206,6 +207,7 @@ def guideline(request: MemberRequest, project: Project) -> HttpResponse:
         "here": "guideline",
         "guideline": current,
         "html": to_html(current.body) if current else "",
+        "is_unread": bool(member and current and member.guideline_read < current.version),
         "form": form if may_edit else None,
         "versions": list(project.guidelines.all()[:20]) if may_edit else [],
     }
@@ -215,7 +217,7 @@ def guideline(request: MemberRequest, project: Project) -> HttpResponse:
 @member_required
 @require_POST
 def guideline_read(request: MemberRequest, project: Project) -> HttpResponse:
-    """A member has opened this version of the guideline."""
+    """A member has opened this version of the guideline; a plain form leads on to rating."""
     form = GuidelineReadForm(request.POST)
     if not form.is_valid():
         return HttpResponse("which version?\n", content_type="text/plain", status=422)
@@ -223,4 +225,6 @@ def guideline_read(request: MemberRequest, project: Project) -> HttpResponse:
     if current:
         version = min(form.cleaned_data["version"], current.version)
         services.confirm_guideline(user=request.user, project=project, version=version)
+    if not request.htmx and "go_on" in request.POST:
+        return redirect("feedback:rate", project.slug)
     return HttpResponse(status=204)

@@ -7,13 +7,13 @@ if (here) here.parentElement.scrollLeft = here.offsetLeft - here.parentElement.o
 
 // A menu closes when one looks elsewhere.
 document.addEventListener("click", (event) => {
-  for (const open of document.querySelectorAll("details.menu[open], details.because[open], details.pop[open]")) {
+  for (const open of document.querySelectorAll("details:is(.menu, .because, .pop, .why)[open]")) {
     if (!open.contains(event.target)) open.open = false;
   }
 });
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Escape") return;
-  for (const open of document.querySelectorAll("details.menu[open], details.because[open]")) {
+  for (const open of document.querySelectorAll("details:is(.menu, .because, .why)[open]")) {
     open.open = false;
     open.querySelector("summary").focus();
   }

@@ -27,6 +27,8 @@ async function followGuideline() {
     here.replaceChildren(...there.childNodes);
     Object.assign(here.dataset, there.dataset); // with what rate.js sends once it is read
   }
+  const { read, changed } = document.getElementById("open-guideline").dataset;
+  if (read && changed && !document.querySelector("dialog[open]")) open(drawer); // to be read once before going on
 }
 
 // Whatever puts the next item in place.

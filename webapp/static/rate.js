@@ -176,7 +176,7 @@ document.addEventListener(
       pause();
       return;
     }
-    if (form.id !== "verdict" && form.id !== "skip") return;
+    if (!["verdict", "skip", "report"].includes(form.id)) return;
     event.preventDefault();
     event.stopImmediatePropagation();
     if (!isWaiting && performance.now() - shownAt >= LOOK_MS) commit(form, event.submitter);
@@ -236,7 +236,7 @@ function received(entry, status, text) {
     return;
   }
   if (status === 200) {
-    say("saved · U undoes");
+    say(`saved · ${keyName("u")} undoes`);
     hintTimer = setTimeout(say, HINT_MS, "saved");
   } else say("");
   take(text);
@@ -386,18 +386,22 @@ document.addEventListener("htmx:afterSwap", (event) => {
 // --- Undo and pause --------------------------------------------------------------------------------------------------
 
 function undo() {
-  undoing = undoing.then(stepBack);
+  undoing = undoing.then(() => step(byId("undo")));
 }
 
-async function stepBack() {
-  const link = byId("undo");
+function redo() {
+  undoing = undoing.then(() => (byId("redo") ? step(byId("redo")) : say("nothing to redo")));
+}
+
+// To an act before, or from there to the one after; after the last one stands what was being judged.
+async function step(link) {
   if (!link || isPaused()) return;
   if (isLookingBack() && !aside) {
     location.assign(link.href); // a page of its own, opened from the list of ratings
     return;
   }
   if (unsent().length) {
-    stepsBack += 1;
+    if (link.id !== "redo") stepsBack += 1;
     send(); // what is on its way first
     return;
   }
@@ -412,6 +416,7 @@ async function stepBack() {
   }
   if (!link.isConnected || isWaiting) return; // judged or undone meanwhile
   if (answer.status === 401) tell("You are logged out. Log in again to go on.", { logIn: true });
+  else if (answer.status === 204 && link.id === "redo") showAside();
   else if (answer.status === 204) say("nothing more to undo");
   else if (!answer.ok) say(`undo failed (error ${answer.status})`, true);
   else {
@@ -434,11 +439,14 @@ function showAside() {
 }
 
 document.addEventListener("click", (event) => {
-  const link = event.target.closest("#undo, #keep");
+  const link = event.target.closest("#undo, #redo, #keep");
   if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
   if (link.id === "undo") {
     event.preventDefault();
     undo();
+  } else if (link.id === "redo") {
+    event.preventDefault();
+    redo();
   } else if (aside) {
     event.preventDefault();
     showAside();
@@ -465,7 +473,11 @@ function pause() {
 async function handBackAll() {
   if (unsent().length) return; // it follows on what is still to be sent
   try {
-    await post(addresses.pause, {}, { keepalive: true });
+    const answer = await post(addresses.pause, {}, { keepalive: true });
+    if (!answer.ok || !isPaused()) return;
+    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    const sitting = page.getElementById("sitting");
+    if (sitting) byId("sitting").replaceWith(sitting); // what was done since the last long break
   } catch {
     // no connection: the leases run out by themselves
   }
@@ -486,8 +498,10 @@ function buttonOf(event, key) {
   if (key === "enter" || key === "escape") {
     return event.target.closest("a, button, summary") && key === "enter" ? null : byId("keep");
   }
-  const because = document.querySelector(".because");
+  const because = document.querySelector("#skip .because");
   if (key === "s") return byId("skip-plain");
+  const named = document.querySelector(`#item [data-shortcut="${CSS.escape(key)}"]`);
+  if (named) return named;
   const digit = digitOf(event);
   if (!digit) return null;
   return document.querySelector(because?.open ? `[data-reason="${digit}"]` : `[data-key="${digit}"]`);
@@ -499,10 +513,11 @@ document.addEventListener("keydown", (event) => {
   if (event.target.closest("input:not([type=hidden]), textarea, select, [contenteditable]")) return;
   const key = event.key.toLowerCase();
   const opened = document.querySelector("dialog[open]");
-  const isCtrlZ = key === "z" && (event.ctrlKey || event.metaKey) && !event.altKey && !event.shiftKey;
-  if (isCtrlZ && !opened) {
+  const isWithCtrl = (event.ctrlKey || event.metaKey) && !event.altKey;
+  if (isWithCtrl && !opened && (key === "z" || key === "y")) {
     event.preventDefault();
-    undo();
+    if (key === "y" || event.shiftKey) redo();
+    else undo();
   }
   if (event.ctrlKey || event.altKey || event.metaKey) return;
   if (key === "g" || key === "?") {
@@ -513,7 +528,12 @@ document.addEventListener("keydown", (event) => {
     return;
   }
   if (opened) return;
-  const because = document.querySelector(".because");
+  if (key === "u" && event.shiftKey) {
+    event.preventDefault();
+    redo();
+    return;
+  }
+  const because = document.querySelector("#skip .because");
   if (because && key === "s" && event.shiftKey) {
     event.preventDefault();
     because.open = !because.open;

@@ -1,0 +1,84 @@
+"""A rater's own keys in a real browser, and the reminder of a break."""
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser import pictures
+from tests.browser.pages import READY, open_rater, press
+from tests.browser.test_accessibility import serious_findings
+from tests.studio import Studio, open_studio
+from webapp.accounts.models import User
+from webapp.feedback.models import Rating, Skip
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def studio() -> Studio:
+    studio = open_studio()
+    studio.add_rater("ada")
+    return studio
+
+
+def test_own_keys_rate_and_stand_on_the_controls(context, live_server, studio):
+    studio.add_items(pairs=6)
+    page = open_rater(context, live_server.url, studio)
+    page.keyboard.press("?")
+    page.click("text=Choose other keys")
+    assert serious_findings(page) == []
+    pictures.take(page, "keys-settings-desktop")
+    page.fill("[name='2']", "q")
+    page.fill("[name='u']", "2")
+    page.fill("[name='s']", "q")
+    page.click("main .primary")
+    expect(page.locator("#id_2_error")).to_contain_text("is also the key for")
+    page.fill("[name='s']", ";")
+    page.click("main .primary")
+    page.click("text=Back to rating")
+    page.wait_for_selector(READY)
+    assert page.locator("#step-2 kbd").inner_text() == "Q"
+    expect(page.locator("#step-2")).to_have_attribute("aria-label", "A is clearly better, key Q")
+    expect(page.locator("#undo")).to_have_attribute("aria-label", "Undo, key 2")
+    press(page, "q")
+    expect(page.locator("#saved")).to_have_text("saved · 2 undoes")
+    assert page.locator("#undo kbd").inner_text() == "2", "on the next item too"
+    page.wait_for_selector(READY)
+    page.keyboard.press("u")  # means nothing any more
+    expect(page.locator(".said")).to_have_count(0)
+    page.keyboard.press("2")
+    expect(page.locator(".said")).to_contain_text("You said: A is clearly better.")
+    page.keyboard.press("Enter")
+    expect(page.locator(".said")).to_have_count(0)
+    press(page, ";")
+    page.wait_for_function("() => localStorage.length === 0")
+    page.keyboard.press("?")
+    expect(page.locator("#keys .keys")).to_contain_text("Q")
+    pictures.take(page, "keys-own-desktop")
+    assert (Rating.objects.count(), Skip.objects.count()) == (1, 1)
+    assert abs(Rating.objects.get().verdict) == 2
+
+
+def test_after_so_many_minutes_a_word_about_a_break_stands_at_the_edge(context, live_server, studio):
+    studio.add_items(pairs=3)
+    User.objects.filter(username="ada").update(page_settings={"rest_minutes": 9})
+    context.clock.install()
+    page = open_rater(context, live_server.url, studio)
+    page.keyboard.press("j")
+    page.clock.fast_forward("06:00")  # away for longer than five minutes: rested
+    for _ in range(3):
+        page.keyboard.press("j")
+        expect(page.locator("#rest")).to_be_hidden()
+        page.clock.fast_forward("04:00")
+    page.keyboard.press("j")
+    expect(page.locator("#rest")).to_contain_text("You have rated for 12 minutes.")
+    assert page.evaluate("document.activeElement === document.body"), "it takes no focus"
+    pictures.take(page, "rest-desktop")
+    page.click("text=In ten minutes")
+    expect(page.locator("#rest")).to_be_hidden()
+    for _ in range(3):
+        page.clock.fast_forward("04:00")
+        page.keyboard.press("j")
+    expect(page.locator("#rest")).to_be_visible()
+    page.click("text=Take a break")
+    expect(page.locator("h1")).to_have_text("Paused")
+    expect(page.locator("#rest")).to_be_hidden()

@@ -1,0 +1,103 @@
+"""Reporting an item hides it from its reporter at once and tells the admins, who settle it."""
+
+import pytest
+from django.db.models import Count
+from django.test import Client
+
+from tests.hostile import HOSTILE
+from tests.markup import see
+from tests.studio import open_studio
+from tests.web.test_pages_rate import HTMX, enter, look, url
+from webapp.accounts.models import Audit
+from webapp.feedback.models import Rating, Report, Skip, Slot
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def studio():
+    return open_studio(overlap=2)
+
+
+@pytest.fixture
+def rater(studio) -> Client:
+    return enter(studio, "ada")
+
+
+@pytest.fixture
+def admin(studio) -> Client:
+    client = Client()
+    client.force_login(studio.admin, "django.contrib.auth.backends.ModelBackend")
+    return client
+
+
+def test_a_report_hides_the_item_at_once_and_reaches_the_admins(studio, rater, admin):
+    studio.add_items(pairs=2)
+    html, fields = look(rater, studio)
+    assert "Report" in html
+    answer = rater.post(
+        url(studio, "rate/report/"), {"token": fields["token"], "words": " it names a person "}, headers=HTMX
+    )
+    assert "Reported. You do not get it again" in answer.content.decode()
+    assert 'id="verdict"' in answer.content.decode(), "the next one is there"
+    report = Report.objects.get()
+    assert (report.words, report.rater, report.settled_at) == ("it names a person", studio.raters["ada"], None)
+    assert Skip.objects.get().comparison == report.comparison
+    page = admin.get(url(studio, "ratings/")).content.decode()
+    assert "it names a person" in page
+    assert "Reported" in page
+    assert "Reported" not in rater.get(url(studio, "history/")).content.decode()
+
+
+def test_a_report_is_kept_once_and_not_of_what_was_judged_or_never_shown(studio, rater):
+    studio.add_items(pairs=2)
+    _, fields = look(rater, studio)
+    for words in ("first", "second"):
+        rater.post(url(studio, "rate/report/"), {"token": fields["token"], "words": words})
+    assert Report.objects.get().words == "first"
+    _, fields = look(rater, studio)
+    rater.post(url(studio), {**fields, "choice": "2"}, headers=HTMX)
+    answer = rater.post(url(studio, "rate/report/"), {"token": fields["token"]}, headers=HTMX)
+    assert answer.status_code == 409
+    stranger = enter(studio, "bea")
+    assert stranger.post(url(studio, "rate/report/"), {"token": fields["token"]}).status_code == 404
+    assert rater.post(url(studio, "rate/report/"), {"token": "x"}, headers=HTMX).status_code == 422
+    assert Report.objects.count() == 1
+
+
+@pytest.mark.parametrize("withdraw", [True, False])
+def test_an_admin_withdraws_the_item_or_lets_it_be_shown(studio, rater, admin, withdraw):
+    studio.add_items(pairs=1)
+    for client in (rater, enter(studio, "bea")):
+        _, fields = look(client, studio)
+        client.post(url(studio, "rate/report/"), {"token": fields["token"]})
+    sent = {"report": Report.objects.earliest("id").pk, **({"withdraw": "yes"} if withdraw else {})}
+    assert rater.post(url(studio, "ratings/settle/"), sent).status_code == 404, "raters may not"
+    page = admin.post(url(studio, "ratings/settle/"), sent, follow=True).content.decode()
+    assert ("Withdrawn" if withdraw else "offered as before") in page
+    assert 'id="reports"' not in page, "both reports are settled"
+    states = dict(Slot.objects.values_list("state").annotate(Count("id")))
+    assert states == ({"void": 2} if withdraw else {"open": 2})
+    assert Audit.objects.get(action__startswith="report.").action == f"report.{'withdraw' if withdraw else 'dismiss'}"
+    assert "settled before" in admin.post(url(studio, "ratings/settle/"), sent, follow=True).content.decode()
+    assert not Rating.objects.exists()
+
+
+MARKS = [("span", ("class", "data-mark", "title")), ("span", ("hidden",))]  # for what cannot be seen
+
+
+def elements_of(client: Client, address: str) -> list[tuple[str, tuple[str, ...]]]:
+    return [one for one in see(client.get(address).content.decode()).elements if one not in MARKS]
+
+
+def test_the_words_of_a_report_are_shown_as_text(studio, rater, admin):
+    texts = [text for text in HOSTILE.values() if text.strip()]
+    item = studio.add_item("A prompt", "one text", "another text")
+    user = studio.raters["ada"]
+    Report.objects.create(comparison=item, rater=user, words="x")
+    plain = elements_of(admin, url(studio, "ratings/"))
+    report = Report.objects.get()
+    for text in texts[::4]:
+        report.words = text.replace("\0", "\ufffd")[:300]
+        report.save()
+        assert elements_of(admin, url(studio, "ratings/")) == plain, text[:80]

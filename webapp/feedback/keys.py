@@ -1,0 +1,71 @@
+"""The keys of the rater page: what each does, and how a rater may choose others.
+
+A rater's own key stands for one of the page's: scripts and templates speak of the page's keys alone, ``keys.js`` turns
+one into the other. Enter, Escape, Tab and Space belong to the browser and stay.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from webapp.accounts.models import User
+
+KEYS = {
+    "1": "A is much better; of one answer: bad; the first of what is ranked or listed",
+    "2": "A is clearly better; weak; the second",
+    "3": "A is slightly better; fair; the third",
+    "4": "both are equal; good; the fourth",
+    "5": "B is slightly better; excellent; the fifth",
+    "6": "B is clearly better; the sixth",
+    "7": "B is much better; the seventh",
+    "8": "the eighth of what is listed",
+    "9": "the ninth of what is listed",
+    "0": "both are bad, or all",
+    "=": "in a ranking: the next shares the place; in a pair: equal",
+    "x": "flags",
+    "r": "a reason in my own words",
+    "m": "mark a passage as evidence",
+    "e": "write an answer anew",
+    "s": "skip; with Shift: say why",
+    "f": "report",
+    "u": "undo; with Shift: redo",
+    "p": "pause, and go on",
+    "j": "scroll down",
+    "k": "scroll up",
+    "l": "scroll the answers apart or together",
+    "d": "mark the sentences that differ",
+    "v": "the texts as written or formatted",
+    "g": "guideline",
+    "?": "all keys",
+}
+"""The page's own keys and what they do, in the order of the settings page."""
+
+TOGGLES = ("as-written", "unlinked")  # what of the page's look is kept from item to item and from day to day
+REST_MINUTES = 45  # of rating, after which the page reminds of a break
+
+
+def own_keys(user: User) -> dict[str, str]:
+    """The keys that ``user`` has changed, by the page's key; what is no key of the page any more is left out."""
+    stored = user.page_settings.get("keys", {})
+    return {key: own for key, own in stored.items() if key in KEYS and own != key}
+
+
+def problems_with(chosen: Mapping[str, str]) -> dict[str, str]:
+    """What is wrong with these keys for each of ``KEYS``, in words, by the page's key; empty where nothing is."""
+    found = {}
+    for key, own in chosen.items():
+        others = [KEYS[other] for other, same in chosen.items() if same == own and other != key]
+        if len(own) != 1 or not own.isprintable() or own.isspace():
+            found[key] = "It takes one letter, digit or sign."
+        elif others:
+            found[key] = f"“{own.upper()}” is also the key for “{others[0]}”: give one of them another."
+    return found
+
+
+def page_context(user: User) -> dict[str, Any]:
+    """What the rater page is told of its rater's settings."""
+    settings = user.page_settings
+    return {
+        "own_keys": own_keys(user),
+        "toggles": [name for name in settings.get("toggles", []) if name in TOGGLES],
+        "rest_minutes": settings.get("rest_minutes", REST_MINUTES),
+    }

@@ -1,0 +1,47 @@
+// The rater's own keys: one of them is heard as the key of the page that it stands for, and shown wherever that one is.
+"use strict";
+
+const ownKeys = JSON.parse(document.getElementById("own-keys").textContent); // by the page's key
+const keyName = (key) => (ownKeys[key] ?? key).toUpperCase();
+
+if (Object.keys(ownKeys).length) {
+  const meantBy = new Map(Object.entries(ownKeys).map(([key, own]) => [own, key]));
+
+  // Before all others; what they hear is not trusted, and so is not taken for a rater's key again.
+  window.addEventListener(
+    "keydown",
+    (event) => {
+      if (!event.isTrusted || event.isComposing || event.ctrlKey || event.altKey || event.metaKey) return;
+      if (event.target.closest?.("input:not([type=hidden]), textarea, select, [contenteditable]")) return;
+      const typed = event.key.toLowerCase();
+      const digit = /^(?:Digit|Numpad)([0-9])$/.exec(event.code)?.[1]; // keyboards whose digits need Shift
+      const meant = meantBy.get(typed);
+      const isFree = typed in ownKeys || (digit in ownKeys && !/^[a-z0-9?]$/.test(typed)); // does nothing any more
+      if (meant === undefined && !isFree) return;
+      event.preventDefault();
+      event.stopImmediatePropagation();
+      if (meant === undefined) return;
+      const key = event.shiftKey ? meant.toUpperCase() : meant;
+      const { shiftKey, repeat } = event;
+      event.target.dispatchEvent(new KeyboardEvent("keydown", { key, shiftKey, repeat, bubbles: true, cancelable: true }));
+    },
+    true,
+  );
+
+  const show = (root) => {
+    for (const shown of root.querySelectorAll("kbd:not([data-of])")) {
+      const [, shift, key] = /^(⇧?)(.+)$/.exec(shown.textContent.trim()) ?? ["", "", ""];
+      if (!(key.toLowerCase() in ownKeys)) continue;
+      shown.dataset.of = key;
+      shown.textContent = shift + keyName(key.toLowerCase());
+    }
+    for (const named of root.querySelectorAll("[aria-label*=' key']:not([data-named])")) {
+      named.dataset.named = "";
+      named.ariaLabel = named.ariaLabel.replace(/(key |Shift and )(\S)(?![^\s;,:])/, (all, before, key) => before + keyName(key.toLowerCase()));
+    }
+  };
+  show(document);
+  document.addEventListener("texts-prepared", () => show(document.getElementById("item")));
+  const followed = document.getElementById("open-guideline"); // its content changes, see guideline.js
+  if (followed) new MutationObserver(() => show(followed)).observe(followed, { childList: true });
+}
