@@ -4,8 +4,8 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser import pictures
+from tests.browser.looks import findings
 from tests.browser.pages import READY, open_rater
-from tests.browser.test_accessibility import serious_findings
 from tests.studio import Studio, open_studio
 from webapp.projects.models import PracticePair
 
@@ -33,7 +33,7 @@ def test_the_first_visit_goes_by_keyboard_alone(context, live_server, studio):
             explanation=why,
         )
     page = open_rater(context, live_server.url, studio, wait_for="#agree")
-    assert serious_findings(page) == []
+    assert findings(page) == []
     pictures.take(page, "welcome-desktop")
     page.focus("#agree")
     page.keyboard.press("Enter")
@@ -41,7 +41,7 @@ def test_the_first_visit_goes_by_keyboard_alone(context, live_server, studio):
     pictures.take(page, "practice-desktop")
     page.keyboard.press("2")
     expect(page.locator(".said")).to_contain_text("That is the answer. It says what the film is like.")
-    assert serious_findings(page) == []
+    assert findings(page) == []
     pictures.take(page, "practice-answered-desktop")
     page.keyboard.press("Enter")
     expect(page.locator(".said")).to_contain_text("Practice 2 of 2.")

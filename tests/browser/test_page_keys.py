@@ -4,8 +4,8 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser import pictures
+from tests.browser.looks import findings
 from tests.browser.pages import READY, open_rater, press
-from tests.browser.test_accessibility import serious_findings
 from tests.studio import Studio, open_studio
 from webapp.accounts.models import User
 from webapp.feedback.models import Rating, Skip
@@ -25,7 +25,7 @@ def test_own_keys_rate_and_stand_on_the_controls(context, live_server, studio):
     page = open_rater(context, live_server.url, studio)
     page.keyboard.press("?")
     page.click("text=Choose other keys")
-    assert serious_findings(page) == []
+    assert findings(page) == []
     pictures.take(page, "keys-settings-desktop")
     page.fill("[name='2']", "q")
     page.fill("[name='u']", "2")

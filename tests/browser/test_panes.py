@@ -4,8 +4,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser import pictures
+from tests.browser.looks import findings
 from tests.browser.pages import READY, open_rater, press
-from tests.browser.test_accessibility import serious_findings
 from tests.studio import Studio, open_studio
 from webapp.feedback.models import Rating, Report
 
@@ -60,7 +60,7 @@ def test_the_panes_scroll_together_by_share_until_they_are_set_apart(context, li
     assert all(reach > 100 for reach in reaches(page)), "both scroll within the window"
     assert page.evaluate("document.documentElement.scrollHeight <= innerHeight"), "the page itself does not"
     assert page.evaluate("shifts") == 0, "nothing moves while the page comes up"
-    assert serious_findings(page) == []
+    assert findings(page) == []
     pictures.take(page, "panes-desktop")
     page.evaluate("at => document.querySelectorAll('.answer')[at].scrollTop = 1e6", long)
     page.wait_for_function("at => document.querySelectorAll('.answer')[at].scrollTop > 100", arg=short)

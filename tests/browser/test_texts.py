@@ -5,8 +5,8 @@ from playwright.sync_api import expect
 
 from benchmarks.rating import WATCH
 from tests.browser import pictures
+from tests.browser.looks import findings
 from tests.browser.pages import READY, is_within, open_rater
-from tests.browser.test_accessibility import serious_findings
 from tests.studio import Studio, open_studio
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -51,7 +51,7 @@ def test_a_key_shows_the_texts_as_they_were_written_and_it_stays_so(context, liv
     pictures.take(page, "texts-formatted-desktop")
     assert page.locator(".formatted math mfrac").first.is_visible()
     assert page.locator(".formatted .c-k").first.is_visible()
-    assert serious_findings(page) == []
+    assert findings(page) == []
     code = page.locator(".code > button").first
     code.focus()
     page.keyboard.press("Enter")
