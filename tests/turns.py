@@ -92,8 +92,9 @@ def begin(run: Run, *, step: int = 0, total_steps: int = 10, metrics: dict[str, 
     claim = runs.claim(run.pk, "test")
     assert claim is not None
     runs.record_progress(claim, step=step, total_steps=total_steps, phase="learning")
-    values = metrics or RESULTS[run.kind]
-    runs.record_metrics(claim, [(n, values) for n in range(1, step + 1)])
+    if step:
+        values = metrics or RESULTS[run.kind]
+        runs.record_metrics(claim, [(n, values) for n in range(1, step + 1)])
     return claim
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from html import unescape
 
 import pytest
 from django.test import Client
@@ -42,8 +43,8 @@ def test_each_key_of_the_page_can_be_chosen_and_is_told_to_the_page(studio, rate
     assert "Saved. It holds in all your projects." in answer.content.decode()
     assert stored(studio)["keys"] == {"1": "a", "u": "z", "k": "u"}
     html = rater.get(url(studio)).content.decode()
-    told = re.search(r'<script id="own-keys" type="application/json">(.*?)</script>', html)
-    assert json.loads(told[1]) == {"1": "a", "u": "z", "k": "u"}
+    told = re.search(r'<span id="own-keys" hidden>(.*?)</span>', html)
+    assert json.loads(unescape(told[1])) == {"1": "a", "u": "z", "k": "u"}
     answer = rater.post(url(studio, "rate/keys/"), {"reset": "yes"}, follow=True)
     assert "the usual ones" in answer.content.decode()
     assert stored(studio) == {"keys": {}, "rest_minutes": 45}

@@ -4,6 +4,7 @@ A rater's own key stands for one of the page's: scripts and templates speak of t
 one into the other. Enter, Escape, Tab and Space belong to the browser and stay.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -62,10 +63,10 @@ def problems_with(chosen: Mapping[str, str]) -> dict[str, str]:
 
 
 def page_context(user: User) -> dict[str, Any]:
-    """What the rater page is told of its rater's settings."""
+    """What the rater page is told of its rater's settings; ``own_keys`` as JSON."""
     settings = user.page_settings
     return {
-        "own_keys": own_keys(user),
+        "own_keys": json.dumps(own_keys(user)),
         "toggles": [name for name in settings.get("toggles", []) if name in TOGGLES],
         "rest_minutes": settings.get("rest_minutes", REST_MINUTES),
     }
