@@ -141,6 +141,36 @@ MEASUREMENTS: dict[str, Measurement] = {
         60,
         is_slow=True,
     ),
+    "learning-t0": Measurement(
+        "PPO against the exact frontier of reward and KL, five seeds",
+        ("benchmarks.learning", "T0", "--summary"),
+        3,
+        is_slow=True,
+    ),
+    "learning-t1": Measurement(
+        "the reward model's accuracy by the number of labels, five seeds",
+        ("benchmarks.learning", "T1", "--summary"),
+        5,
+        is_slow=True,
+    ),
+    "learning-t2": Measurement(
+        "over-optimisation of a proxy, five seeds", ("benchmarks.learning", "T2", "--summary"), 8, is_slow=True
+    ),
+    "learning-t3": Measurement(
+        "PPO finds the shortest ways on a graph, five seeds",
+        ("benchmarks.learning", "T3", "--summary"),
+        4,
+        is_slow=True,
+    ),
+    "learning-t5": Measurement(
+        "PPO learns when to stop, five seeds", ("benchmarks.learning", "T5", "--summary"), 2, is_slow=True
+    ),
+    "learning-t7": Measurement(
+        "how much of a gained reward is mere length, five seeds",
+        ("benchmarks.learning", "T7", "--summary"),
+        4,
+        is_slow=True,
+    ),
     "tests": Measurement("`make test`", ("benchmarks.suite",), 12, is_slow=True),
     "compose": Measurement(
         "the loop through the containers",
@@ -280,6 +310,46 @@ FIGURES: tuple[Figure, ...] = (
     Figure("rl-iteration", "lora.over_palm", "PPO, adapters, one trunk: samples/s over palm-rlhf-pytorch's", ">=", 24),
     Figure("rl-iteration", "all.over_trl", "PPO, all weights, value model apart: samples/s over TRL's", ">=", 1.6),
     Figure("rl-iteration", "lora.mebibytes", "memory of such an iteration above the loaded models", "<=", 400, "MiB"),
+    Figure(
+        "learning-t0",
+        "worst.objective_share",
+        "T0: reward - β·KL of PPO over the best there is, worst seed",
+        ">=",
+        0.95,
+    ),
+    Figure("learning-t0", "worst.excess_errors", "T0: reward above the exact frontier, worst seed", "<=", 3, "s.e."),
+    Figure("learning-t0", "worst.best_of_off", "T0: best-of-n off its exact reward, worst seed", "<=", 0.02),
+    Figure(
+        "learning-t1",
+        "worst.behind_linear",
+        "T1: accuracy behind the linear model from 200 labels on, worst",
+        "<=",
+        0.03,
+    ),
+    Figure("learning-t1", "worst.calibration_error", "T1: calibration error from 200 labels on, worst", "<", 0.05),
+    Figure(
+        "learning-t2", "worst.peak_share", "T2: PPO's highest true reward over the exact tilts', worst seed", ">=", 0.9
+    ),
+    Figure("learning-t2", "worst.fall", "T2: share of that gain lost again by KL 30, worst seed", ">=", 0.25),
+    Figure("learning-t2", "worst.proxy_rise", "T2: what the proxy gains meanwhile, worst seed", ">", 0),
+    Figure(
+        "learning-t2",
+        "worst.gate_share",
+        "T2: gain where the gate stops, over the peak's, worst seed",
+        ">=",
+        0.9,
+    ),
+    Figure(
+        "learning-t2", "four_of_five.ensemble_gain", "T2: true reward by an ensemble over one model's at KL 16", ">", 0
+    ),
+    Figure(
+        "learning-t3", "four_of_five.optimality", "T3: optimality of the ways found, in four of five seeds", ">=", 0.9
+    ),
+    Figure("learning-t5", "worst.end_rate", "T5: responses that end by themselves, worst seed", ">", 0.95),
+    Figure("learning-t5", "worst.reward", "T5: responses that end in time, worst seed", ">=", 0.9),
+    Figure(
+        "learning-t7", "worst.length_share_left", "T7: gain by length, debiased over confounded, worst seed", "<=", 0.5
+    ),
     Figure("tests", "seconds", "`make test`", "<=", 900, "s"),
 )
 
