@@ -10,7 +10,6 @@ from benchmarks import volume
 from webapp.feedback.models import Rating, Slot
 
 ITEMS, LEAD = 2000, 300
-RATERS = 3 * volume.RATERS  # fewer, and a walk through all of the project's ratings is as short as through one's own
 WALK = 10  # raters judge ten in turn, so many items in a row at most are judged by the same
 
 
@@ -18,7 +17,7 @@ WALK = 10  # raters judge ten in turn, so many items in a row at most are judged
 def people(studio):
     """A project of 2,000 pairs and 20,000 ratings; a rater of many, one of none, and one who is ahead of the others."""
     project = studio.ready_project(overlap=11)
-    raters = [studio.rater(project) for _ in range(RATERS)]
+    raters = [studio.rater(project) for _ in range(volume.RATERS)]
     leader, newcomer = studio.rater(project), studio.rater(project)
     volume.fill(project, items=ITEMS, raters=[rater.pk for rater in raters], leader=leader.pk, lead=LEAD)
     return project, {"rater": raters[0], "leader": leader, "newcomer": newcomer}

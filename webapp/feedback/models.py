@@ -244,7 +244,12 @@ class Rating(models.Model):
         ]
         indexes = [
             models.Index(fields=["project", "created_at"], name="rating_by_time"),
-            models.Index(fields=["rater", "-created_at"], name="rating_of_rater"),
+            # The last ones of a rater, as undo and the rater's own list read them: no other rating is looked at.
+            models.Index(
+                fields=["rater", "project", "-created_at", "-id"],
+                name="rating_of_rater_now",
+                condition=Q(is_current=True),
+            ),
         ]
 
     def __str__(self) -> str:
