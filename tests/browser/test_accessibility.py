@@ -15,19 +15,21 @@ from tests.browser.test_rate import READY, press
 from tests.studio import PASSWORD, Studio, open_studio
 from webapp.accounts.services import create_login_link
 from webapp.feedback.models import Rating
+from webapp.projects.models import PracticePair
 from webapp.projects.services import create_invitation
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 LOGGED_OUT = ["/login/", "/join/{invitation}/", "/join/unknown/", "/link/{link}/", "/link/unknown/", "/no/such/page/"]
 ADMIN_PAGES = ["/", "/new/", "/account/password/", *(f"/p/film-reviews/{end}/" for end in (
-    "ratings", "import", "raters", "guideline", "settings", "settings/modes", "history",
+    "ratings", "import", "raters", "guideline", "settings", "settings/modes", "settings/first-visit",
+    "settings/first-visit/new", "settings/first-visit/1", "history",
 ))]  # fmt: skip
-RATER_PAGES = ["/", "/p/film-reviews/history/", "/p/film-reviews/guideline/"]
+RATER_PAGES = ["/", *(f"/p/film-reviews/{end}/" for end in ("history", "guideline", "rate/welcome", "rate/keys"))]
 BROKEN = {"400": {}, "400 long": {"is_long": True}, "403": {}, "403_csrf": {}, "500": {}, "503": {}}
 NOT_PAGES = {  # fragments, files, and what is only sent
     "healthz", "accounts:logout", "projects:guideline_read", "feedback:skip", "feedback:heartbeat", "feedback:release",
-    "feedback:pause", "feedback:undo", "feedback:export",
+    "feedback:pause", "feedback:undo", "feedback:report", "feedback:settle", "feedback:toggle", "feedback:export",
     "runs:simulate", "runs:adopt_policy", "runs:live", "runs:curves", "runs:promote",
 }  # fmt: skip
 
@@ -64,6 +66,7 @@ def test_every_address_is_looked_at_or_is_no_page():
     uuid = "00000000-0000-0000-0000-000000000000"
     addresses = [*LOGGED_OUT, *ADMIN_PAGES, *RATER_PAGES, *(f"/p/film-reviews/{end.format(uuid)}" for end in ends)]
     addresses += ["/p/film-reviews/rate/", f"/p/film-reviews/history/{uuid}/"]  # below, by keyboard
+    addresses += ["/p/film-reviews/rate/practice/"]  # by test_first_visit
     looked_at = {resolve(address).view_name for address in addresses if address != "/no/such/page/"}
     assert looked_at.isdisjoint(NOT_PAGES)
     assert looked_at | NOT_PAGES == set(route_names(get_resolver().url_patterns))
@@ -128,7 +131,7 @@ def test_axe_finds_nothing_on_a_raters_pages(page, live_server, studio):
     page.wait_for_selector("#item[data-paused][aria-busy=false]")
     found["paused"] = findings(page)
     for address in RATER_PAGES:
-        page.goto(live_server.url + address)
+        assert page.goto(live_server.url + address).status == 200, address
         found[address] = findings(page)
     page.goto(f"{live_server.url}/p/film-reviews/history/")
     page.click("text=Open")
@@ -149,10 +152,11 @@ def test_axe_finds_nothing_on_a_raters_pages(page, live_server, studio):
 def test_axe_finds_nothing_on_an_admins_pages(page, live_server, studio):
     page.set_viewport_size(pictures.DESKTOP)
     studio.add_items(pairs=1)
+    PracticePair.objects.create(pk=1, project=studio.project, prompt="A film", left="Good.", right="Bad.", best="a")
     log_in(page, live_server.url, "admin")
     found = {}
     for address in ADMIN_PAGES:
-        page.goto(live_server.url + address)
+        assert page.goto(live_server.url + address).status == 200, address
         found[address] = findings(page)
         pictures.take(page, f"page-{address.strip('/').replace('/', '-') or 'home'}")
     for address in ("/new/", "/account/password/", "/p/film-reviews/import/"):
