@@ -57,6 +57,7 @@ def look_at(page: Page, name: str) -> None:
         assert box
         assert box["height"] >= 44
         assert box["width"] >= 44
+        assert box["x"] + box["width"] <= pictures.PHONE["width"]
     page.set_viewport_size(cast(ViewportSize, pictures.DESKTOP))
 
 
