@@ -116,6 +116,7 @@ SOURCES = (
         "a function of (prompt, response) in a module of yours, whose number counts; with --reward-model, the sum",
         is_function=True,
     ),
+    Source("judge", {"policy": False}, "folder of a reward model that watches for over-optimisation", "reward_model"),
     Source("prompts", {"policy": True}, "prompts to practise on, JSON lines"),
     Source("prompts", {"pretrain": False, "sft": False}, "prompts of the samples drawn while it trains, JSON lines"),
     Source("parent", {"evaluate": True}, "the policy that this one was improved from", "policy"),

@@ -103,6 +103,7 @@ RewardHeadKind = Literal["binned", "ordinal", "scalar", "pairwise"]
 Pooling = Literal["mean", "last"]
 EnsembleMembers = Literal["adapters", "heads"]
 EnsembleScoring = Literal["mean", "worst", "mean-variance"]
+FeedbackPart = Literal["all", "first", "second"]
 
 
 @dataclass(frozen=True)
@@ -232,6 +233,11 @@ class RewardConfig(Settings):
         1.0, "of the parent's responses that scores are normalised by; as it is served", above=0, maximum=10
     )
     minimum_ratings: int = setting(20, "fewer usable ratings are refused", minimum=2, maximum=1_000_000)
+    part: FeedbackPart = setting(
+        "all",
+        "learn from the ratings of all prompts, or of half of them; a model of the other half is an independent judge",
+        advanced=True,
+    )
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm", above=0, maximum=1e6)
     save_interval: int = setting(20, "steps between saved states", minimum=1, maximum=100_000, advanced=True)
     seed: int = setting(0, "seed of initialisation and order", minimum=0, maximum=2**32 - 1)
@@ -488,6 +494,11 @@ METRICS: dict[str, dict[str, tuple[str, str]]] = {
     },
 }
 """Help text and unit of every metric that a run of each kind records."""
+JUDGE_METRICS: dict[str, tuple[str, str]] = {
+    "judge_score": ("with a judge: its score of the same responses, from which nothing learns, mean", "reward"),
+    "judge_score_error": ("with a judge: standard error of judge_score", "reward"),
+}
+"""The same of what a policy run records beside those, where it was given a judge."""
 
 SettingsType = TypeVar("SettingsType", bound=Settings)
 

@@ -36,7 +36,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "reward model": (
         "head", "bins", "pooling", "minimum_ratings", "ensemble", "ensemble_members", "ensemble_bootstrap",
-        "ensemble_scoring", "ensemble_penalty",
+        "ensemble_scoring", "ensemble_penalty", "part",
     ),
     "validation and samples": ("holdout_fraction", "validation_interval", "samples", "sample_tokens"),
     "saving and machine": ("save_interval", "step_save_seconds", "seed", "threads", "activation_checkpointing"),

@@ -67,14 +67,36 @@ def ask_for_reward_run(studio: Studio, **settings: Any) -> Run:
     )
 
 
-def ask_for_policy_run(studio: Studio, reward_model: Checkpoint, **settings: Any) -> Run:
+def ask_for_policy_run(
+    studio: Studio, reward_model: Checkpoint, judge: Checkpoint | None = None, **settings: Any
+) -> Run:
     return runs.start_policy_run(
         actor=studio.admin,
         project=studio.project,
         config=PolicyConfig(**settings),
         reward_model=reward_model,
+        judge=judge,
         request_id=uuid.uuid4(),
     )
+
+
+def train_with_judge(studio: Studio, **settings: Any) -> tuple[Checkpoint, Checkpoint]:
+    """A reward model and its judge, each made on one half of the ratings there are."""
+    first = runs.start_reward_run(
+        actor=studio.admin,
+        project=studio.project,
+        config=RewardConfig(**settings),
+        request_id=uuid.uuid4(),
+        with_judge=True,
+    )
+    return finish(first), finish(Run.objects.get(project=studio.project, number=first.number + 1))
+
+
+def over_optimise(claim: runs.Claim, updates: int = 12) -> None:
+    """The policy pleases its reward model more and more, and from the middle on its judge less and less."""
+    for n in range(1, updates + 1):
+        told = {"kl": float(n), "score": 0.1 * n, "judge_score": 1 - 0.05 * (n - 6) ** 2, "judge_score_error": 0.05}
+        runs.record_metrics(claim, [(n, POLICY | told)])
 
 
 def ask_for_sft_run(studio: Studio, minimum: int = 2, **settings: Any) -> Run:

@@ -65,6 +65,7 @@ def write_run_directory(run: Run) -> RunDirectory:
             store=settings.CHECKPOINT_STORE,
             policy=verified(run.policy),
             reward_model=verified(run.reward_model) if run.reward_model is not None else None,
+            judge=verified(run.judge) if run.judge is not None else None,
             feedback=feedback,
             prompts=prompts,
             demonstrations=[demonstrations] if demonstrations is not None else (),
@@ -136,6 +137,7 @@ def describe(run: Run) -> dict[str, Any]:
         "dataset_sha256": run.dataset.sha256 if run.dataset else None,
         "policy_sha256": run.policy.sha256,
         "reward_model_sha256": run.reward_model.sha256 if run.reward_model else None,
+        **({"judge_sha256": run.judge.sha256} if run.judge else {}),
     }
 
 

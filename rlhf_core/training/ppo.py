@@ -30,6 +30,7 @@ from rlhf_core.training.ppo_steps import critic_step, policy_step
 from rlhf_core.training.run_directory import RunDirectory, RunState, settings_digest
 from rlhf_core.training.scoring import needed_scoring
 from rlhf_core.training.state import optimizer_tensors, restore_optimizer, take_prefix, with_prefix
+from rlhf_core.training.watch import load_judge
 
 TOKENS_SHOWN = 8  # of a response that an error names
 
@@ -59,6 +60,7 @@ def train_policy(run: RunDirectory) -> None:
     torch.manual_seed(derive_seed(config.seed, "initialise"))
     model = make_models(palm, config, scoring.model.reward_model if scoring.model else None)
     trainer = PolicyTrainer(model, prompts, scoring.score, config, tokenizer.end)
+    trainer.watch = load_judge(run, tokenizer, device)
 
     digest = settings_digest(run)
     start, last = 0, dict[str, float]()
@@ -117,6 +119,9 @@ class PolicyTrainer:
         critic_adam_epsilon: of the critic's AdamW; None takes the settings' ``adam_epsilon``, as the policy's does.
         use_lion: Lion in place of AdamW; it has no epsilon.
         rollout_rows: responses drawn together at most; None draws all of a round at once. The numbers are the same.
+
+    Attributes:
+        watch: metrics more, of each round's prompts and responses; None, and nothing else looks at them.
     """
 
     def __init__(
@@ -141,6 +146,7 @@ class PolicyTrainer:
         self.config = config
         self.end_id = end_id
         self.rollout_rows = rollout_rows
+        self.watch: Callable[[list[list[int]], list[list[int]]], dict[str, float]] | None = None
         self.tally = Tally()  # of the round that is being learned from
         self.started = time.perf_counter()
         self.controller = AdaptiveKLController(config.kl_coefficient, config.kl_target, config.kl_horizon)
@@ -221,6 +227,7 @@ class PolicyTrainer:
             "distinct_2": distinct_n(rollout.responses, 2),
             "learning_rate": self.config.learning_rate * remaining,
             **learned,
+            **(self.watch(rollout.prompts, rollout.responses) if self.watch is not None else {}),
             "tokens_per_second": float(lengths.sum()) / (time.perf_counter() - self.started),
         }
 

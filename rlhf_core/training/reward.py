@@ -25,10 +25,12 @@ from rlhf_core.training.feedback import (
     bootstrap_by_prompt,
     check_informative,
     describe,
+    prompt_groups,
     response_tokens,
     split_by_prompt,
     usable_feedback,
 )
+from rlhf_core.training.halves import take_part
 from rlhf_core.training.reward_measures import (
     calibration_of,
     concordance,
@@ -60,7 +62,9 @@ def train_reward(run: RunDirectory) -> None:
     device = use_device(config.threads)
     palm, tokenizer, parent = load_policy(run.policy)
     palm = palm.to(device)
-    records = usable_feedback(run.read_feedback(), palm.num_tokens, config.minimum_ratings)
+    feedback = run.read_feedback()
+    feedback = take_part(feedback, prompt_groups(feedback), config.part)
+    records = usable_feedback(feedback, palm.num_tokens, config.minimum_ratings)
     check_head(records, config)
     training, holdout = split_by_prompt(records, config.holdout_fraction, config.seed)
     check_informative(training, "left for training after the holdout was set aside" if holdout else "found")

@@ -78,9 +78,9 @@ class RunDirectory:
         kind: "pretrain", "sft", "reward", "policy" or "evaluate".
         config: the stage's settings.
         model: shape of the model to make (pretrain), else None.
-        inputs: absolute paths: "policy", "reward_model"; "reward", a function as module:function;
-            for pretrain "text" (a list) and "tokenizer"; for sft "demonstrations" (a list); for evaluate "references",
-            the policies to compare with, by their part: "parent", "base" and others.
+        inputs: absolute paths: "policy", "reward_model"; "reward", a function as module:function; for policy perhaps
+            "judge"; for pretrain "text" (a list) and "tokenizer"; for sft "demonstrations" (a list); for evaluate
+            "references", the policies to compare with, by their part: "parent", "base" and others.
         store: folder of the checkpoint store for outputs.
         meta: goes into the checkpoint's ``meta``.
         listener: called with every event after it is written; the command line draws its bar from it.
@@ -120,6 +120,7 @@ class RunDirectory:
         policy: Path | str | None = None,
         reward_model: Path | str | None = None,
         reward: str | None = None,
+        judge: Path | str | None = None,
         feedback: Path | str | None = None,
         prompts: Path | str | None = None,
         text: Sequence[Path | str] = (),
@@ -146,6 +147,8 @@ class RunDirectory:
         inputs: dict[str, Any] = {"policy": absolute(policy), "reward_model": absolute(reward_model)}
         if reward is not None:
             inputs["reward"] = reward
+        if judge is not None:
+            inputs["judge"] = absolute(judge)
         if kind == "pretrain":
             inputs |= {"text": [absolute(file) for file in text], "tokenizer": absolute(tokenizer)}
         if kind == "sft":
@@ -482,7 +485,7 @@ def read_request(path: Path) -> dict[str, Any]:
     for name in ("feedback", "prompts"):
         check_type(name, request.get(name), str, type(None))
     inputs = request.get("inputs") or {}
-    for name in ("policy", "reward_model", "reward", "tokenizer"):
+    for name in ("policy", "reward_model", "reward", "judge", "tokenizer"):
         check_type(name, inputs.get(name), str, type(None))
     for name in ("text", "demonstrations"):
         check_type(name, inputs.get(name), list, type(None))
@@ -586,7 +589,7 @@ def settings_digest(run: RunDirectory) -> str:
     for name in ("threads", "save_interval", "step_save_seconds"):
         config.pop(name, None)
     inputs = dict(request.get("inputs") or {})
-    for name in ("policy", "reward_model"):
+    for name in ("policy", "reward_model", *(["judge"] if inputs.get("judge") else [])):
         inputs[name] = file_digest(Path(inputs[name]) / "manifest.json") if inputs.get(name) else None
     if "demonstrations" in inputs:
         inputs["demonstrations"] = [file_digest(Path(file)) for file in inputs["demonstrations"]]

@@ -16,8 +16,10 @@ from tests.turns import (
     evaluate,
     finish,
     hold_out,
+    over_optimise,
     rate,
     rate_by_machine,
+    train_with_judge,
     turn,
 )
 from webapp import queue
@@ -44,6 +46,7 @@ PAGES = {
     "run-fine-tuned": "runs/5/",
     "policy-fine-tuned": "policies/3/",
     "demonstrations": "policies/3/ratings/",
+    "run-watched": "runs/8/",
 }
 MADE_PAGES = {"rating": "ratings/{}/", "dataset": "datasets/{}/"}  # of what has no number
 
@@ -70,6 +73,7 @@ def studio() -> Studio:
     tuned = begin(ask_for_sft_run(studio), step=9)
     services.record_texts(tuned, [{"step": 9, "prompt": "What can be said about a film", "response": HOSTILE}])
     services.succeed(tuned, outputs=[{"kind": "policy", "id": "f" * 64}], result=SFT)
+    over_optimise(begin(ask_for_policy_run(studio, *train_with_judge(studio, minimum_ratings=4)), total_steps=40))
     return studio
 
 
@@ -165,7 +169,7 @@ def test_without_javascript_every_number_is_on_the_page_and_a_run_can_be_started
     page.get_by_role("button", name="Start with preset CPU").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Train a reward model")
     page.get_by_role("link", name="Cancel…").click()
-    page.get_by_role("button", name="Cancel run 6").click()
+    page.get_by_role("button", name="Cancel run 9").click()
     expect(page.locator("#live .tag").first).to_have_text("cancelled")
 
 

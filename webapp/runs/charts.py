@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rlhf_core.config import METRICS
+from rlhf_core.config import JUDGE_METRICS, METRICS
 
 MOST_POINTS = 600  # of one curve; a screen shows no more
 AXIS_UNITS = {"reward": "reward-model units", "share": "%", "reward/nat": "units per nat", "nats/response": "nats"}
@@ -25,6 +25,7 @@ class Chart:
 
     title: str
     curves: tuple[Curve, ...]
+    by: str = ""  # the metric that runs along the lower axis, as its square root; empty: the step
 
     @property
     def unit(self) -> str:
@@ -63,11 +64,20 @@ class Group:
     charts: tuple[Chart, ...]
 
 
+WATCH = Chart(
+    "Score by KL",
+    (
+        Curve("watched_score", "score", "what the policy learns to please", "reward"),
+        Curve("watched_judge_score", "judge", "the same answers, scored by a model of the other half", "reward"),
+    ),
+    by="watched_kl",
+)
+"""Over-optimisation, as Gao et al. 2022 draw it: against the square root of the KL; means over some updates."""
 MAIN: dict[str, tuple[tuple[str, str], ...]] = {
     "sft": (("Loss", "loss validation_loss parent_validation_loss"), ("KL to the parent", "kl")),
     "reward": (("Loss", "loss"), ("Accuracy", "accuracy holdout_accuracy")),
     "policy": (
-        ("Reward", "score reward"),
+        ("Reward", "score reward judge_score"),
         ("KL to the parent", "kl"),
         ("Entropy", "entropy"),
         ("Response length", "response_length"),
@@ -126,11 +136,17 @@ LABELS = {
     "actor_grad_norm": "policy",
     "critic_grad_norm": "critic",
     "k3": "k3 estimate",
+    "judge_score": "judge",
 }
 
 
+def metrics_of(kind: str) -> dict[str, tuple[str, str]]:
+    """What a run of this kind may record."""
+    return METRICS[kind] | (JUDGE_METRICS if kind == "policy" else {})
+
+
 def curve(kind: str, metric: str) -> Curve:
-    help, unit = METRICS[kind][metric]
+    help, unit = metrics_of(kind)[metric]
     return Curve(metric, LABELS.get(metric, metric.replace("_", " ")), help, unit)
 
 
@@ -148,7 +164,7 @@ def folded_charts(kind: str) -> tuple[Group, ...]:
     groups = [Group(title, tuple(chart(kind, *each) for each in charts)) for title, charts in FOLDED[kind]]
     drawn = {one.metric for each in main_charts(kind) for one in each.curves}
     drawn |= {one.metric for group in groups for each in group.charts for one in each.curves}
-    rest = [chart(kind, name.replace("_", " ").capitalize(), name) for name in METRICS[kind] if name not in drawn]
+    rest = [chart(kind, name.replace("_", " ").capitalize(), name) for name in metrics_of(kind) if name not in drawn]
     last = groups[-1]
     return (*groups[:-1], Group(last.title, (*last.charts, *rest)))
 

@@ -20,8 +20,12 @@ from webapp.projects.models import Project
 from webapp.quality.demonstrations import DemonstrationRules
 from webapp.registry.models import Checkpoint
 from webapp.registry.selectors import reward_models
-from webapp.runs.selectors import presets_for
+from webapp.runs.selectors import JUDGES, parts_of, presets_for
 
+WITH_JUDGE = (
+    "two runs, each on one half of the prompts: the second reward model then watches PPO, which pleases the first, for "
+    "over-optimisation. The price is that the first knows half as much"
+)
 SHORT = {"kl": "KL", "lora": "LoRA", "ppo": "PPO", "gae": "GAE"}
 
 
@@ -196,9 +200,10 @@ class RewardModelField(forms.ModelChoiceField):
 
 
 class RewardRunForm(SettingsForm):
-    """Settings of a reward model's training."""
+    """Settings of a reward model's training, and whether a judge of it is trained too."""
 
     settings_type = RUN_CONFIGS["reward"]
+    with_judge = forms.BooleanField(required=False, label="With an independent judge", help_text=WITH_JUDGE)
 
 
 class SFTRunForm(SettingsForm):
@@ -237,7 +242,9 @@ class ScoredRunForm(SettingsForm):
         field = self.fields["reward_model"]
         assert isinstance(field, forms.ModelChoiceField)
         field.queryset = reward_models(project)
-        if newest := field.queryset.first():
+        self.parts = parts_of(project)
+        rewarding = [model for model in field.queryset if self.parts.get(model.pk) != JUDGES]
+        if newest := next(iter(rewarding), None):
             self.initial.setdefault("reward_model", newest.pk)
 
 
@@ -254,6 +261,34 @@ class PolicyRunForm(ScoredRunForm):
         help_text="what the policy learns to please; the newest knows the most ratings",
         error_messages=FOREIGN_REWARD_MODEL,
     )
+    judge = RewardModelField(
+        Checkpoint.objects.none(),
+        required=False,
+        empty_label="none",
+        help_text="watches for over-optimisation: it must have learned from the other half of the prompts",
+        error_messages=FOREIGN_REWARD_MODEL,
+    )
+
+    def __init__(self, *args: Any, project: Project, **kwargs: Any) -> None:
+        super().__init__(*args, project=project, **kwargs)
+        field = self.fields["judge"]
+        assert isinstance(field, forms.ModelChoiceField)
+        judging = [pk for pk, part in self.parts.items() if part == JUDGES]
+        field.queryset = reward_models(project).filter(pk__in=judging)
+        chosen = self.initial.get("reward_model")
+        self.choose_judge(reward_models(project).filter(pk=chosen).first() if chosen else None)
+
+    def matching_judge(self, reward_model: Checkpoint | None) -> Checkpoint | None:
+        """The newest judge of what this reward model rewards; None where it learned from all prompts."""
+        if reward_model is None or self.parts.get(reward_model.pk) != "first":
+            return None
+        found: Checkpoint | None = self.fields["judge"].queryset.first()  # type: ignore[attr-defined]
+        return found
+
+    def choose_judge(self, reward_model: Checkpoint | None) -> None:
+        """Fill in the judge that fits."""
+        judge = self.matching_judge(reward_model)
+        self.initial["judge"] = judge.pk if judge else None
 
 
 class EvaluateRunForm(ScoredRunForm):
@@ -275,13 +310,16 @@ class PresetForm(forms.Form):
     request_id = forms.UUIDField(widget=forms.HiddenInput)
     preset = forms.CharField()
     reward_model = forms.ModelChoiceField(Checkpoint.objects.none(), required=False)
+    judge = forms.ModelChoiceField(Checkpoint.objects.none(), required=False)
+    with_judge = forms.BooleanField(required=False)
 
     def __init__(self, *args: Any, kind: str, project: Project, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.kind, self.project = kind, project
-        field = self.fields["reward_model"]
-        assert isinstance(field, forms.ModelChoiceField)
-        field.queryset = reward_models(project)
+        for name in ("reward_model", "judge"):
+            field = self.fields[name]
+            assert isinstance(field, forms.ModelChoiceField)
+            field.queryset = reward_models(project)
 
     def clean_preset(self) -> Settings:
         presets = presets_for(self.project, self.kind)

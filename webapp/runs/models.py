@@ -44,6 +44,13 @@ class Run(models.Model):
     reward_model = models.ForeignKey(
         Checkpoint, null=True, on_delete=models.PROTECT, related_name="runs_from_reward_model"
     )
+    judge = models.ForeignKey(
+        Checkpoint,
+        null=True,
+        on_delete=models.PROTECT,
+        related_name="+",
+        help_text="of a policy run: the reward model that watches for over-optimisation",
+    )
     serving = models.ForeignKey(
         Checkpoint,
         null=True,

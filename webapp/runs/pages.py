@@ -23,11 +23,12 @@ from webapp.quality.models import Dataset, DatasetDemonstration
 from webapp.quality.selectors import RatingCounts
 from webapp.registry.models import Checkpoint, Promotion
 from webapp.registry.selectors import promotions, serving
-from webapp.runs import selectors, tree
+from webapp.runs import charts, selectors, tree
 from webapp.runs.calibration import Calibration, calibration_of
 from webapp.runs.charts import AXIS_UNITS
 from webapp.runs.figures import seconds_left
 from webapp.runs.models import Evaluation, EvaluationSample, Run, RunEvent, RunMetrics, RunSample
+from webapp.runs.watch import Watch, watch
 
 LIVE = tuple(state for state in Run.State if state not in Run.FINISHED)
 VERSIONS_SHOWN = 20
@@ -290,6 +291,7 @@ class Live:
     log: Sequence[RunEvent]
     log_is_cut: bool
     texts: Sequence[RunSample]
+    watched: Watch | None
     version: str
     step_name: str
 
@@ -327,7 +329,7 @@ def with_seconds(runs: Sequence[Run]) -> Sequence[Run]:
 
 def find_run(project: Project, number: int) -> Run:
     """A run of this project with what its page names. Raises Run.DoesNotExist."""
-    related = ("project", "policy", "reward_model__origin__run", "dataset", "serving", "started_by")
+    related = ("project", "policy", "reward_model__origin__run", "judge", "dataset", "serving", "started_by")
     return Run.objects.select_related(*related).get(project=project, number=number)
 
 
@@ -360,15 +362,21 @@ def read_live(run: Run, *, now: datetime) -> Live:
         log=log[:LOG_LINES],
         log_is_cut=len(log) > LOG_LINES,
         texts=selectors.texts_of(run, TEXTS_SHOWN) if run.kind == Run.Kind.SFT else (),
+        watched=watched_in(run),
         version=version_of(run),
         step_name=STEP_NAMES[run.kind],
     )
 
 
+def watched_in(run: Run | None) -> Watch | None:
+    """What the judge of a policy run says so far; None where it has none."""
+    return watch(selectors.curves(run)) if run is not None and run.judge_id else None
+
+
 def read_last_values(kind: str, rows: Sequence[Mapping[str, Any]]) -> list[LastValue]:
     """First and last value of every metric that ``rows`` report, in the order of METRICS."""
     found = []
-    for name, (help, unit) in METRICS[kind].items():
+    for name, (help, unit) in charts.metrics_of(kind).items():
         values = [row[name] for row in rows if row.get(name) is not None]
         if values:
             found.append(LastValue(name, help, unit, values[0], values[-1]))

@@ -9,7 +9,7 @@ from typing import Any
 from django.db.models import Max, QuerySet
 from django.db.models.functions import Now
 
-from rlhf_core.config import PRESETS, Settings
+from rlhf_core.config import PRESETS, FeedbackPart, Settings
 from webapp.feedback.models import Rating
 from webapp.feedback.selectors import QueueCounts, queue_counts
 from webapp.projects.models import Project
@@ -50,6 +50,18 @@ def presets_for(project: Project, kind: str) -> dict[str, Settings]:
     }
 
 
+# --- Judges ----------------------------------------------------------------------------------------------------------
+
+JUDGES: FeedbackPart = "second"  # the half of the prompts that judges learn from; what they judge learns from the first
+
+
+def parts_of(project: Project) -> dict[Any, str]:
+    """From which part of the prompts each of the project's reward models learned, by its id (one query)."""
+    made = RunOutput.objects.filter(run__project=project, run__kind=Run.Kind.REWARD)
+    rows = made.values_list("checkpoint", "run__config__part")
+    return {checkpoint: part or "all" for checkpoint, part in rows}
+
+
 # --- The loop board --------------------------------------------------------------------------------------------------
 
 
@@ -80,7 +92,7 @@ class Board:
     new_ratings: int  # usable ratings that are not in the newest dataset that a run began with
     last_rating_at: datetime | None
     cycles: list[Cycle]  # newest policy first
-    reward_models: list[Checkpoint]  # newest first
+    reward_models: list[Checkpoint]  # newest first, without those that only judge
     runs: list[Run]  # the last ones, newest first, with inputs loaded
     active_runs: list[Run]  # of those, the unfinished
 
@@ -117,7 +129,10 @@ def board(project: Project) -> Board:
                 evaluation=evaluated.get(policy.pk),
             )
         )
-    reward_models = [row for row in lineage.checkpoints.values() if row.kind == Checkpoint.Kind.REWARD_MODEL]
+    judges = {pk for pk, run in lineage.makers.items() if run in lineage.runs and is_judges(lineage.runs[run])}
+    reward_models = [
+        row for row in lineage.checkpoints.values() if row.kind == Checkpoint.Kind.REWARD_MODEL and row.pk not in judges
+    ]
     return Board(
         serving=pointer,
         last_promotion=moves[0] if moves else None,
@@ -132,6 +147,11 @@ def board(project: Project) -> Board:
         runs=runs,
         active_runs=[run for run in runs if not run.is_finished],
     )
+
+
+def is_judges(run: Run) -> bool:
+    """Whether a run made the judge of another reward model."""
+    return run.kind == Run.Kind.REWARD and run.config.get("part") == JUDGES
 
 
 def runs_of(project: Project) -> QuerySet[Run]:

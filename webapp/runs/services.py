@@ -12,11 +12,11 @@ stopped process wakes up, one at most can write.
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from django.conf import settings
 from django.db import IntegrityError, connection, transaction
@@ -57,7 +57,7 @@ from webapp.registry.models import Checkpoint
 from webapp.registry.selectors import held_out_prompts, policies, serving
 from webapp.registry.services import record_checkpoint, sampling_settings
 from webapp.runs.models import Evaluation, EvaluationSample, Run, RunEvent, RunMetrics, RunOutput, RunSample
-from webapp.runs.selectors import simulated_ratings, simulating
+from webapp.runs.selectors import JUDGES, parts_of, simulated_ratings, simulating
 
 logger = logging.getLogger(__name__)
 
@@ -70,10 +70,14 @@ MAX_MESSAGE_CHARACTERS = 10_000
 # --- Asking for a run ------------------------------------------------------------------------------------------------
 
 
-def start_reward_run(*, actor: User | None, project: Project, config: RewardConfig, request_id: UUID) -> Run:
+def start_reward_run(
+    *, actor: User | None, project: Project, config: RewardConfig, request_id: UUID, with_judge: bool = False
+) -> Run:
     """Freeze the ratings given so far and queue the training of a reward model on them.
 
-    The same ``request_id`` again gives the run that there is: a double click is one run.
+    The same ``request_id`` again gives the run that there is: a double click is one run. ``with_judge``: the model
+    learns from one half of the prompts alone, and a second run, queued behind it, makes its independent judge of the
+    other half.
 
     Raises:
         NoPolicy: nothing serves, so there is nothing to start from.
@@ -87,19 +91,31 @@ def start_reward_run(*, actor: User | None, project: Project, config: RewardConf
         if known:
             return known
         counts = usable_ratings(project)
-        if counts.total < config.minimum_ratings:
-            raise NotEnoughFeedback(found=counts.total, needed=config.minimum_ratings)
+        needed = config.minimum_ratings * (2 if with_judge else 1)
+        if counts.total < needed:
+            raise NotEnoughFeedback(found=counts.total, needed=needed)
         if counts.is_one_sided:
             raise OneSidedFeedback(ties=counts.ties, singles=counts.singles)
-        return queue_run(
-            actor=actor,
-            project=project,
-            kind=Run.Kind.REWARD,
-            config=config,
-            request_id=request_id,
-            dataset=freeze(actor=actor, project=project),
-            reward_model=None,
-        )
+        dataset = freeze(actor=actor, project=project)
+        asked = [(config, request_id)]
+        if with_judge:
+            asked = [
+                (replace(config, part="first"), request_id),
+                (replace(config, part=JUDGES), uuid5(request_id, "judge")),
+            ]
+        runs = [
+            queue_run(
+                actor=actor,
+                project=project,
+                kind=Run.Kind.REWARD,
+                config=settings_of_run,
+                request_id=key,
+                dataset=dataset,
+                reward_model=None,
+            )
+            for settings_of_run, key in asked
+        ]
+        return runs[0]
 
 
 def start_sft_run(
@@ -129,17 +145,28 @@ def start_sft_run(
 
 
 def start_policy_run(
-    *, actor: User | None, project: Project, config: PolicyConfig, reward_model: Checkpoint, request_id: UUID
+    *,
+    actor: User | None,
+    project: Project,
+    config: PolicyConfig,
+    reward_model: Checkpoint,
+    request_id: UUID,
+    judge: Checkpoint | None = None,
 ) -> Run:
     """Queue the improvement of the serving policy against ``reward_model``; ``request_id`` as for a reward run.
+
+    ``judge``: scores the same responses, for the watch over over-optimisation.
 
     Raises:
         NoPolicy: nothing serves, so there is nothing to improve.
         NoPrompts: the project has no prompts to train on.
-        WrongCheckpoint: ``reward_model`` is none of this project's reward models.
+        WrongCheckpoint: ``reward_model`` is none of this project's reward models, or ``judge`` did not learn from the
+            other half of the prompts.
         RequestReused: the key was used for another request.
     """
     check_reward_model(project, reward_model)
+    if judge is not None:
+        check_judge(project, reward_model, judge)
     with transaction.atomic():
         lock_project(project)
         known = find_request(project, Run.Kind.POLICY, request_id)
@@ -155,6 +182,7 @@ def start_policy_run(
             request_id=request_id,
             dataset=None,
             reward_model=reward_model,
+            judge=judge,
         )
 
 
@@ -208,6 +236,17 @@ def check_reward_model(project: Project, reward_model: Checkpoint) -> None:
         raise WrongCheckpoint(f"{reward_model} is not one of the project's reward models: train one, or take another.")
 
 
+def check_judge(project: Project, reward_model: Checkpoint, judge: Checkpoint) -> None:
+    """Raise WrongCheckpoint where ``judge`` shares ratings with ``reward_model``: it would share its mistakes too."""
+    check_reward_model(project, judge)
+    parts = parts_of(project)
+    if {parts.get(reward_model.pk), parts.get(judge.pk)} != {"first", JUDGES}:
+        raise WrongCheckpoint(
+            f"{judge} can not judge what {reward_model} rewards: only two reward models that learned from different "
+            "halves of the prompts are independent. Train one together with its judge, or go without a judge."
+        )
+
+
 def lock_project(project: Project) -> None:
     """Let other requests for runs of this project wait until the transaction ends."""
     Project.objects.select_for_update(no_key=True).get(pk=project.pk)
@@ -231,6 +270,7 @@ def queue_run(
     dataset: Dataset | None,
     reward_model: Checkpoint | None,
     policy: Checkpoint | None = None,
+    judge: Checkpoint | None = None,
     serving_now: Checkpoint | None = None,
 ) -> Run:
     """Write the row of a new run and, once it is committed, ring for a worker.
@@ -254,6 +294,7 @@ def queue_run(
                 dataset=dataset,
                 policy=policy,
                 reward_model=reward_model,
+                judge=judge,
                 serving=serving_now,
                 request_id=request_id,
                 started_by=actor,
@@ -342,7 +383,7 @@ def claim(run_id: UUID | str, owner: str) -> Claim | None:
         )
         if not taken:
             return None
-        related = ("project", "dataset", "policy", "reward_model", "serving")
+        related = ("project", "dataset", "policy", "reward_model", "judge", "serving")
         run = Run.objects.select_related(*related).get(pk=run_id)
         note(run, "claimed", f"by {owner}, attempt {run.attempt}")
     return Claim(run=run, fence=run.fence, owner=owner)

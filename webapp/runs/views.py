@@ -58,6 +58,7 @@ from webapp.runs.forms import (
     describe_reward_model,
 )
 from webapp.runs.models import Run
+from webapp.runs.watch import watch
 
 STOP_POLLING = 286  # htmx swaps the answer in and asks no more
 SIMULATED_AT_ONCE = 200
@@ -239,7 +240,7 @@ def start(request: MemberRequest, project: Project, kind: str, policy: Checkpoin
         if isinstance(config, SFTConfig):
             run = services.start_sft_run(config=config, rules=rules, **asked)
         else:
-            run = ask_for_run(config, policy, values.get("reward_model"), asked)
+            run = ask_for_run(config, policy, values, asked)
         return redirect("runs:detail", project.slug, run.number)
 
     refusal: StudioError | None = None
@@ -325,21 +326,22 @@ def choose_reward_model(request: HttpRequest, project: Project, form: SettingsFo
         chosen = form.fields["reward_model"].queryset.filter(version=int(version)).first()  # type: ignore[attr-defined]
         if chosen is not None:
             form.initial["reward_model"] = chosen.pk
+            if isinstance(form, PolicyRunForm):
+                form.choose_judge(chosen)
 
 
-def ask_for_run(
-    config: Settings, policy: Checkpoint | None, reward_model: Checkpoint | None, asked: dict[str, Any]
-) -> Run:
-    """The run that these settings are of; ``asked``: by whom, in which project, under which key."""
+def ask_for_run(config: Settings, policy: Checkpoint | None, values: dict[str, Any], asked: dict[str, Any]) -> Run:
+    """The run that these settings are of; ``values``: what else the form has; ``asked``: by whom, where, which key."""
+    reward_model = values.get("reward_model")
     if isinstance(config, EvaluateConfig):
         assert policy is not None
         return services.start_evaluation(config=config, policy=policy, reward_model=reward_model, **asked)
     if isinstance(config, PolicyConfig):
         if reward_model is None:
             raise StudioError("PPO needs a reward model to follow. Train one first.")
-        return services.start_policy_run(config=config, reward_model=reward_model, **asked)
+        return services.start_policy_run(config=config, reward_model=reward_model, judge=values.get("judge"), **asked)
     assert isinstance(config, RewardConfig)
-    return services.start_reward_run(config=config, **asked)
+    return services.start_reward_run(config=config, with_judge=bool(values.get("with_judge")), **asked)
 
 
 def start_context(project: Project, kind: str, form: SettingsForm, refusal: StudioError | None) -> dict[str, Any]:
@@ -370,6 +372,7 @@ def start_context(project: Project, kind: str, form: SettingsForm, refusal: Stud
             "reward_models": reward_models,
             "chosen_reward_model": chosen,
             "chosen_reward_model_words": describe_reward_model(chosen) if chosen else "",
+            "chosen_judge": form.matching_judge(chosen) if isinstance(form, PolicyRunForm) else None,
             "policy": pointer.checkpoint if pointer else None,
             "held_out": held_out_prompts(project).count(),
         }
@@ -447,7 +450,7 @@ def detail(request: MemberRequest, project: Project, run: Run) -> HttpResponse:
             context |= {"findings": findings, "page": page, "pairs": pairs}
     else:
         context |= {
-            "charts": charts.main_charts(run.kind),
+            "charts": (*((charts.WATCH,) if run.judge else ()), *charts.main_charts(run.kind)),
             "folded": charts.folded_charts(run.kind),
             "curves_url": reverse("runs:curves", args=[project.slug, run.number]),
         }
@@ -476,6 +479,8 @@ def curves(request: MemberRequest, project: Project, run: Run) -> HttpResponse:
     if unchanged := not_modified(request, version):
         return unchanged
     found = selectors.curves(run)
+    if run.judge and (watched := watch(found)):
+        found |= watched.curves
     metrics = {name: charts.thin(points) for name, points in found.items()}
     body = {
         "version": version,
@@ -547,6 +552,7 @@ def policy_context(
             "charts": charts.main_charts(origin.run.kind)[:2],
             "step_name": pages.STEP_NAMES[origin.run.kind],
             "curves_url": reverse("runs:curves", args=[project.slug, origin.run.number]),
+            "watched": pages.watched_in(origin.run),
         }
     return context
 

@@ -32,7 +32,7 @@
   }
 
   /** Columns for the chart: the steps of all its metrics, then one column of values each, null where one has none. */
-  function columns(metrics, names) {
+  function columns(metrics, names, by) {
     const steps = new Set();
     for (const name of names) for (const [step] of metrics[name] || []) steps.add(step);
     const xs = [...steps].sort((a, b) => a - b);
@@ -42,8 +42,30 @@
       for (const [step, value] of metrics[name] || []) column[place.get(step)] = value;
       return column;
     });
-    return [xs, ...ys];
+    return by ? alongRoot(metrics[by] || [], xs, ys) : [xs, ...ys];
   }
+
+  /** The same columns along the square root of another metric, whose values at these steps are ``points``. */
+  function alongRoot(points, xs, ys) {
+    const roots = new Map(points.map(([step, value]) => [step, Math.sqrt(Math.max(0, value))]));
+    const rows = xs.map((step, index) => [roots.get(step), ...ys.map((column) => column[index])]);
+    const known = rows.filter((row) => row[0] !== undefined).sort((a, b) => a[0] - b[0]);
+    return [0, ...ys.map((_, index) => index + 1)].map((index) => known.map((row) => row[index]));
+  }
+
+  const ROUND = [0, 0.1, 0.5, 1, 2, 4, 6, 9, 12, 16, 20, 25, 30, 40, 50, 75, 100, 150, 200, 300, 500, 1000];
+
+  /** Round values of the metric between two square roots, none too close to the one before. */
+  function rootTicks(low, high) {
+    const ticks = [];
+    for (const root of ROUND.map(Math.sqrt)) {
+      const gap = ticks.length ? root - ticks[ticks.length - 1] : Infinity;
+      if (root >= low && root <= high && gap >= (high - low) / 9) ticks.push(root);
+    }
+    return ticks;
+  }
+
+  const square = (root) => Math.round(100 * root * root) / 100;
 
   function lastIndex(column) {
     for (let index = column.length - 1; index >= 0; index -= 1) if (column[index] !== null) return index;
@@ -127,7 +149,16 @@
         },
       },
       axes: [
-        { ...axis, grid: { show: false }, label: chart.stepName, incrs: STEPS, size: 26 },
+        chart.by
+          ? {
+              ...axis,
+              grid: { show: false },
+              label: "KL, nats (by its root)",
+              splits: (plot, index, low, high) => rootTicks(low, high),
+              values: (plot, splits) => splits.map((root) => String(square(root))),
+              size: 26,
+            }
+          : { ...axis, grid: { show: false }, label: chart.stepName, incrs: STEPS, size: 26 },
         { ...axis, label: chart.axisLabel, size: 52, values: (plot, splits) => splits.map((value) => formatTick(value, splits, chart.unit)) },
       ],
       series: [
@@ -169,7 +200,12 @@
       const value = formatNumber(plot.data[index + 1][at], chart.unit);
       return chart.names.length > 1 ? `${chart.labels[index]} ${value}` : value;
     });
-    chart.readout.textContent = `${chart.stepName} ${plot.data[0][at]}: ${values.join(", ")}`;
+    chart.readout.textContent = `${placeOf(chart, plot.data[0][at])}: ${values.join(", ")}`;
+  }
+
+  /** Where along the lower axis, in words. */
+  function placeOf(chart, x) {
+    return chart.by ? `KL ${formatNumber(x * x, "")}` : `${chart.stepName} ${x}`;
   }
 
   /** The curve in a sentence, for those who hear the page. */
@@ -183,7 +219,7 @@
     });
     const steps = chart.data[0];
     if (!sentences.length) return `${chart.title}: no numbers yet`;
-    return `${chart.title}: ${sentences.join("; ")}, ${chart.stepName} ${steps[0]} to ${steps[steps.length - 1]}`;
+    return `${chart.title}: ${sentences.join("; ")}, ${placeOf(chart, steps[0])} to ${placeOf(chart, steps[steps.length - 1])}`;
   }
 
   function draw(chart) {
@@ -203,6 +239,7 @@
       labels: figure.dataset.labels.split("|"),
       title: figure.dataset.title,
       unit: figure.dataset.unit,
+      by: figure.dataset.by || "",
       axisLabel: figure.dataset.axis,
       stepName: section.dataset.step,
       total: 0,
@@ -227,8 +264,8 @@
         const found = await answer.json();
         shown = version;
         for (const chart of charts) {
-          chart.total = found.is_finished ? 0 : found.total_steps || 0;
-          chart.data = columns(found.metrics, chart.names);
+          chart.total = found.is_finished || chart.by ? 0 : found.total_steps || 0;
+          chart.data = columns(found.metrics, chart.names, chart.by);
           draw(chart);
         }
         section.dataset.drawn = String(found.points);

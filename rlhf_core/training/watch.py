@@ -1,0 +1,39 @@
+"""What an independent reward model thinks of a round of PPO that learns to please another (over-optimisation.md)."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from rlhf_core.checkpoint import load_reward_model
+from rlhf_core.errors import CheckpointError
+from rlhf_core.evaluation import estimate
+from rlhf_core.rewards import Reward, Rows, reward_of
+from rlhf_core.text.tokenizer import Tokenizer
+from rlhf_core.training.run_directory import RunDirectory
+
+Watch = Callable[[Rows, Rows], dict[str, float]]
+
+
+def load_judge(run: RunDirectory, tokenizer: Tokenizer, device: torch.device) -> Watch | None:
+    """``judged`` by the reward model that a run names as its judge; None where it names none.
+
+    Raises:
+        CheckpointError: it is damaged, or reads other tokens than ``tokenizer`` writes.
+    """
+    if not run.inputs.get("judge"):
+        return None
+    judge, judge_tokenizer, _ = load_reward_model(run.inputs["judge"])
+    if judge_tokenizer.sha256 != tokenizer.sha256:
+        raise CheckpointError("the judge reads other tokens than the policy writes: their tokenizers differ")
+    return partial(judged, reward_of(judge.to(device), tokenizer.end))
+
+
+@torch.no_grad()
+def judged(judge: Reward, prompts: Rows, responses: Rows) -> dict[str, float]:
+    """``judge_score`` and ``judge_score_error``: mean score of the responses, and its standard error.
+
+    Nothing learns from it. The error is 0 for a single response, of which nothing is known.
+    """
+    found = estimate([float(score) for score in judge(prompts, responses)])
+    return {"judge_score": found.value, "judge_score_error": found.error or 0.0}
