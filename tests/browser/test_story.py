@@ -6,6 +6,7 @@ promotes it; the rater is then shown samples of the new policy, and that policy'
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -272,7 +273,7 @@ def test_the_loop_turns_once_from_ratings_to_a_better_policy_in_the_raters_queue
     until(lambda: given.count() == RATINGS + 3, "the last verdict has reached the server")
     newest = Rating.objects.filter(rater__username="rita").latest("created_at")
     assert newest.comparison.first.checkpoint.version == 2
-    assert "v2" not in rater.content()
+    assert not re.search(r"\bv2\b", rater.content())  # random tokens may have it in their midst
 
     # The policy's page shows samples of it and leads back to the very ratings.
     admin.goto(f"{board_url}policies/2/")
