@@ -32,7 +32,7 @@
 
   function keep() {
     const token = tokenOf(form());
-    if (!token || "judged" in form().dataset) return;
+    if (!token) return;
     const values = controls(form()).map((one) => (/^(checkbox|radio)$/.test(one.type) ? one.checked : one.value));
     write([...others(token), { token, values }]);
   }
@@ -59,8 +59,5 @@
   document.addEventListener("click", (event) => {
     if (event.target.closest("#keep")) write(others(tokenOf(form()))); // it stays as it was
   }, true);
-  document.addEventListener("item-judged", (event) => {
-    event.detail.dataset.judged = ""; // a text that had the focus says that it changed when its form leaves the page
-    write(others(tokenOf(event.detail)));
-  });
+  document.addEventListener("item-judged", (event) => write(others(tokenOf(event.detail))));
 }

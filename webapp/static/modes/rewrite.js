@@ -37,11 +37,6 @@
     true,
   );
 
-  // What had the focus is focused again by its id in the next item, where keys would be written and not obeyed.
-  document.addEventListener("item-judged", () => {
-    if (document.activeElement === text()) text()?.blur();
-  });
-
   document.addEventListener("keydown", (event) => {
     if (event.defaultPrevented || event.isComposing || event.altKey || event.metaKey || !isRewrite()) return;
     if (document.querySelector("dialog[open]")) return;
