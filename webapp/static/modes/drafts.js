@@ -30,16 +30,24 @@
   const others = (token) => read().filter((draft) => draft.token !== token);
   const controls = (of) => [...of.elements].filter((one) => one.name && one.type !== "submit" && !OWN.has(one.name));
 
-  function keep() {
-    const token = tokenOf(form());
-    if (!token) return;
-    const values = controls(form()).map((one) => (/^(checkbox|radio)$/.test(one.type) ? one.checked : one.value));
+  function keep(of) {
+    const token = tokenOf(of);
+    if (!token || of.dataset.said || of !== form()) return; // a text that is taken off the page says once more "change"
+    const values = controls(of).map((one) => (/^(checkbox|radio)$/.test(one.type) ? one.checked : one.value));
     write([...others(token), { token, values }]);
+  }
+
+  // ``of``: the form by which the item on the page was judged, skipped or kept.
+  function drop(of) {
+    if (form()) form().dataset.said = "yes";
+    write(others(tokenOf(of)));
   }
 
   function restore() {
     const of = form();
-    if (!of || of.dataset.drafted) return;
+    if (!of) return;
+    delete of.dataset.said;
+    if (of.dataset.drafted) return;
     of.dataset.drafted = "yes";
     const draft = read().find(({ token }) => token && token === tokenOf(of));
     const found = controls(of);
@@ -52,12 +60,12 @@
 
   for (const name of ["input", "change"]) {
     document.addEventListener(name, (event) => {
-      if (event.target.form?.id === "verdict") keep();
+      if (event.target.form?.id === "verdict") keep(event.target.form);
     });
   }
   document.addEventListener("item-shown", restore);
   document.addEventListener("click", (event) => {
-    if (event.target.closest("#keep")) write(others(tokenOf(form()))); // it stays as it was
+    if (event.target.closest("#keep")) drop(form()); // it stays as it was
   }, true);
-  document.addEventListener("item-judged", (event) => write(others(tokenOf(event.detail))));
+  document.addEventListener("item-judged", (event) => drop(event.detail));
 }

@@ -43,8 +43,10 @@
     const key = event.key.toLowerCase();
     const isWriting = event.target === text();
     if (event.target.closest("input:not([type=hidden]), textarea, select") && !isWriting) return;
-    if (event.ctrlKey && key === "enter") document.getElementById("save").click();
-    else if (isWriting && key === "escape") text().blur();
+    if (event.ctrlKey && key === "enter") {
+      text().blur(); // else the next text would have the focus, and take the keys
+      document.getElementById("save").click();
+    } else if (isWriting && key === "escape") text().blur();
     else if (!isWriting && !event.ctrlKey && key === "e") write();
     else return;
     event.preventDefault();
