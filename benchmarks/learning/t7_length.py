@@ -42,7 +42,7 @@ Text = list[int]
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", type=int, default=800, help="comparisons of each reward model (800)")
-    parser.add_argument("--bias", type=float, default=0.5, help="true reward that raters mistake a token for (0.5)")
+    parser.add_argument("--bias", type=float, default=1.0, help="true reward that raters mistake a token for (1)")
     parser.add_argument("--beta", type=float, default=0.1, help="KL coefficient; rewards have deviation 1 (0.1)")
     parser.add_argument("--updates", type=int, default=60, help="rounds of PPO, 256 responses each (60)")
     parser.add_argument("--samples", type=int, default=4096, help="fresh responses before and after (4096)")
