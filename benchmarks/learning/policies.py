@@ -25,6 +25,19 @@ PRETRAINING_BATCH = 64
 PRETRAINING_STEPS = 2000  # at most
 PRETRAINING_RATE = 3e-3
 ROWS = 512  # responses drawn together while evaluating
+PLAIN_PPO = PolicyConfig(
+    rollout_batch_size=256,
+    minibatch_size=64,
+    ppo_epochs=2,
+    critic_learning_rate=3e-3,
+    kl_coefficient=0.0,
+    kl_target=None,
+    kl_hard_cap=1000.0,
+    critic_warmup_updates=0,
+    value_clip=10.0,  # returns are of the size of a reward, not of a normalised score
+    lora_rank=0,
+)
+"""What the tasks' settings are made from: a fixed KL coefficient, and caps out of the way."""
 
 
 def small_palm(tokens: int, *, dim: int, depth: int = 1, embedding_std: float = EMBEDDING_STD) -> PaLM:

@@ -10,6 +10,7 @@ is first trained on uniform ids until its responses are less than 0.01 nats from
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from math import log, sqrt
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from benchmarks.learning.frontier import TokenBandit
 from benchmarks.learning.harness import Say, Task
 from benchmarks.learning.policies import (
+    PLAIN_PPO,
     ROWS,
     Fresh,
     draw_fresh,
@@ -116,19 +118,14 @@ def measure(options: argparse.Namespace, seed: int, say: Say) -> dict[str, Any]:
 
 def ppo_settings(options: argparse.Namespace, best_kl: float, seed: int) -> PolicyConfig:
     """PPO with a fixed coefficient; the hard cap leaves room for the KL that is wanted here."""
-    return PolicyConfig(
+    return replace(
+        PLAIN_PPO,
         updates=options.updates,
-        rollout_batch_size=256,
-        minibatch_size=64,
-        ppo_epochs=2,
         max_new_tokens=options.steps,
         learning_rate=0.128 / width(options) if options.lora else 1e-2,
         critic_learning_rate=min(3e-3, 0.192 / width(options)),
         kl_coefficient=options.beta,
-        kl_target=None,
         kl_hard_cap=max(50.0, 4 * best_kl),
-        critic_warmup_updates=0,
-        value_clip=10.0,
         lora_rank=RANK if options.lora else 0,
         seed=seed,
     )

@@ -12,6 +12,7 @@ member and by mean - variance: the true reward of each is compared at the same K
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import sqrt
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from benchmarks.learning.overoptimisation import (
     tilt_at_kl,
     true_rewards,
 )
-from benchmarks.learning.policies import small_palm, uniform_palm
+from benchmarks.learning.policies import PLAIN_PPO, small_palm, uniform_palm
 from benchmarks.learning.reward_models import draw_pairs, fit_linear, token_counts, train_reward_model, values_of
 from benchmarks.learning.t1_reward_model import (
     DIM,
@@ -37,7 +38,7 @@ from benchmarks.learning.t1_reward_model import (
     WEIGHT_VARIANCE,
     settings,
 )
-from rlhf_core.config import EnsembleScoring, PolicyConfig
+from rlhf_core.config import EnsembleScoring
 from rlhf_core.ensembles import combine_scores
 from rlhf_core.errors import ConfigError
 from rlhf_core.masking import join_sequences
@@ -147,20 +148,11 @@ def run_ppo(
     name: str,
 ) -> list[Round]:
     """PPO on a proxy alone, from the uniform policy, until it is far away."""
-    config = PolicyConfig(
+    config = replace(
+        PLAIN_PPO,
         updates=options.updates,
-        rollout_batch_size=256,
-        minibatch_size=64,
-        ppo_epochs=2,
         max_new_tokens=bandit.steps,
         learning_rate=1e-3,  # small: a curve needs many points on its way
-        critic_learning_rate=3e-3,
-        kl_coefficient=0.0,
-        kl_target=None,
-        kl_hard_cap=1000.0,
-        critic_warmup_updates=0,
-        value_clip=10.0,
-        lora_rank=0,
         seed=seed,
     )
     torch.manual_seed(derive_seed(seed, "policy", name))

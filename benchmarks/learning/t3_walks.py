@@ -8,14 +8,14 @@ smallest example (random walks); no KL penalty, and its learning rate, rollouts 
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.learning.harness import Say, Task
-from benchmarks.learning.policies import draw_fresh, improve, learn_text, small_palm
-from rlhf_core.config import PolicyConfig
+from benchmarks.learning.policies import PLAIN_PPO, draw_fresh, improve, learn_text, small_palm
 from rlhf_core.errors import ConfigError
 from rlhf_core.modules.actor_critic import ActorCritic
 from rlhf_core.seeds import derive_generator, derive_seed
@@ -42,7 +42,8 @@ def measure(options: argparse.Namespace, seed: int, say: Say) -> dict[str, Any]:
         raise ConfigError("walks", options.walks, "at least 1")
     if options.samples < options.nodes:
         raise ConfigError("samples", options.samples, f"at least nodes = {options.nodes}")
-    config = PolicyConfig(
+    config = replace(
+        PLAIN_PPO,
         updates=options.updates,
         rollout_batch_size=128,
         minibatch_size=32,
@@ -50,13 +51,7 @@ def measure(options: argparse.Namespace, seed: int, say: Say) -> dict[str, Any]:
         max_new_tokens=NODES_OF_A_WALK - 1,
         learning_rate=3e-4,
         critic_learning_rate=1e-3,
-        kl_coefficient=0.0,
-        kl_target=None,
-        kl_hard_cap=1000.0,
         gae_lambda=0.95,
-        critic_warmup_updates=0,
-        value_clip=10.0,
-        lora_rank=0,
         seed=seed,
     )
     edges = draw_graph(options.nodes, derive_generator(seed, "graph"))

@@ -7,14 +7,14 @@ of about one in the size of the vocabulary.
 """
 
 import argparse
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.learning.harness import Say, Task
-from benchmarks.learning.policies import draw_fresh, improve, small_palm
-from rlhf_core.config import PolicyConfig
+from benchmarks.learning.policies import PLAIN_PPO, draw_fresh, improve, small_palm
 from rlhf_core.errors import ConfigError
 from rlhf_core.modules.actor_critic import ActorCritic
 from rlhf_core.seeds import derive_generator, derive_seed
@@ -45,20 +45,12 @@ def measure(options: argparse.Namespace, seed: int, say: Say) -> dict[str, Any]:
         raise ConfigError("prompt_tokens", options.prompt_tokens, "at least 1")
     if options.samples < options.prompt_tokens * PROMPTS_OF_A_LENGTH:
         raise ConfigError("samples", options.samples, f"at least {options.prompt_tokens * PROMPTS_OF_A_LENGTH}")
-    config = PolicyConfig(
+    config = replace(
+        PLAIN_PPO,
         updates=options.updates,
         rollout_batch_size=192,
-        minibatch_size=64,
-        ppo_epochs=2,
         max_new_tokens=options.limit,
         learning_rate=3e-3,
-        critic_learning_rate=3e-3,
-        kl_coefficient=0.0,
-        kl_target=None,
-        kl_hard_cap=1000.0,
-        critic_warmup_updates=0,
-        value_clip=10.0,
-        lora_rank=0,
         seed=seed,
     )
     prompts = draw_prompts(options.prompt_tokens, seed)

@@ -9,13 +9,14 @@ lengths must at least halve it.
 """
 
 import argparse
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.learning.harness import Say, Task
-from benchmarks.learning.policies import draw_fresh, improve, learn_text, small_palm
+from benchmarks.learning.policies import PLAIN_PPO, draw_fresh, improve, learn_text, small_palm
 from benchmarks.learning.reward_models import STRENGTH, train_reward_model
 from benchmarks.learning.t1_reward_model import DIM, DROPOUT, TRUNK_STD, settings
 from rlhf_core.config import PolicyConfig
@@ -42,7 +43,7 @@ Text = list[int]
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", type=int, default=800, help="comparisons of each reward model (800)")
-    parser.add_argument("--bias", type=float, default=0.5, help="true reward that raters mistake a token for (0.5)")
+    parser.add_argument("--bias", type=float, default=1.0, help="true reward that raters mistake a token for (1)")
     parser.add_argument("--beta", type=float, default=0.1, help="KL coefficient; rewards have deviation 1 (0.1)")
     parser.add_argument("--updates", type=int, default=60, help="rounds of PPO, 256 responses each (60)")
     parser.add_argument("--samples", type=int, default=4096, help="fresh responses before and after (4096)")
@@ -52,20 +53,12 @@ def measure(options: argparse.Namespace, seed: int, say: Say) -> dict[str, Any]:
     for name, least in (("labels", 2), ("samples", 100)):
         if getattr(options, name) < least:
             raise ConfigError(name, getattr(options, name), f"at least {least}")
-    config = PolicyConfig(
+    config = replace(
+        PLAIN_PPO,
         updates=options.updates,
-        rollout_batch_size=256,
-        minibatch_size=64,
-        ppo_epochs=2,
         max_new_tokens=LONGEST,
         learning_rate=3e-3,
-        critic_learning_rate=3e-3,
         kl_coefficient=options.beta,
-        kl_target=None,
-        kl_hard_cap=1000.0,
-        critic_warmup_updates=0,
-        value_clip=10.0,
-        lora_rank=0,
         seed=seed,
     )
     texts = draw_texts(TEXTS, derive_generator(seed, "texts"))
