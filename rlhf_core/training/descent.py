@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from rlhf_core.distributed import ALONE, Group
 from rlhf_core.errors import TrainingDiverged
 
 
@@ -17,6 +18,7 @@ def descend(
     what: str,
     *,
     is_vetoed: Callable[[], bool] | None = None,
+    group: Group = ALONE,
 ) -> float:
     """One optimiser step with the gradient of a loss scaled down to ``max_norm``; returns its norm before.
 
@@ -25,20 +27,24 @@ def descend(
             activations of one part go before those of the next are made.
         parameters: all that ``optimizer`` moves; their norm is taken together.
         what: names the step in the error.
-        is_vetoed: asked when the gradient is there; True leaves weights and optimiser as they are.
+        is_vetoed: asked when the gradient is there; True leaves weights and optimiser as they are. All processes of
+            ``group`` must answer alike.
+        group: each of its processes gives the parts of the loss that its rows make; all take the same step.
 
     Raises:
         TrainingDiverged: loss or gradient is not finite. The step is not taken, since one such gradient would leave
             neither weights nor the optimiser's moments usable.
     """
     optimizer.zero_grad(set_to_none=True)
+    parameters = list(parameters)
     value, norm = 0.0, math.nan
     for loss in [losses] if isinstance(losses, Tensor) else losses:
         value += float(loss.detach())
         if not math.isfinite(value):
             break
         loss.backward()
-    else:
+    value = group.sum_gradients(parameters, value)
+    if math.isfinite(value):
         norm = float(nn.utils.clip_grad_norm_(parameters, max_norm))
     if not math.isfinite(norm):
         optimizer.zero_grad(set_to_none=True)
