@@ -58,8 +58,8 @@ class Group:
     def sum_gradients(self, parameters: "Iterable[nn.Parameter]", loss: float) -> float:
         """Give each parameter the sum of its gradients in all processes; returns the sum of ``loss``.
 
-        One without a gradient anywhere stays so. If a loss is not finite, neither is the sum, in every process, and the
-        gradients are not to be used.
+        Those that are spread over the processes have it already. One without a gradient anywhere stays so. If a loss is
+        not finite, neither is the sum, in every process, and the gradients are not to be used.
         """
         return loss
 
@@ -134,7 +134,7 @@ class Processes(Group):
     def sum_gradients(self, parameters: "Iterable[nn.Parameter]", loss: float) -> float:
         import torch
 
-        learning = [parameter for parameter in parameters if parameter.requires_grad]
+        learning = [one for one in parameters if one.requires_grad and not hasattr(one, "full_tensor")]
         *there, total = self.sums(*(float(parameter.grad is not None) for parameter in learning), loss)
         bucket: list[Tensor] = []
         for parameter, somewhere in zip(learning, there, strict=True):

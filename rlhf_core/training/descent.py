@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from rlhf_core.distributed import ALONE, Group
 from rlhf_core.errors import TrainingDiverged
+from rlhf_core.training.sharding import is_spread, whole
 
 
 def descend(
@@ -37,15 +38,19 @@ def descend(
     """
     optimizer.zero_grad(set_to_none=True)
     parameters = list(parameters)
+    are_spread = any(map(is_spread, parameters))  # then all processes have to go backward, whatever comes of it
     value, norm = 0.0, math.nan
     for loss in [losses] if isinstance(losses, Tensor) else losses:
         value += float(loss.detach())
-        if not math.isfinite(value):
+        if not math.isfinite(value) and not are_spread:
             break
         loss.backward()
     value = group.sum_gradients(parameters, value)
     if math.isfinite(value):
-        norm = float(nn.utils.clip_grad_norm_(parameters, max_norm))
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        total = whole(nn.utils.get_total_norm(gradients))  # of spread ones each process would scale by its own share
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, total)
+        norm = float(total)
     if not math.isfinite(norm):
         optimizer.zero_grad(set_to_none=True)
         raise TrainingDiverged(

@@ -18,6 +18,7 @@ from rlhf_core.seeds import derive_seed
 from rlhf_core.text.tokenizer import Tokenizer
 from rlhf_core.training.descent import descend
 from rlhf_core.training.run_directory import RunDirectory
+from rlhf_core.training.sharding import spread_as, whole
 from rlhf_core.training.state import Tensors, optimizer_tensors, restore_optimizer, take_prefix, with_prefix
 
 METRICS_INTERVAL = 10
@@ -94,9 +95,10 @@ class Course:
         self.last: dict[str, float] = {}
         self.metrics: dict[str, float] = {}
         self.done = 0
-        run.group.take_weights(palm)
         if state := run.load_state(digest):
-            palm.load_state_dict(take_prefix("model", state.tensors), strict=False)
+            own = dict(palm.named_parameters())
+            learned = take_prefix("model", state.tensors).items()
+            palm.load_state_dict({name: spread_as(one, own[name]) for name, one in learned}, strict=False)
             restore_optimizer(optimizer, take_prefix("optimizer", state.tensors), state.values["optimizer"])
             self.done, self.curve = state.step, state.values["curve"]
             self.last = state.values.get("last", {})
@@ -117,7 +119,7 @@ class Course:
     def learn(self, losses: Sequence[Tensor], tokens: int) -> None:
         """One optimiser step by the gradient of the sum of ``losses``, a mean over ``tokens`` tokens.
 
-        Where several processes train, each gives the part of that mean which its rows make; there may be none.
+        Where several processes train, each gives as many losses, the parts of that mean which its rows make.
 
         Raises:
             TrainingDiverged: loss or gradient is not finite; the step is not taken.
@@ -142,9 +144,9 @@ class Course:
             self.curve.append([self.step, round(point, 4)])
 
     def show_samples(
-        self, prompts: Sequence[Sequence[int]], tokenizer: Tokenizer, finetune_scope: str | None = None
+        self, palm: PaLM, prompts: Sequence[Sequence[int]], tokenizer: Tokenizer, finetune_scope: str | None = None
     ) -> None:
-        """Record what the model answers to ``prompts``, the settings' ``samples`` of them, taken in turn.
+        """Record what the model, whole, answers to ``prompts``, the settings' ``samples`` of them, taken in turn.
 
         The same random numbers each time, so that the texts show what was learned in between.
         """
@@ -154,7 +156,7 @@ class Course:
         for at in range(0, len(places), SAMPLE_ROWS):
             part = places[at : at + SAMPLE_ROWS]
             drawn = generate_batch(
-                self.palm,
+                palm,
                 [chosen[place] for place in part],
                 sampling=SamplingConfig(max_new_tokens=self.config.sample_tokens),
                 end_id=tokenizer.end,
@@ -180,7 +182,7 @@ class Course:
 
     def capture(self) -> tuple[Tensors, dict[str, Any]]:
         """What going on after this step needs."""
-        learned = {name: one for name, one in self.palm.named_parameters() if one.requires_grad}
+        learned = {name: whole(one.detach()) for name, one in self.palm.named_parameters() if one.requires_grad}
         tensors, values = optimizer_tensors(self.optimizer)
         saved = {**with_prefix("model", learned), **with_prefix("optimizer", tensors)}
         return saved, {"optimizer": values, "curve": self.curve, "last": self.last, "digest": self.digest}

@@ -25,6 +25,7 @@ from rlhf_core.text.tokenizer import Tokenizer
 from rlhf_core.training.device import use_device
 from rlhf_core.training.next_token import Course, make_optimizer, told_while_reading
 from rlhf_core.training.run_directory import RunDirectory
+from rlhf_core.training.sharding import spread, whole_copy
 
 QUICK_VALIDATION_TOKENS = 16_384
 PROMPT_TOKENS = SamplingConfig().max_prompt_tokens
@@ -57,23 +58,28 @@ def train_pretrain(run: RunDirectory) -> None:
 
     torch.manual_seed(config.seed)
     palm = PaLM.from_config(shape).to(device)
+    group.take_weights(palm)
+    if config.fsdp:
+        spread(palm, group)
     course = Course(run, palm, make_optimizer(palm, config), config, steps=config.steps)
 
     characters_a_token = validation_characters / len(validation_tokens)
     quick = validation_tokens[: QUICK_VALIDATION_TOKENS + 1]
     for step in course:
         batch = windows.batch(step)
-        mine = batch[group.share(len(batch))].to(device)
-        losses = [next_token_loss(palm, mine) * (len(mine) / len(batch))] if len(mine) else []
-        course.learn(losses, batch[:, 1:].numel())
+        mine = batch[group.share(len(batch))]
+        read = (mine if len(mine) else batch[:1]).to(device)  # who has no row reads one that counts for nothing
+        course.learn([next_token_loss(palm, read) * (len(mine) / len(batch))], batch[:, 1:].numel())
         if course.is_due:
-            nats = validation_loss(palm, quick, config.sequence_length, config.sequence_length, group=group)
+            whole = whole_copy(palm)
+            nats = validation_loss(whole, quick, config.sequence_length, config.sequence_length, group=group)
             bits = nats / math.log(2) / characters_a_token
             course.measured({"validation_loss": nats, "bits_per_character": bits}, bits)
-            course.show_samples(prompts, tokenizer)
+            course.show_samples(whole, prompts, tokenizer)
         course.close()
 
     run.progress(config.steps, config.steps, "evaluate")
+    palm = whole_copy(palm)
     final = evaluate(palm, validation_tokens, validation_characters, config.sequence_length, group)
     meta = {
         **run.meta,

@@ -117,7 +117,7 @@ def train_reward(run: RunDirectory) -> None:
             total=sum(training[index].weight for index in places),
             group=group,
         )
-        parameters, losses = model.finetune_parameters(), [] if found.loss is None else [found.loss]
+        parameters, losses = model.finetune_parameters(), [found.loss] if mine else []
         norm = descend(optimizer, losses, parameters, max_grad_norm, f"step {step + 1}", group=group)
         seconds = time.perf_counter() - started
 
@@ -205,9 +205,9 @@ def is_among(parameter: Tensor, others: Sequence[Tensor]) -> bool:
 
 @dataclass(frozen=True)
 class FeedbackLoss:
-    """Loss of a batch with gradient, its metrics, and how many tokens were read; None where there were no records."""
+    """Loss of a batch with gradient, its metrics, and how many tokens were read."""
 
-    loss: Tensor | None
+    loss: Tensor
     metrics: dict[str, float]
     tokens: int
 
@@ -232,8 +232,8 @@ def feedback_loss(
     """
     total = sum(item.weight for item in batch) if total is None else total
     found = read_verdicts(model, batch, shares) if batch else Verdicts({}, {}, [], [], 0)
-    loss = torch.stack([sums.sum() for sums in found.losses.values()]).sum() / total if batch else None
-    told = group.gather_rows([{**found.told(), "loss": 0.0 if loss is None else float(loss.detach())}])
+    loss = sum((sums.sum() for sums in found.losses.values()), torch.zeros((), device=model.palm.device)) / total
+    told = group.gather_rows([{**found.told(), "loss": float(loss.detach())}])
     metrics: dict[str, float] = {}
     for kind in ("score_loss", "comparison_loss"):
         kept = [one["losses"][kind] for one in told if kind in one["losses"]]

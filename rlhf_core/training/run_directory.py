@@ -624,14 +624,14 @@ def die_with_parent() -> None:
 def settings_digest(run: RunDirectory) -> str:
     """SHA-256 of everything that decides what a run learns; goes into the state and the checkpoint.
 
-    Feedback, prompts and checkpoints count by their content, wherever they are. How many threads work and how often
-    the state is saved may change between two starts.
+    Feedback, prompts and checkpoints count by their content, wherever they are. How many threads work, whether weights
+    are spread over processes and how often the state is saved may change between two starts.
     """
     request = read_request(run.path / "run.json")
     for name in ("meta", "store"):
         request.pop(name, None)
     config = dict(request.get("config") or {})
-    for name in ("threads", "save_interval", "step_save_seconds"):
+    for name in ("threads", "fsdp", "save_interval", "step_save_seconds"):
         config.pop(name, None)
     inputs = dict(request.get("inputs") or {})
     for name in ("policy", "reward_model"):

@@ -6,6 +6,7 @@ order is a function of seed and epoch, so the resume state holds weights and opt
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +31,7 @@ from rlhf_core.training.device import use_device
 from rlhf_core.training.drift import drift_from
 from rlhf_core.training.next_token import Course, make_optimizer, told_while_reading
 from rlhf_core.training.run_directory import RunDirectory, settings_digest
+from rlhf_core.training.sharding import spread, whole_copy
 
 SCOPE = "sft"
 QUICK_VALIDATION = 256  # demonstrations that the loss is measured on while training; at the end all are
@@ -65,6 +67,9 @@ def train_sft(run: RunDirectory) -> None:
         torch.manual_seed(derive_seed(config.seed, "initialise"))
         palm.add_finetune_params(scope, config.lora_rank)
     palm.train_only(scope)
+    group.take_weights(palm)
+    if config.fsdp:
+        spread(palm, group)
     order = Order(len(training), config.batch_size, config.seed)
     steps = config.epochs * order.steps_an_epoch
     run_digest = settings_digest(run)
@@ -73,21 +78,26 @@ def train_sft(run: RunDirectory) -> None:
     quick = np.unique(np.linspace(0, max(0, len(held_out) - 1), QUICK_VALIDATION).astype(np.int64))
     known = {}
     if len(held_out):
-        known["parent_validation_loss"] = validation_loss(before, held_out, quick, config.batch_size, None, group)
+        then = whole_copy(palm) if scope else before
+        known["parent_validation_loss"] = validation_loss(then, held_out, quick, config.batch_size, None, group)
     for step in course:
         rows = order.rows(step)
         tokens, mine = training.response_tokens(rows), rows[group.share(len(rows))]
-        losses = [response_nats(palm, training, mine, scope)[0] / tokens] if len(mine) else []
-        course.learn(losses, tokens)
+        read, factor = (mine, 1.0) if len(mine) else (rows[:1], 0.0)  # who has no row reads one that counts for nothing
+        course.learn([response_nats(palm, training, read, scope)[0] * factor / tokens], tokens)
         if course.is_due:
+            now = whole_copy(palm)
+            then = now if scope else before
             found = {"epoch": step / order.steps_an_epoch, **known}
             if len(held_out):
-                found["validation_loss"] = validation_loss(palm, held_out, quick, config.batch_size, scope, group)
-            found["kl"] = group.first(lambda: drift(before, palm, prompts, tokenizer, config, scope))
+                found["validation_loss"] = validation_loss(now, held_out, quick, config.batch_size, scope, group)
+            found["kl"] = group.first(partial(drift, then, now, prompts, tokenizer, config, scope))
             course.measured(found, found.get("validation_loss"))
-            course.show_samples(prompts, tokenizer, scope)
+            course.show_samples(now, prompts, tokenizer, scope)
         course.close()
 
+    palm = whole_copy(palm)
+    before = palm if scope else before
     final = dict(course.last)
     if len(held_out) > QUICK_VALIDATION:
         run.progress(steps, steps, "evaluate")

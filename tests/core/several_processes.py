@@ -18,6 +18,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from rlhf_core.cli import train
 from rlhf_core.distributed import Group, open_group
 from rlhf_core.training import reward
+from rlhf_core.training.sharding import whole
 
 SIGNALS = {"stop": signal.SIGTERM, "kill": signal.SIGKILL}
 SIGNAL_STEP = 3
@@ -36,7 +37,7 @@ def gradients_of_a_run(kind: str, folder: Path, group: Group | None = None, even
         parameters = [parameter for part in optimizer.param_groups for parameter in part["params"]]
         for number, parameter in enumerate(parameters):
             if parameter.grad is not None:
-                seen[f"{steps:03d}.{number}"] = parameter.grad.clone()
+                seen[f"{steps:03d}.{number}"] = whole(parameter.grad).clone()
         if event and steps == SIGNAL_STEP and group.rank == group.size - 1:
             os.kill(os.getpid(), SIGNALS[event])
 

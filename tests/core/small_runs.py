@@ -8,7 +8,15 @@ from typing import Any
 import torch
 
 from rlhf_core.checkpoint import save_policy, save_reward_model
-from rlhf_core.config import EvaluateConfig, ModelConfig, PolicyConfig, PretrainConfig, RewardConfig, SFTConfig
+from rlhf_core.config import (
+    EvaluateConfig,
+    ModelConfig,
+    PolicyConfig,
+    PretrainConfig,
+    RewardConfig,
+    SFTConfig,
+    settings_to_dict,
+)
 from rlhf_core.modules.palm import PaLM
 from rlhf_core.modules.reward_model import RewardModel
 from rlhf_core.records import Comparison, Prompt, ScoredResponse, write_feedback, write_prompts
@@ -66,8 +74,12 @@ def make_inputs(folder: Path) -> dict[str, Path]:
     return {"folder": folder, "policy": policy, "other": other, "reward_model": reward_model}
 
 
-def make_small_run(inputs: dict[str, Path], name: str) -> Path:
-    """A run directory beside the inputs; its kind is what stands in ``name`` before the first hyphen."""
+def make_small_run(inputs: dict[str, Path], name: str, **changes: Any) -> Path:
+    """A run directory beside the inputs; its kind is what stands in ``name`` before the first hyphen.
+
+    Args:
+        changes: of its settings.
+    """
     kind, folder = name.partition("-")[0], inputs["folder"]
     models = {"policy": inputs["policy"], "reward_model": inputs["reward_model"]}
     by_kind: dict[str, dict[str, Any]] = {
@@ -80,7 +92,7 @@ def make_small_run(inputs: dict[str, Path], name: str) -> Path:
     run = RunDirectory.create(
         folder / name,
         kind=kind,
-        config=CONFIGS[kind],
+        config=type(CONFIGS[kind])(**{**settings_to_dict(CONFIGS[kind]), **changes}),
         store=folder / f"store-{name}",
         prompts=folder / "prompts.jsonl",
         **by_kind[kind],

@@ -89,13 +89,16 @@ def train_all(make_run) -> dict:
     runs = {name: make_run(name) for kind in CONFIGS for name in (f"{kind}-alone", f"{kind}-together")}
     runs |= {name: make_run(name) for name in ("sft-half", "sft-stopped", "policy-killed")}
     runs["sft-launched"] = make_run("sft-launched")
+    runs |= {name: make_run(name, fsdp=True) for name in ("pretrain-spread", "sft-spread", "sft-spread-stopped")}
     assert gradients_of_a_run("sft", runs["sft-half"], event="stop")[0] == 75
 
     disturbed = ["torch.distributed.run", "--nproc-per-node", "2", str(SCRIPT)]
+    disturbed += ["sft", str(runs["sft-spread-stopped"]), "stop", "sft", str(runs["sft-spread-stopped"])]
     disturbed += ["sft", str(runs["sft-stopped"]), "stop", "policy", str(runs["policy-killed"]), "kill"]
     shared = ("--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", str(free_port()))
     named = [part for kind in CONFIGS for part in (kind, str(runs[f"{kind}-together"]))]
     named += ["sft", str(runs["sft-half"])]
+    named += ["pretrain", str(runs["pretrain-spread"]), "sft", str(runs["sft-spread"])]
     launchers = [start(*disturbed)]
     launchers += [
         start("torch.distributed.run", *shared, "--node-rank", rank, str(SCRIPT), *named) for rank in ("0", "1")
@@ -112,6 +115,8 @@ def train_all(make_run) -> dict:
         code, seen[f"{kind}-alone"] = gradients_of_a_run(kind, runs[f"{kind}-alone"])
         assert code == 0, kind
         seen[f"{kind}-together"] = safetensors.torch.load_file(runs[f"{kind}-together"] / "gradients.safetensors")
+    for name in ("pretrain-spread", "sft-spread"):
+        seen[name] = safetensors.torch.load_file(runs[name] / "gradients.safetensors")
     accelerate = ended[3] if len(ended) > 3 else None
     return {"runs": runs, "gradients": seen, "disturbed": ended[0], "accelerate": accelerate}
 
@@ -154,6 +159,19 @@ def test_two_processes_take_the_steps_of_one(finished, kind):
     assert max(float(alone[name].abs().max()) for name in first) > 1e-3  # there is something to agree on
     for name in alone:
         assert_close(together[name], alone[name], atol=1e-5, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "sft"])
+def test_spread_weights_learn_as_whole_ones_do(finished, kind):
+    spread, alone = (finished["gradients"][f"{kind}-{which}"] for which in ("spread", "alone"))
+    assert_close(spread, alone, atol=1e-5, rtol=1e-5)
+    assert_same_end(finished["runs"][f"{kind}-spread"], finished["runs"][f"{kind}-alone"])
+
+
+def test_a_run_with_spread_weights_stops_and_goes_on(finished):
+    folder = finished["runs"]["sft-spread-stopped"]
+    assert [event["message"] for event in events(folder, "log")].count("stopped after step 3") == 1
+    assert_same_end(folder, finished["runs"]["sft-alone"])
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
