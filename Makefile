@@ -15,7 +15,7 @@ PYTEST ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up setup test lint bench bench-peers figures demo-policy docs clean
+.PHONY: help up setup test test-gpu lint bench bench-peers figures demo-policy docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | while IFS='|' read -r name words; do \
@@ -31,6 +31,9 @@ setup: $(DONE)/run ## install what "make up" needs into .venv
 test: $(DONE)/dev lint ## set up, then lint, types and all tests (BROWSER=0 leaves the browser tests out)
 	@BROWSER='$(BROWSER)' .ci/chromium
 	$(RUN) -m pytest -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST)
+
+test-gpu: $(DONE)/dev ## core, learning and worker tests on a GPU, with a table
+	$(RUN) -m tests.gpu $(PYTEST)
 
 lint: $(DONE)/dev ## ruff and mypy
 	$(RUN) -m ruff check .

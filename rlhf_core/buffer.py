@@ -7,7 +7,7 @@ response token, so 32 responses of 512 tokens take 256 KiB.
 import io
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlhf_core.distributed import ALONE, Group
 from rlhf_core.durable import UnfinishedFolder, canonical_json, file_digest, remove_unfinished
 from rlhf_core.masking import length_mask
 
@@ -61,15 +62,19 @@ class RolloutBuffer:
         path: folder for all of them; made when the first one is written.
         digest: of settings and data, as ``settings_digest`` gives it; rollouts of another one count as absent.
         log: takes a line for people where a disk refuses or a rollout is damaged.
+        group: the processes that train; the first one writes, and reads for all.
     """
 
-    def __init__(self, path: Path, digest: str, log: Callable[[str], None]) -> None:
+    def __init__(self, path: Path, digest: str, log: Callable[[str], None], group: Group = ALONE) -> None:
         self.path = path
         self.digest = digest
         self.log = log
+        self.group = group
 
     def write(self, index: int, rollout: Rollout) -> None:
         """Keep the rollout of round ``index``; a disk that refuses is logged and costs nothing but a later drawing."""
+        if not self.group.is_first:
+            return
         try:
             with UnfinishedFolder(self.path) as unfinished:
                 files = {}
@@ -83,6 +88,14 @@ class RolloutBuffer:
 
     def read(self, index: int, device: torch.device | str = "cpu") -> Rollout | None:
         """The rollout of round ``index``, or None where there is none of this run; a damaged one is logged."""
+        found = self.read_here(index, device) if self.group.is_first else None
+        if self.group.size == 1:
+            return found
+        data = self.group.of_first(b"" if found is None else pack_arrays(arrays_of(found)))
+        return rollout_of(*unpack_arrays(data), device) if data else None
+
+    def read_here(self, index: int, device: torch.device | str = "cpu") -> Rollout | None:
+        """The same, read by this process."""
         folder = self.folder(index)
         if not folder.is_dir():
             return None
@@ -101,7 +114,7 @@ class RolloutBuffer:
 
     def forget(self, before: int) -> None:
         """Remove the rollouts of the rounds before ``before``, and what killed writers left."""
-        if self.path.is_dir():
+        if self.group.is_first and self.path.is_dir():
             remove_unfinished(self.path, older_than_seconds=0.0)
             for path in self.path.iterdir():
                 if path.name.isdigit() and int(path.name) < before:
@@ -109,6 +122,34 @@ class RolloutBuffer:
 
     def folder(self, index: int) -> Path:
         return self.path / f"{index:08d}"
+
+
+def gather_rollout(part: Rollout | None, group: Group, device: torch.device | str = "cpu") -> Rollout:
+    """The rollout of a round from the parts of all processes, in the order of their ranks; None where one had no row.
+
+    Only what a buffer keeps is sent. With one process it is the part itself.
+
+    Raises:
+        ProcessLost: another process has ended or does not answer.
+    """
+    if group.size == 1 and part is not None:
+        return part
+    sent = group.gather(b"" if part is None else pack_arrays(arrays_of(part)))
+    columns = zip(*(unpack_arrays(data) for data in sent if data), strict=True)
+    prompts, tokens, responses = (np.concatenate(column) for column in columns)
+    return rollout_of(prompts, tokens, responses, device)
+
+
+def pack_arrays(arrays: Sequence[np.ndarray]) -> bytes:
+    """The bytes of several .npy files, one after the other."""
+    return b"".join(map(as_npy, arrays))
+
+
+def unpack_arrays(data: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What ``pack_arrays`` packed ``PARTS`` into."""
+    file = io.BytesIO(data)
+    prompts, tokens, responses = (np.load(file, allow_pickle=False) for _ in PARTS)
+    return prompts, tokens, responses
 
 
 def as_npy(array: np.ndarray) -> bytes:

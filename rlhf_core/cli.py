@@ -22,7 +22,8 @@ from rlhf_core.commands import (
     sources_of,
 )
 from rlhf_core.config import PRESETS, RUN_CONFIGS, ModelConfig, SamplingConfig, Settings, settings_to_dict
-from rlhf_core.errors import ConfigError, SteersmanError, TrainingDiverged
+from rlhf_core.distributed import ALONE, Group, open_group
+from rlhf_core.errors import ConfigError, ProcessLost, SteersmanError, TrainingDiverged
 from rlhf_core.functions import EXAMPLE_REWARD, load_function
 from rlhf_core.options import (
     build_settings,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from rlhf_core.generation.sampler import Generation
 
 EXIT_BUSY = 1
+EXIT_LOST = 1
 ROWS_AT_ONCE = 64
 OF_THIS_START = ("command", "run_dir", "control_fd", "progress", "track", "track_project")  # not kept in run.json
 TRAINERS = {
@@ -74,12 +76,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(config_as_yaml(options.command, given), end="")
             return EXIT_DONE
         check_trackers(options.track or ())
-        path = prepare_run(options)
+        group = open_group()
+        path = Path(group.first(lambda: str(prepare_run(options))))
+    except ProcessLost as error:
+        return lost(error)
     except (SteersmanError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_REFUSED
     mode: Mode = "none" if options.control_fd is not None else options.progress
-    return train(path, options.command, options.control_fd, mode, options.track or (), options.track_project)
+    tracked = (options.track or (), options.track_project)
+    code = train(path, options.command, options.control_fd, mode, *tracked, group=group)
+    if code == EXIT_DONE:
+        group.close()
+    return code
 
 
 # From options to a run
@@ -293,6 +302,7 @@ def train(
     progress: Mode = "none",
     trackers: Sequence[str] = (),
     project: str = "steersman",
+    group: Group = ALONE,
 ) -> int:
     """Train in a run directory until it is done, refused, diverged or stopped; returns the exit code.
 
@@ -300,45 +310,76 @@ def train(
         control_fd: stop when the other end of this pipe closes.
         progress: how to show it on stderr.
         trackers, project: what else to log to, and under which name.
+        group: the processes that train it, of which each calls this function; the first one shows and writes.
     """
     try:
-        run = RunDirectory(path)
+        run = RunDirectory(path, group)
         if run.kind != kind:
             raise ConfigError("kind", run.kind, f"{kind!r}, the command that was called")
     except SteersmanError as error:
         return refuse(path, error, EXIT_REFUSED)
     try:
-        run.acquire()
+        if group.first(lambda: take(run)):
+            return tell_result(run)
     except RunDirectoryBusy as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BUSY
-    if run.result is not None:
-        print(json.dumps(run.result))
-        return EXIT_DONE
-    run.forget_error()
+    except ProcessLost as error:
+        return lost(error)
     run.listen(control_fd)
     module, name = TRAINERS[kind]
     with ExitStack() as stack:
+        stack.callback(run.release)
         try:
-            show = stack.enter_context(showing(progress))
-            track = stack.enter_context(tracking(trackers, run, project))
-            run.listener = each_of([listener for listener in (show, track) if listener is not None])
-            use_threads(getattr(run.config, "threads", 0))
+            if group.is_first:
+                show = stack.enter_context(showing(progress))
+                track = stack.enter_context(tracking(trackers, run, project))
+                run.listener = each_of([listener for listener in (show, track) if listener is not None])
+            use_threads(getattr(run.config, "threads", 0), group.local_size)
             getattr(import_module(module), name)(run)
         except RunStopped as stopped:
             run.log(str(stopped))
-            if progress != "none":
+            if progress != "none" and group.is_first:
                 stack.close()  # the bar, before the last words
                 print(f"to go on: python -m rlhf_core {kind} --run-dir {path}", file=sys.stderr)
             return EXIT_STOPPED
+        except ProcessLost as error:
+            run.log(str(error))
+            stack.close()
+            return lost(error)
         except TrainingDiverged as error:
             stack.close()
             return refuse(path, error, EXIT_DIVERGED)
         except SteersmanError as error:
             stack.close()
             return refuse(path, error, EXIT_REFUSED)
-    print(json.dumps(run.result))
+    return tell_result(run)
+
+
+def take(run: RunDirectory) -> bool:
+    """Take the folder for this run; says whether it is done already.
+
+    Raises:
+        RunDirectoryBusy: another one trains in it.
+    """
+    run.acquire()
+    if run.result is not None:
+        return True
+    run.forget_error()
+    return False
+
+
+def tell_result(run: RunDirectory) -> int:
+    """Print the result of a run that is done, once."""
+    if run.group.is_first:
+        print(json.dumps(run.result))
     return EXIT_DONE
+
+
+def lost(error: ProcessLost) -> int:
+    """Say that another process is gone; the run can go on, so no ``error.json`` is left."""
+    print(f"error: {error}. To go on from the last saved state, start the run again", file=sys.stderr)
+    return EXIT_LOST
 
 
 def each_of(listeners: Sequence[Listener]) -> Listener:
@@ -359,12 +400,12 @@ def refuse(path: Path, error: SteersmanError, code: int) -> int:
     return code
 
 
-def use_threads(count: int) -> None:
-    """Give torch ``count`` threads, or, given 0, as many as this process may use cores."""
+def use_threads(count: int, processes: int = 1) -> None:
+    """Give torch ``count`` threads, or, given 0, as many as this process may use cores, shared by ``processes``."""
     import torch
 
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(count or usable)
+    torch.set_num_threads(count or max(1, usable // processes))
 
 
 # Sampling

@@ -106,6 +106,9 @@ EnsembleScoring = Literal["mean", "worst", "mean-variance"]
 FeedbackPart = Literal["all", "first", "second"]
 
 
+FSDP_HELP = "spread weights and optimiser over the processes of the run, where there are several"
+
+
 @dataclass(frozen=True)
 class PretrainConfig(Settings):
     """Next-token training on plain text."""
@@ -133,6 +136,7 @@ class PretrainConfig(Settings):
     sample_tokens: int = setting(64, "longest of these texts", minimum=1, maximum=4096, unit="tokens")
     save_interval: int = setting(200, "steps between saved states", minimum=1, maximum=1_000_000)
     seed: int = setting(0, "seed of initialisation and order", minimum=0, maximum=2**32 - 1)
+    fsdp: bool = setting(False, FSDP_HELP, advanced=True)
     threads: int = setting(0, "CPU threads; 0 takes the machine's cores", minimum=0, maximum=1024, advanced=True)
 
 
@@ -171,6 +175,7 @@ class SFTConfig(Settings):
     sample_tokens: int = setting(64, "longest of these responses", minimum=1, maximum=4096, unit="tokens")
     save_interval: int = setting(50, "steps between saved states", minimum=1, maximum=1_000_000, advanced=True)
     seed: int = setting(0, "seed of adapters and order", minimum=0, maximum=2**32 - 1)
+    fsdp: bool = setting(False, FSDP_HELP, advanced=True)
     threads: int = setting(0, "CPU threads; 0 takes the machine's cores", minimum=0, maximum=1024, advanced=True)
 
 
@@ -241,6 +246,7 @@ class RewardConfig(Settings):
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm", above=0, maximum=1e6)
     save_interval: int = setting(20, "steps between saved states", minimum=1, maximum=100_000, advanced=True)
     seed: int = setting(0, "seed of initialisation and order", minimum=0, maximum=2**32 - 1)
+    fsdp: bool = setting(False, FSDP_HELP, advanced=True)
     threads: int = setting(0, "CPU threads; 0 takes the machine's cores", minimum=0, maximum=1024, advanced=True)
 
     def __post_init__(self) -> None:

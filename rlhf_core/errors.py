@@ -43,6 +43,10 @@ class TrainingDiverged(SteersmanError):
     """A loss, reward or KL became non-finite or passed its hard cap; the last good state was kept."""
 
 
+class ProcessLost(SteersmanError):
+    """Another process of the same run ended or does not answer; started again, the run goes on from its last state."""
+
+
 class QueueFull(SteersmanError):
     """The sampler's bounded queue has no room; try again after ``retry_after_seconds``."""
 

@@ -39,7 +39,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "ensemble_scoring", "ensemble_penalty", "part",
     ),
     "validation and samples": ("holdout_fraction", "validation_interval", "samples", "sample_tokens"),
-    "saving and machine": ("save_interval", "step_save_seconds", "seed", "threads", "activation_checkpointing"),
+    "saving and machine": ("save_interval", "step_save_seconds", "seed", "threads", "activation_checkpointing", "fsdp"),
 }  # fmt: skip
 """The groups in which settings of all kinds are shown, in this order."""
 

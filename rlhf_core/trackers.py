@@ -64,4 +64,5 @@ def tracking(
     try:
         yield hand_on
     finally:
-        accelerator.end_training()
+        for tracker in accelerator.trackers:  # not end_training, which would close the group of several processes too
+            tracker.finish()

@@ -140,6 +140,10 @@ class EncodedDemonstrations:
     def __len__(self) -> int:
         return len(self.bounds)
 
+    def response_tokens(self, places: Sequence[int] | np.ndarray) -> int:
+        """How many tokens the responses of some demonstrations have together."""
+        return int((self.bounds[places, 2] - self.bounds[places, 1]).sum())
+
     def rows(self, places: Sequence[int] | np.ndarray) -> tuple[list[list[int]], list[list[int]]]:
         """Prompts and responses of some demonstrations, in the order of ``places``."""
         prompts, responses = [], []

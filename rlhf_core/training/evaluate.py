@@ -73,7 +73,7 @@ def evaluate_policy(run: RunDirectory) -> None:
         RunStopped: a stop was asked for.
     """
     config = cast(EvaluateConfig, run.config)
-    device = use_device(config.threads)
+    device = use_device(config.threads, run)
     prompts = run.read_prompts()
     prompts = prompts[: config.prompts or len(prompts)]
     if not prompts:
@@ -111,7 +111,8 @@ def evaluate_policy(run: RunDirectory) -> None:
     run.metrics(total, metrics)
     report["prompts"] = len(prompts)
     report["checkpoints"] = ids
-    report["samples"] = {"file": SAMPLES, "sha256": write_samples(run.path / SAMPLES, answers)}
+    digest = run.group.first(lambda: write_samples(run.path / SAMPLES, answers))
+    report["samples"] = {"file": SAMPLES, "sha256": digest}
     run.finish([], metrics, report)
 
 
@@ -139,7 +140,8 @@ class Asking:
             RunStopped: a stop was asked for; the answers of this policy are left out.
         """
         self.run.progress(self.done + count, self.total, f"answers of the {self.part}")
-        if self.run.stop_requested:
+        (is_last,) = self.run.group.any(self.run.stop_requested)
+        if is_last:
             raise RunStopped(f"stopped after {self.done} responses that are kept")
 
 
@@ -155,42 +157,68 @@ def ask(
 ) -> list[Answer]:
     """One policy's response to each prompt, and how likely the candidate's responses are under it.
 
+    Each of several processes answers its share of the prompts, a batch at a time.
+
     Args:
         checkpoint: the policy's id, which with the prompt's makes the seed.
         candidates: the candidate's answers to the same prompts; None where this policy is the candidate.
     """
-    config = cast(EvaluateConfig, asking.run.config)
+    config, group = cast(EvaluateConfig, asking.run.config), asking.run.group
     answers: list[Answer] = []
     asking.tell(0)
-    for at in range(0, len(prompts), config.batch_size):
-        batch = prompts[at : at + config.batch_size]
-        encoded = [encode_prompt(tokenizer, prompt.text, config.max_prompt_tokens) for prompt in batch]
-        seeds = [derive_seed(config.seed, "evaluate", prompt.prompt_id, checkpoint) for prompt in batch]
-        drawn = generate_batch(palm, encoded, sampling=config.sampling, end_id=tokenizer.end, seeds=seeds)
-        responses = [generation.tokens for generation in drawn]
-        read = responses if candidates is None else [answer.tokens for answer in candidates[at : at + len(batch)]]
-        found = sequence_log_probs(palm, encoded, read, temperature=config.temperature)
-        rewards = scoring.score(encoded, responses).tolist() if scoring else [None] * len(batch)
-        uncertainties = scoring.uncertainty(encoded, responses) if scoring else [None] * len(batch)
+    for at in range(0, len(prompts), config.batch_size * group.size):
+        places = range(at, min(at + config.batch_size * group.size, len(prompts)))
+        mine = places[group.share(len(places))]
+        read = None if candidates is None else [candidates[place].tokens for place in mine]
+        found = answer(asking, palm, checkpoint, tokenizer, [prompts[place] for place in mine], read, scoring)
+        answers += [Answer(**row) for row in group.gather_rows([asdict(one) for one in found])]
+        rewards = [one.reward for one in answers[at:]]
         if any(reward is not None and not math.isfinite(reward) for reward in rewards):
             raise TrainingDiverged(f"a score of the {asking.part}'s responses is not finite: {rewards}")
-        for row, (prompt, generation) in enumerate(zip(batch, drawn, strict=True)):
-            answers.append(
-                Answer(
-                    prompt_id=prompt.prompt_id,
-                    seed=seeds[row],
-                    prompt_tokens=encoded[row],
-                    tokens=generation.tokens,
-                    text=tokenizer.decode(generation.tokens),
-                    finish_reason=generation.finish_reason,
-                    log_prob=math.fsum(generation.log_probs),
-                    reward=rewards[row],
-                    uncertainty=uncertainties[row],
-                    candidate_log_probs=found.log_probs[row, : len(read[row])].tolist(),
-                )
-            )
         asking.tell(len(answers))
     return answers
+
+
+def answer(
+    asking: Asking,
+    palm: PaLM,
+    checkpoint: str,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Prompt],
+    read: list[list[int]] | None,
+    scoring: Scoring | None,
+) -> list[Answer]:
+    """One policy's response to each prompt of a batch.
+
+    Args:
+        read: the candidate's responses, to say how likely they are under this policy; None takes its own.
+    """
+    if not prompts:
+        return []
+    config = cast(EvaluateConfig, asking.run.config)
+    encoded = [encode_prompt(tokenizer, prompt.text, config.max_prompt_tokens) for prompt in prompts]
+    seeds = [derive_seed(config.seed, "evaluate", prompt.prompt_id, checkpoint) for prompt in prompts]
+    drawn = generate_batch(palm, encoded, sampling=config.sampling, end_id=tokenizer.end, seeds=seeds)
+    responses = [generation.tokens for generation in drawn]
+    read = responses if read is None else read
+    found = sequence_log_probs(palm, encoded, read, temperature=config.temperature)
+    rewards = scoring.score(encoded, responses).tolist() if scoring else [None] * len(prompts)
+    uncertainties = scoring.uncertainty(encoded, responses) if scoring else [None] * len(prompts)
+    return [
+        Answer(
+            prompt_id=prompt.prompt_id,
+            seed=seeds[row],
+            prompt_tokens=encoded[row],
+            tokens=generation.tokens,
+            text=tokenizer.decode(generation.tokens),
+            finish_reason=generation.finish_reason,
+            log_prob=math.fsum(generation.log_probs),
+            reward=rewards[row],
+            uncertainty=uncertainties[row],
+            candidate_log_probs=found.log_probs[row, : len(read[row])].tolist(),
+        )
+        for row, (prompt, generation) in enumerate(zip(prompts, drawn, strict=True))
+    ]
 
 
 def capture(digest: str, answers: Mapping[str, Sequence[Answer]]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from rlhf_core.seeds import derive_seed
 from rlhf_core.text.tokenizer import Tokenizer
 from rlhf_core.training.descent import descend
 from rlhf_core.training.run_directory import RunDirectory
+from rlhf_core.training.sharding import spread_as, whole
 from rlhf_core.training.state import Tensors, optimizer_tensors, restore_optimizer, take_prefix, with_prefix
 
 METRICS_INTERVAL = 10
@@ -95,7 +96,9 @@ class Course:
         self.metrics: dict[str, float] = {}
         self.done = 0
         if state := run.load_state(digest):
-            palm.load_state_dict(take_prefix("model", state.tensors), strict=False)
+            own = dict(palm.named_parameters())
+            learned = take_prefix("model", state.tensors).items()
+            palm.load_state_dict({name: spread_as(one, own[name]) for name, one in learned}, strict=False)
             restore_optimizer(optimizer, take_prefix("optimizer", state.tensors), state.values["optimizer"])
             self.done, self.curve = state.step, state.values["curve"]
             self.last = state.values.get("last", {})
@@ -113,8 +116,10 @@ class Course:
         """Whether this step is one to validate after."""
         return self.step % self.config.validation_interval == 0 or self.step == self.steps
 
-    def learn(self, loss: Tensor, tokens: int) -> None:
-        """One optimiser step by the gradient of ``loss``, a mean over ``tokens`` tokens.
+    def learn(self, losses: Sequence[Tensor], tokens: int) -> None:
+        """One optimiser step by the gradient of the sum of ``losses``, a mean over ``tokens`` tokens.
+
+        Where several processes train, each gives as many losses, the parts of that mean which its rows make.
 
         Raises:
             TrainingDiverged: loss or gradient is not finite; the step is not taken.
@@ -123,12 +128,14 @@ class Course:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         parameters = learning_parameters(self.palm)
-        norm = descend(self.optimizer, loss, parameters, self.config.max_grad_norm, f"step {self.step}")
+        limit, processes = self.config.max_grad_norm, self.run.group
+        norm = descend(self.optimizer, losses, parameters, limit, f"step {self.step}", group=processes)
         self.tokens += tokens
         self.metrics = {}
         if self.is_due or self.step % METRICS_INTERVAL == 0 or self.step == 1:
             speed = self.tokens / (time.perf_counter() - self.clock)
-            self.metrics = {"tokens_per_second": speed, "loss": loss.item(), "learning_rate": rate, "grad_norm": norm}
+            (loss,) = processes.sums(sum(float(part.detach()) for part in losses))
+            self.metrics = {"tokens_per_second": speed, "loss": loss, "learning_rate": rate, "grad_norm": norm}
 
     def measured(self, metrics: dict[str, float], point: float | None) -> None:
         """Add what a validation found to the metrics of this step, and ``point``, if there is one, to the curve."""
@@ -137,25 +144,28 @@ class Course:
             self.curve.append([self.step, round(point, 4)])
 
     def show_samples(
-        self, prompts: Sequence[Sequence[int]], tokenizer: Tokenizer, finetune_scope: str | None = None
+        self, palm: PaLM, prompts: Sequence[Sequence[int]], tokenizer: Tokenizer, finetune_scope: str | None = None
     ) -> None:
-        """Record what the model answers to ``prompts``, the settings' ``samples`` of them, taken in turn.
+        """Record what the model, whole, answers to ``prompts``, the settings' ``samples`` of them, taken in turn.
 
         The same random numbers each time, so that the texts show what was learned in between.
         """
         chosen = [prompts[number % len(prompts)] for number in range(self.config.samples)] if prompts else []
-        for at in range(0, len(chosen), SAMPLE_ROWS):
-            part = chosen[at : at + SAMPLE_ROWS]
+        responses: list[list[int]] = []
+        places = range(len(chosen))[self.run.group.share(len(chosen))]
+        for at in range(0, len(places), SAMPLE_ROWS):
+            part = places[at : at + SAMPLE_ROWS]
             drawn = generate_batch(
-                self.palm,
-                part,
+                palm,
+                [chosen[place] for place in part],
                 sampling=SamplingConfig(max_new_tokens=self.config.sample_tokens),
                 end_id=tokenizer.end,
-                seeds=[derive_seed(self.config.seed, "sample", at + row) for row in range(len(part))],
+                seeds=[derive_seed(self.config.seed, "sample", place) for place in part],
                 finetune_scope=finetune_scope,
             )
-            for prompt, generation in zip(part, drawn, strict=True):
-                self.run.sample(self.step, tokenizer.decode(prompt), tokenizer.decode(generation.tokens))
+            responses += [generation.tokens for generation in drawn]
+        for prompt, response in zip(chosen, self.run.group.gather_rows(responses), strict=True):
+            self.run.sample(self.step, tokenizer.decode(prompt), tokenizer.decode(response))
 
     def close(self) -> None:
         """Record the step, and save where it is time or a stop was asked for.
@@ -172,7 +182,7 @@ class Course:
 
     def capture(self) -> tuple[Tensors, dict[str, Any]]:
         """What going on after this step needs."""
-        learned = {name: one for name, one in self.palm.named_parameters() if one.requires_grad}
+        learned = {name: whole(one.detach()) for name, one in self.palm.named_parameters() if one.requires_grad}
         tensors, values = optimizer_tensors(self.optimizer)
         saved = {**with_prefix("model", learned), **with_prefix("optimizer", tensors)}
         return saved, {"optimizer": values, "curve": self.curve, "last": self.last, "digest": self.digest}

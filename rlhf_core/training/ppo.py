@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlhf_core.buffer import Rollout, RolloutBuffer
+from rlhf_core.buffer import Rollout, RolloutBuffer, gather_rollout
 from rlhf_core.checkpoint import load_policy, save_policy
 from rlhf_core.config import PolicyConfig, SamplingConfig, settings_to_dict
+from rlhf_core.distributed import ALONE, Group
 from rlhf_core.errors import DatasetError, TrainingDiverged
 from rlhf_core.evaluation import distinct_n
 from rlhf_core.generation.best_of_n import Score, as_scores, rows_not_finite
@@ -49,7 +50,8 @@ def train_policy(run: RunDirectory) -> None:
         RunStopped: a stop was asked for and the state is saved.
     """
     config = cast(PolicyConfig, run.config)
-    device = use_device(config.threads)
+    group = run.group
+    device = use_device(config.threads, run)
     palm, tokenizer, parent = load_policy(run.policy)
     palm = palm.to(device)
     scoring = needed_scoring(run, tokenizer, device)
@@ -59,12 +61,13 @@ def train_policy(run: RunDirectory) -> None:
 
     torch.manual_seed(derive_seed(config.seed, "initialise"))
     model = make_models(palm, config, scoring.model.reward_model if scoring.model else None)
-    trainer = PolicyTrainer(model, prompts, scoring.score, config, tokenizer.end)
+    group.take_weights(model)
+    trainer = PolicyTrainer(model, prompts, scoring.score, config, tokenizer.end, group=group)
     trainer.watch = load_judge(run, tokenizer, device)
 
     digest = settings_digest(run)
     start, last = 0, dict[str, float]()
-    buffer = RolloutBuffer(run.path / "rollouts", digest, run.log)
+    buffer = RolloutBuffer(run.path / "rollouts", digest, run.log, group)
     state = run.load_state(digest, partial(check_rollout, buffer))
     if state is not None:
         start, last = state.step, state.values["metrics"]
@@ -93,13 +96,15 @@ def train_policy(run: RunDirectory) -> None:
         "run_digest": digest,
         "metrics": {name: value for name, value in last.items() if name != "tokens_per_second"},
     }
-    output = save_policy(run.store, model.palm, tokenizer, meta, finetune_scope=model.actor_scope)
-    run.finish([output], last)
+    outputs = []
+    if group.is_first:
+        outputs = [save_policy(run.store, model.palm, tokenizer, meta, finetune_scope=model.actor_scope)]
+    run.finish(outputs, last)
 
 
 def check_rollout(buffer: RolloutBuffer, state: RunState) -> None:
     """Raise ValueError for a state in the middle of a round whose rollout is gone: no one else could draw it again."""
-    if Tally(**state.values.get("tally", {})).steps and buffer.read(state.step) is None:
+    if Tally(**state.values.get("tally", {})).steps and buffer.read_here(state.step) is None:
         raise ValueError(f"the rollout of round {state.step + 1}, in whose middle it was taken, is missing")
 
 
@@ -119,6 +124,8 @@ class PolicyTrainer:
         critic_adam_epsilon: of the critic's AdamW; None takes the settings' ``adam_epsilon``, as the policy's does.
         use_lion: Lion in place of AdamW; it has no epsilon.
         rollout_rows: responses drawn together at most; None draws all of a round at once. The numbers are the same.
+        group: the processes that train. Each draws, scores and learns from its share of the rows; all know the whole
+            rollout, and take the same steps.
 
     Attributes:
         watch: metrics more, of each round's prompts and responses; None, and nothing else looks at them.
@@ -138,6 +145,7 @@ class PolicyTrainer:
         critic_adam_epsilon: float | None = None,
         use_lion: bool = False,
         rollout_rows: int | None = None,
+        group: Group = ALONE,
     ) -> None:
         self.model = model.eval()  # for good: dropout would make the ratios of unchanged weights differ from 1
         model.recompute_blocks(config.activation_checkpointing)
@@ -147,6 +155,7 @@ class PolicyTrainer:
         self.end_id = end_id
         self.rollout_rows = rollout_rows
         self.watch: Callable[[list[list[int]], list[list[int]]], dict[str, float]] | None = None
+        self.group = group
         self.tally = Tally()  # of the round that is being learned from
         self.started = time.perf_counter()
         self.controller = AdaptiveKLController(config.kl_coefficient, config.kl_target, config.kl_horizon)
@@ -243,11 +252,25 @@ class PolicyTrainer:
             position += len(taken)
         return chosen
 
-    @torch.no_grad()
     def roll_out(self, index: int, drawn: int | None = None) -> Rollout:
-        """Draw responses and score them; log-probabilities are kept from the drawing, at the same temperature."""
+        """Draw responses and score them; each process does so for its share of the rows."""
         prompts = self.choose_prompts(index, drawn)
         seeds = [derive_seed(self.config.seed, "rollout", index, row) for row in range(len(prompts))]
+        mine = self.group.share(len(prompts))
+        part = self.draw(prompts[mine], seeds[mine]) if prompts[mine] else None
+        rollout = gather_rollout(part, self.group, self.model.palm.device)
+        if wrong := rows_not_finite(rollout.scores):
+            first, scores = wrong[0], rollout.scores
+            raise TrainingDiverged(
+                f"a score is not finite: {float(scores[first])} for row {first}, whose response begins with the tokens "
+                f"{rollout.responses[first][:TOKENS_SHOWN]} (so are {len(wrong)} of {len(scores)} scores). Let the "
+                "reward give a finite number for every response, a low one where it has nothing to say"
+            )
+        return rollout
+
+    @torch.no_grad()
+    def draw(self, prompts: list[list[int]], seeds: list[int]) -> Rollout:
+        """Responses with their scores; log-probabilities are kept from the drawing, at the same temperature."""
         generations = generate_batch(
             self.model.palm,
             prompts,
@@ -270,14 +293,7 @@ class PolicyTrainer:
             found = self.model.reference_log_probs(prompts[part], responses[part], temperature=self.config.temperature)
             reference.append(widen(found, longest))
             values.append(widen(self.model.values(self.join(prompts[part], responses[part])).float(), longest))
-        scores = as_scores(self.score(prompts, responses), len(responses))
-        if wrong := rows_not_finite(scores):
-            raise TrainingDiverged(
-                f"a score is not finite: {float(scores[wrong[0]])} for row {wrong[0]}, whose response begins with the "
-                f"tokens {responses[wrong[0]][:TOKENS_SHOWN]} (so are {len(wrong)} of {len(scores)} scores). Let the "
-                "reward give a finite number for every response, a low one where it has nothing to say"
-            )
-        scores = scores.to(device)
+        scores = as_scores(self.score(prompts, responses), len(responses)).to(device)
         return Rollout(
             prompts=prompts,
             responses=responses,
@@ -326,10 +342,13 @@ class PolicyTrainer:
     def actor_step(
         self, rows: list[int], rollout: Rollout, lessons: Lessons, *, may_refuse: bool = False
     ) -> dict[str, float] | None:
-        return policy_step(self.model, self.actor_optimizer, self.config, rows, rollout, lessons, may_refuse=may_refuse)
+        optimizer = self.actor_optimizer
+        return policy_step(
+            self.model, optimizer, self.config, rows, rollout, lessons, may_refuse=may_refuse, group=self.group
+        )
 
     def critic_step(self, rows: list[int], rollout: Rollout, lessons: Lessons) -> dict[str, float]:
-        return critic_step(self.model, self.critic_optimizer, self.config, rows, rollout, lessons)
+        return critic_step(self.model, self.critic_optimizer, self.config, rows, rollout, lessons, group=self.group)
 
     @property
     def forward_rows(self) -> int:
@@ -340,12 +359,14 @@ class PolicyTrainer:
     def mean_entropy(self, rollout: Rollout) -> float:
         """Entropy per token of the policy over a rollout."""
         total = 0.0
-        for at in range(0, len(rollout.prompts), self.forward_rows):
+        batches = range(0, len(rollout.prompts), self.forward_rows)
+        for at in batches[self.group.rank :: self.group.size]:
             part = slice(at, at + self.forward_rows)
             now = self.model.log_probs(
                 rollout.prompts[part], rollout.responses[part], temperature=self.config.temperature
             )
             total += float(cast(Tensor, now.entropies).sum())
+        (total,) = self.group.sums(total)
         return total / int(rollout.mask.sum())
 
     def join(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> Sequences:

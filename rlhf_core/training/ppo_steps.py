@@ -10,9 +10,10 @@ from torch.optim import Optimizer
 
 from rlhf_core.buffer import Rollout
 from rlhf_core.config import PolicyConfig
+from rlhf_core.distributed import ALONE, Group
 from rlhf_core.kl import k3
 from rlhf_core.losses import aggregate_loss, clipped_policy_loss, clipped_value_loss, histogram_targets
-from rlhf_core.masking import join_sequences, masked_mean
+from rlhf_core.masking import join_sequences
 from rlhf_core.modules.actor_critic import ActorCritic
 from rlhf_core.modules.token_loss import TokenLoss
 from rlhf_core.training.descent import descend
@@ -28,19 +29,20 @@ def policy_step(
     lessons: Lessons,
     *,
     may_refuse: bool = False,
+    group: Group = ALONE,
 ) -> dict[str, float] | None:
-    """One step of the clipped surrogate, with the entropy bonus.
+    """One step of the clipped surrogate, with the entropy bonus; each process of ``group`` takes its share of ``rows``.
 
     With ``may_refuse`` it is not taken, and the answer is None, where the policy is ``kl_early_stop`` away from the
     one that drew the responses already: the mean of k3 over the tokens, an estimate of KL(old ‖ new).
     """
-    parts = micro_batches(config.micro_batch_size, rows, rollout)
-    rows = [row for part in parts for row in part]
     counted = rollout.mask & rollout.ended[:, None] if config.exclude_truncated else rollout.mask
-    old, advantages, counts = (  # of the tokens of all rows, one after the other
-        of_token[rows][rollout.mask[rows]] for of_token in (rollout.log_probs, lessons.advantages, counted)
+    total = max(1, int(counted[rows].sum()))
+    parts = micro_batches(config.micro_batch_size, rows[group.share(len(rows))], rollout)
+    mine = [row for part in parts for row in part]
+    old, advantages, counts = (  # of the tokens of this process's rows, one after the other
+        of_token[mine][rollout.mask[mine]] for of_token in (rollout.log_probs, lessons.advantages, counted)
     )
-    total = max(1, int(counts.sum()))
     found: list[TokenLoss] = []
 
     def loss_of(tokens: slice, log_probs: Tensor, entropies: Tensor, where: slice) -> Tensor:
@@ -68,11 +70,14 @@ def policy_step(
             found.append(now)
             yield now.loss
 
-    def approximate_kl() -> float:
-        return float(masked_mean(k3(old, torch.cat([now.log_probs for now in found])), counts))
+    def log_probs_now() -> Tensor:
+        return torch.cat([old.new_empty(0), *(now.log_probs for now in found)])
 
     def is_too_far() -> bool:
-        return may_refuse and config.kl_early_stop is not None and approximate_kl() > config.kl_early_stop
+        if not may_refuse or config.kl_early_stop is None:
+            return False
+        (distance,) = group.sums(float(aggregate_loss(k3(old, log_probs_now()), counts, total=total)))
+        return distance > config.kl_early_stop
 
     norm = descend(
         optimizer,
@@ -81,32 +86,47 @@ def policy_step(
         config.max_grad_norm,
         "a step of the policy",
         is_vetoed=is_too_far,
+        group=group,
     )
     if is_too_far():
         return None
-    log_probs = torch.cat([now.log_probs for now in found])
-    surrogate = clipped_policy_loss(log_probs, old, advantages, clip_low=config.clip_ratio)
-    ratios = surrogate.ratios[counts] if bool(counts.any()) else torch.ones(1)
+    surrogate = clipped_policy_loss(log_probs_now(), old, advantages, clip_low=config.clip_ratio)
+    entropies = torch.cat([old.new_empty(0), *(now.entropies for now in found)])
+    of_token = {
+        "policy_loss": surrogate.per_token,
+        "entropy": entropies,
+        "approx_kl": k3(old, log_probs_now()),
+        "clip_fraction": surrogate.clipped.float(),
+    }
+    means = group.sums(*(float(aggregate_loss(x, counts, total=total)) for x in of_token.values()))
+    ratios = group.gather_rows([float(x) for x in surrogate.ratios[counts].aminmax()] if bool(counts.any()) else [])
     return {
-        "policy_loss": float(aggregate_loss(surrogate.per_token, counts)),
-        "entropy": float(masked_mean(torch.cat([now.entropies for now in found]), counts)),
-        "approx_kl": approximate_kl(),
-        "ratio_min": float(ratios.min()),
-        "ratio_max": float(ratios.max()),
-        "clip_fraction": float(masked_mean(surrogate.clipped.float(), counts)),
+        **dict(zip(of_token, means, strict=True)),
+        "ratio_min": min(ratios, default=1.0),
+        "ratio_max": max(ratios, default=1.0),
         "actor_grad_norm": norm,
     }
 
 
 def critic_step(
-    model: ActorCritic, optimizer: Optimizer, config: PolicyConfig, rows: list[int], rollout: Rollout, lessons: Lessons
+    model: ActorCritic,
+    optimizer: Optimizer,
+    config: PolicyConfig,
+    rows: list[int],
+    rollout: Rollout,
+    lessons: Lessons,
+    *,
+    group: Group = ALONE,
 ) -> dict[str, float]:
-    """One step of the clipped value loss; with bins, of the cross-entropy to the smoothed return."""
+    """One step of the clipped value loss; with bins, of the cross-entropy to the smoothed return.
+
+    Each process of ``group`` takes its share of ``rows``.
+    """
     total = max(1, int(rollout.mask[rows].sum()))
     seen: list[tuple[float, float]] = []  # loss and clipped tokens of each part
 
     def losses() -> Iterator[Tensor]:
-        for part in micro_batches(config.micro_batch_size, rows, rollout):
+        for part in micro_batches(config.micro_batch_size, rows[group.share(len(rows))], rollout):
             sequences = join_sequences(
                 [rollout.prompts[row] for row in part],
                 [rollout.responses[row] for row in part],
@@ -123,12 +143,9 @@ def critic_step(
             yield loss
 
     parameters = model.critic_parameters()
-    norm = descend(optimizer, losses(), parameters, config.max_grad_norm, "a step of the critic")
-    return {
-        "value_loss": sum(loss for loss, _ in seen),
-        "value_clip_fraction": sum(clipped for _, clipped in seen) / total,
-        "critic_grad_norm": norm,
-    }
+    norm = descend(optimizer, losses(), parameters, config.max_grad_norm, "a step of the critic", group=group)
+    loss, clipped = group.sums(sum(loss for loss, _ in seen), sum(clipped for _, clipped in seen))
+    return {"value_loss": loss, "value_clip_fraction": clipped / total, "critic_grad_norm": norm}
 
 
 def value_losses(
@@ -151,6 +168,6 @@ def micro_batches(size: int, rows: list[int], rollout: Rollout) -> list[list[int
     0 leaves them together, as they are.
     """
     if not 0 < size < len(rows):
-        return [rows]
+        return [rows] if rows else []
     rows = sorted(rows, key=lambda row: len(rollout.prompts[row]) + len(rollout.responses[row]))
     return [rows[at : at + size] for at in range(0, len(rows), size)]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rlhf_core.checkpoint import save_policy
 from rlhf_core.config import ModelConfig, PretrainConfig, SamplingConfig, settings_to_dict
+from rlhf_core.distributed import ALONE, Group
 from rlhf_core.errors import ConfigError, DatasetError
 from rlhf_core.modules.palm import PaLM
 from rlhf_core.modules.token_loss import mean_cross_entropy
@@ -24,6 +25,7 @@ from rlhf_core.text.tokenizer import Tokenizer
 from rlhf_core.training.device import use_device
 from rlhf_core.training.next_token import Course, make_optimizer, told_while_reading
 from rlhf_core.training.run_directory import RunDirectory
+from rlhf_core.training.sharding import spread, whole_copy
 
 QUICK_VALIDATION_TOKENS = 16_384
 PROMPT_TOKENS = SamplingConfig().max_prompt_tokens
@@ -46,7 +48,8 @@ def train_pretrain(run: RunDirectory) -> None:
     config = run.config
     assert isinstance(config, PretrainConfig)
     shape = run.model or ModelConfig()
-    device = use_device(config.threads)
+    group = run.group
+    device = use_device(config.threads, run)
     tokenizer, train_tokens, validation_tokens, validation_characters = prepare(run, shape)
     windows = Windows(train_tokens, config.sequence_length, config.batch_size, config.seed)
     prompts = [[tokenizer.begin]]
@@ -55,22 +58,29 @@ def train_pretrain(run: RunDirectory) -> None:
 
     torch.manual_seed(config.seed)
     palm = PaLM.from_config(shape).to(device)
+    group.take_weights(palm)
+    if config.fsdp:
+        spread(palm, group)
     course = Course(run, palm, make_optimizer(palm, config), config, steps=config.steps)
 
     characters_a_token = validation_characters / len(validation_tokens)
     quick = validation_tokens[: QUICK_VALIDATION_TOKENS + 1]
     for step in course:
-        batch = windows.batch(step).to(device)
-        course.learn(next_token_loss(palm, batch), batch[:, 1:].numel())
+        batch = windows.batch(step)
+        mine = batch[group.share(len(batch))]
+        read = (mine if len(mine) else batch[:1]).to(device)  # who has no row reads one that counts for nothing
+        course.learn([next_token_loss(palm, read) * (len(mine) / len(batch))], batch[:, 1:].numel())
         if course.is_due:
-            nats = validation_loss(palm, quick, config.sequence_length, config.sequence_length)
+            whole = whole_copy(palm)
+            nats = validation_loss(whole, quick, config.sequence_length, config.sequence_length, group=group)
             bits = nats / math.log(2) / characters_a_token
             course.measured({"validation_loss": nats, "bits_per_character": bits}, bits)
-            course.show_samples(prompts, tokenizer)
+            course.show_samples(whole, prompts, tokenizer)
         course.close()
 
     run.progress(config.steps, config.steps, "evaluate")
-    final = evaluate(palm, validation_tokens, validation_characters, config.sequence_length)
+    palm = whole_copy(palm)
+    final = evaluate(palm, validation_tokens, validation_characters, config.sequence_length, group)
     meta = {
         **run.meta,
         "pretraining": settings_to_dict(config),
@@ -79,12 +89,22 @@ def train_pretrain(run: RunDirectory) -> None:
         "curve": course.curve,
         **final,
     }
-    run.finish([save_policy(run.store, palm.cpu(), tokenizer, meta)], final)
+    outputs = [save_policy(run.store, palm.cpu(), tokenizer, meta)] if group.is_first else []
+    run.finish(outputs, final)
 
 
 def prepare(run: RunDirectory, shape: ModelConfig) -> tuple[Tokenizer, np.ndarray, np.ndarray, int]:
     """Tokenizer, training and validation tokens and the validation's characters; made once, kept in ``data/``."""
     folder = run.path / "data"
+    run.group.first(lambda: make_tokens(run, shape, folder))
+    tokenizer = load_fitting(folder / "tokenizer.json", shape)
+    train, _ = read_token_file(folder / "train.tokens")
+    validation, described = read_token_file(folder / "validation.tokens")
+    return tokenizer, train, validation, described.characters
+
+
+def make_tokens(run: RunDirectory, shape: ModelConfig, folder: Path) -> None:
+    """Write ``tokenizer.json`` and a token file for each part into ``folder``, unless they are there."""
     folder.mkdir(exist_ok=True)
     tokenizer_path = folder / "tokenizer.json"
     files = {part: folder / f"{part}.tokens" for part in PARTS}
@@ -105,10 +125,6 @@ def prepare(run: RunDirectory, shape: ModelConfig) -> tuple[Tokenizer, np.ndarra
                 on_batch=told_while_reading(run, corpus.count(part), f"encode {part}"),
             )
             run.log(f"{part}: {written.documents:,} documents, {written.tokens:,} tokens")
-    tokenizer = load_fitting(tokenizer_path, shape)
-    train, _ = read_token_file(files["train"])
-    validation, described = read_token_file(files["validation"])
-    return tokenizer, train, validation, described.characters
 
 
 def load_fitting(path: Path | str, shape: ModelConfig) -> Tokenizer:
@@ -158,13 +174,18 @@ def next_token_loss(palm: PaLM, batch: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def validation_loss(palm: PaLM, tokens: np.ndarray, window: int, stride: int, rows: int = 16) -> float:
-    """Mean nats a token over a flat run of tokens, each seen with at least ``window - stride`` tokens before it."""
+def validation_loss(
+    palm: PaLM, tokens: np.ndarray, window: int, stride: int, rows: int = 16, group: Group = ALONE
+) -> float:
+    """Mean nats a token over a flat run of tokens, each seen with at least ``window - stride`` tokens before it.
+
+    The processes of ``group`` share the windows.
+    """
     was_training = palm.training
     palm.eval()
     total, counted = 0.0, 0
     starts = range(0, max(1, len(tokens) - 1 - (window - stride)), stride)
-    spans = [(start, min(start + window, len(tokens) - 1)) for start in starts]
+    spans = [(start, min(start + window, len(tokens) - 1)) for start in starts][group.share(len(starts))]
     for first in range(0, len(spans), rows):
         part = spans[first : first + rows]
         longest = max(stop - start for start, stop in part)
@@ -179,15 +200,16 @@ def validation_loss(palm: PaLM, tokens: np.ndarray, window: int, stride: int, ro
         total += float(nats[mask].double().sum())
         counted += int(mask.sum())
     palm.train(was_training)
-    return total / counted
+    total, number = group.sums(total, counted)
+    return total / number
 
 
-def evaluate(palm: PaLM, tokens: np.ndarray, characters: int, window: int) -> dict[str, float]:
+def evaluate(palm: PaLM, tokens: np.ndarray, characters: int, window: int, group: Group = ALONE) -> dict[str, float]:
     """Loss and bits per character over all of a validation file, half a window of context kept.
 
     The bits of ``end`` tokens are counted, those characters are not: the figure errs to the high side.
     """
-    nats = validation_loss(palm, tokens, window, max(1, window // 2))
+    nats = validation_loss(palm, tokens, window, max(1, window // 2), group=group)
     return {
         "validation_loss": nats,
         "bits_per_character": nats * (len(tokens) - 1) / math.log(2) / characters,

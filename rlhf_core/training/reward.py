@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rlhf_core.checkpoint import load_policy, save_reward_model
 from rlhf_core.config import RewardConfig, SamplingConfig, settings_to_dict
+from rlhf_core.distributed import ALONE, Group
 from rlhf_core.errors import DatasetError
 from rlhf_core.generation.sampler import generate_batch
 from rlhf_core.masking import join_sequences
@@ -59,7 +60,8 @@ def train_reward(run: RunDirectory) -> None:
         RunStopped: a stop was asked for and the state is saved.
     """
     config = cast(RewardConfig, run.config)
-    device = use_device(config.threads)
+    group = run.group
+    device = use_device(config.threads, run)
     palm, tokenizer, parent = load_policy(run.policy)
     palm = palm.to(device)
     feedback = run.read_feedback()
@@ -87,6 +89,7 @@ def train_reward(run: RunDirectory) -> None:
         torch.tensor([item.strength for item in training if isinstance(item, Comparison)]).long(),
         labels_of([item.score for item in training if isinstance(item, ScoredResponse)], model),
     )
+    group.take_weights(model)
     optimizer = make_optimizer(model, config)
     order = plan_steps(len(training), config)
     is_drawn = config.ensemble > 1 and config.ensemble_bootstrap
@@ -105,13 +108,21 @@ def train_reward(run: RunDirectory) -> None:
     for step in range(start, len(order)):
         started = time.perf_counter()
         learning_rate = config.learning_rate * (1 - step / len(order))
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * group["factor"]
-        torch.manual_seed(derive_seed(config.seed, "dropout", step))
+        for part in optimizer.param_groups:
+            part["lr"] = learning_rate * part["factor"]
+        torch.manual_seed(derive_seed(config.seed, "dropout", step, *([group.rank] if group.rank else [])))
         model.train()
-        batch = [training[index] for index in order[step]]
-        found = feedback_loss(model, batch) if shares is None else feedback_loss(model, batch, shares[:, order[step]])
-        norm = descend(optimizer, found.loss, model.finetune_parameters(), max_grad_norm, f"step {step + 1}")
+        places = order[step]
+        mine = places[group.share(len(places))]
+        found = feedback_loss(
+            model,
+            [training[index] for index in mine],
+            None if shares is None else shares[:, mine],
+            total=sum(training[index].weight for index in places),
+            group=group,
+        )
+        parameters, losses = model.finetune_parameters(), [found.loss] if mine else []
+        norm = descend(optimizer, losses, parameters, max_grad_norm, f"step {step + 1}", group=group)
         seconds = time.perf_counter() - started
 
         now = {**found.metrics, "grad_norm": norm, "learning_rate": learning_rate}
@@ -141,9 +152,9 @@ def train_reward(run: RunDirectory) -> None:
         "reference_mean": model.reward_mean.tolist(),
         "reference_std": model.reward_std.tolist(),
     }
-    output = save_reward_model(run.store, model, tokenizer, meta)
+    outputs = [save_reward_model(run.store, model, tokenizer, meta)] if group.is_first else []
     calibration = calibration_of(model, holdout, holdout_values(model, holdout)) if holdout else None
-    run.finish([output], last, {"calibration": calibration} if calibration else None)
+    run.finish(outputs, last, {"calibration": calibration} if calibration else None)
 
 
 def check_head(records: Sequence[Feedback], config: RewardConfig) -> None:
@@ -205,7 +216,14 @@ class FeedbackLoss:
     tokens: int
 
 
-def feedback_loss(model: RewardModel, batch: Sequence[Feedback], shares: Tensor | None = None) -> FeedbackLoss:
+def feedback_loss(
+    model: RewardModel,
+    batch: Sequence[Feedback],
+    shares: Tensor | None = None,
+    *,
+    total: float | None = None,
+    group: Group = ALONE,
+) -> FeedbackLoss:
     """Mean negative log-likelihood of verdicts of both kinds, in nats, in one forward pass.
 
     Scores and comparisons are both probabilities of a verdict, so their log-likelihoods add without a coefficient. The
@@ -213,7 +231,54 @@ def feedback_loss(model: RewardModel, batch: Sequence[Feedback], shares: Tensor 
 
     Args:
         shares: (members, batch) how often each member learns from each verdict; None: all from all, once.
+        total: weights of the whole minibatch, where ``batch`` is a process's share of it; None takes those at hand.
+        group: the processes that share it. Losses are parts of its mean; metrics and tokens are of all of it.
     """
+    total = sum(item.weight for item in batch) if total is None else total
+    found = read_verdicts(model, batch, shares) if batch else Verdicts({}, {}, [], [], 0)
+    loss = sum((sums.sum() for sums in found.losses.values()), torch.zeros((), device=model.palm.device)) / total
+    told = group.gather_rows([{**found.told(), "loss": float(loss.detach())}])
+    metrics: dict[str, float] = {}
+    for kind in ("score_loss", "comparison_loss"):
+        kept = [one["losses"][kind] for one in told if kind in one["losses"]]
+        if kept:
+            sums, weights = (torch.tensor(column).sum(dim=0) for column in zip(*kept, strict=True))
+            metrics[kind] = float((sums / weights)[weights > 0].mean())
+    metrics["loss"] = sum(one["loss"] for one in told) / model.members
+    rated = [pair for one in told for pair in one["rated"]]
+    right = concordance([value for value, _ in rated], [score for _, score in rated])
+    right += [verdict for one in told for verdict in one["right"]]
+    if right:
+        metrics["accuracy"] = sum(right) / len(right)
+    return FeedbackLoss(loss, metrics, sum(one["tokens"] for one in told))
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What a model makes of some records.
+
+    Attributes:
+        losses: (members,) of each kind of verdict, "score_loss" and "comparison_loss": losses times weights, summed.
+        weights: (members,) the sums of those weights.
+        rated: the model's value and the score of each rating.
+        right: of each comparison that is no tie, whether the model agrees.
+        tokens: that were read.
+    """
+
+    losses: dict[str, Tensor]
+    weights: dict[str, Tensor]
+    rated: list[tuple[float, int]]
+    right: list[float]
+    tokens: int
+
+    def told(self) -> dict[str, Any]:
+        """The same as JSON."""
+        losses = {kind: [sums.tolist(), self.weights[kind].tolist()] for kind, sums in self.losses.items()}
+        return {"losses": losses, "rated": self.rated, "right": self.right, "tokens": self.tokens}
+
+
+def read_verdicts(model: RewardModel, batch: Sequence[Feedback], shares: Tensor | None) -> Verdicts:
+    """Read at least one record, all in one forward pass; see ``feedback_loss``."""
     scored = [item for item in batch if isinstance(item, ScoredResponse)]
     compared = [item for item in batch if isinstance(item, Comparison)]
     items: list[Feedback] = [*scored, *compared]
@@ -225,31 +290,28 @@ def feedback_loss(model: RewardModel, batch: Sequence[Feedback], shares: Tensor 
     of_scores, of_comparisons = weights.split([len(scored), len(compared)], dim=1)
     values = model.value(outputs)
     members = range(model.members)
-    losses: list[tuple[str, Tensor, Tensor]] = []  # of each kind: name, the members' means, weights behind them
-    right: list[float] = []
+    found = Verdicts({}, {}, [], [], tokens)
     if scored:
         labels = labels_of([item.score for item in scored], model).to(outputs.device)
         read = outputs[:, : len(scored)]
-        found = [model.head.rating_loss(read[one], labels, some(of_scores[one]), one) for one in members]
-        losses.append(("score_loss", torch.stack(found), of_scores))
-        right += concordance(utilities(model, values[:, : len(scored)].detach()), [item.score for item in scored])
+        means = [model.head.rating_loss(read[one], labels, some(of_scores[one]), one) for one in members]
+        found.weights["score_loss"] = of_scores.sum(dim=1)
+        found.losses["score_loss"] = torch.stack(means) * found.weights["score_loss"]
+        seen = utilities(model, values[:, : len(scored)].detach())
+        found.rated.extend((value, item.score) for value, item in zip(seen, scored, strict=True))
     if compared:
         pairs = values[:, len(scored) :].view(model.members, len(compared), 2)
         chosen, rejected = pairs[..., 0], pairs[..., 1]
         strengths = torch.tensor([item.strength for item in compared], device=outputs.device)
-        found = [
+        means = [
             model.comparison_loss(chosen[one], rejected[one], strengths, some(of_comparisons[one]), one)
             for one in members
         ]
-        losses.append(("comparison_loss", torch.stack(found), of_comparisons))
-        right += verdicts_right(utilities(model, chosen.detach()), utilities(model, rejected.detach()), compared)
-    total = sum(item.weight for item in items)
-    loss = torch.stack([means * behind.sum(dim=1) / total for _, means, behind in losses]).sum(dim=0)
-    metrics = {name: float(means.detach().mean()) for name, means, _ in losses}
-    metrics["loss"] = float(loss.detach().mean())
-    if right:
-        metrics["accuracy"] = sum(right) / len(right)
-    return FeedbackLoss(loss.sum(), metrics, tokens)
+        found.weights["comparison_loss"] = of_comparisons.sum(dim=1)
+        found.losses["comparison_loss"] = torch.stack(means) * found.weights["comparison_loss"]
+        right = verdicts_right(utilities(model, chosen.detach()), utilities(model, rejected.detach()), compared)
+        found.right.extend(right)
+    return found
 
 
 def some(weights: Tensor) -> Tensor:

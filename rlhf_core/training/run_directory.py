@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_core.config import RUN_CONFIGS, ModelConfig, Settings, settings_from_dict, settings_to_dict
+from rlhf_core.distributed import ALONE, Group
 from rlhf_core.durable import (
     UnfinishedFolder,
     canonical_json,
@@ -73,8 +74,11 @@ class RunDirectory:
     A training function reads ``config``, ``model``, ``inputs`` and the records, calls ``load_state`` once, then in its
     loop ``progress``, ``metrics`` and ``save_or_stop``, and at last ``finish``.
 
+    Where several processes train the run, all of them call the same methods in the same order, and the first writes.
+
     Attributes:
         path: the folder.
+        group: the processes that train the run.
         kind: "pretrain", "sft", "reward", "policy" or "evaluate".
         config: the stage's settings.
         model: shape of the model to make (pretrain), else None.
@@ -86,8 +90,9 @@ class RunDirectory:
         listener: called with every event after it is written; the command line draws its bar from it.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, group: Group = ALONE) -> None:
         self.path = Path(path).absolute()
+        self.group = group
         request = read_request(self.path / "run.json")
         self.kind: str = request["kind"]
         if self.kind not in RUN_CONFIGS:
@@ -107,7 +112,7 @@ class RunDirectory:
         self.damaged: set[str] = set()
         self.events: int | None = None
         self.events_torn = False
-        self.lock: int | None = None
+        self.held: list[int] = []  # descriptors of locked files
 
     @classmethod
     def create(
@@ -239,6 +244,8 @@ class RunDirectory:
 
     def append(self, kind: str, **fields: Any) -> None:
         """Append one event line in one write; a full disk loses the event, not the run."""
+        if not self.group.is_first:
+            return
         event = {"kind": kind, "time": time.time(), **fields}
         line = json.dumps(event, allow_nan=False).encode() + b"\n"
         try:
@@ -297,28 +304,43 @@ class RunDirectory:
         os._exit(EXIT_STOPPED)
 
     def acquire(self, wait_seconds: float = LOCK_WAIT_SECONDS) -> None:
-        """Take the folder for this process until it ends, so that two never train in it.
+        """Take the folder for this process until it ends or releases it, so that two never train in it.
 
         Raises:
             RunDirectoryBusy: another process still holds it after ``wait_seconds``.
         """
-        self.lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self.hold(self.path / "lock", wait_seconds)
+
+    def hold(self, lock: Path, wait_seconds: float = 0.0) -> None:
+        """Hold a file that one process may hold at a time, as ``acquire`` does the folder.
+
+        Raises:
+            RunDirectoryBusy: another process still holds it after ``wait_seconds``.
+        """
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         deadline = time.monotonic() + wait_seconds
         while True:
             try:
-                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.held.append(descriptor)
                 return
             except BlockingIOError:
                 if time.monotonic() >= deadline:
-                    raise RunDirectoryBusy(f"another process is training in {self.path}") from None
+                    os.close(descriptor)
+                    raise RunDirectoryBusy(f"another process is training in {lock.parent}") from None
                 time.sleep(0.1)
+
+    def release(self) -> None:
+        """Let others have what this process holds for the run."""
+        while self.held:
+            os.close(self.held.pop())
 
     # State
 
     def save_or_stop(
         self, step: int, interval: int, capture: "Callable[[], tuple[Mapping[str, Tensor], Mapping[str, Any]]]"
     ) -> None:
-        """Save the state when ``step`` is a multiple of ``interval`` or a stop was asked for.
+        """Save the state when ``step`` is a multiple of ``interval`` or any process was asked to stop.
 
         Raises:
             RunStopped: a stop was asked for. The state is saved, unless the disk refused: the error says which.
@@ -334,8 +356,10 @@ class RunDirectory:
     def save_if(
         self, is_due: bool, step: int, capture: "Callable[[], tuple[Mapping[str, Tensor], Mapping[str, Any]]]"
     ) -> None:
-        is_saved = self.save_state(step, *capture()) if self.stop_requested or is_due else True
-        if self.stop_requested:
+        is_due, is_last = self.group.any(is_due and self.group.is_first, self.stop_requested)
+        is_saved = self.save_state(step, *capture()) if is_last or is_due else True
+        if is_last:
+            self.group.wait()  # a launcher ends all processes once one of them leaves
             lost = "" if is_saved else "; its state could not be saved, so the run goes on from the one before"
             raise RunStopped(f"stopped after step {step}{lost}")
 
@@ -350,6 +374,8 @@ class RunDirectory:
         """
         from rlhf_core.training.state import pack_tensors  # torch loads only when it is needed
 
+        if not self.group.is_first:
+            return True
         folder = self.path / "state"
         self.saved_at = time.monotonic()
         try:
@@ -387,11 +413,25 @@ class RunDirectory:
     ) -> RunState | None:
         """The newest whole state, or None at the first start; a torn or altered one is passed over and logged.
 
+        The first process reads it, for all: they go on from one state whatever they see of the disk.
+
         Args:
             digest: as ``settings_digest`` gives it. Where the state's own, kept in its values, is another, the answer
                 is None too: the run begins anew, and its log says so.
             check: raises ValueError for a state that lacks something outside of it; it is passed over as well.
         """
+        from rlhf_core.training.state import pack_tensors, unpack_tensors
+
+        found = self.newest_state(digest, check) if self.group.is_first else None
+        if self.group.size == 1:
+            return found
+        told = self.group.first(lambda: None if found is None else [found.step, found.values])
+        if told is None:
+            return None
+        tensors = unpack_tensors(self.group.of_first(b"" if found is None else pack_tensors(found.tensors)))
+        return RunState(told[0], tensors, told[1])
+
+    def newest_state(self, digest: str | None, check: "Callable[[RunState], None] | None") -> RunState | None:
         from rlhf_core.training.state import unpack_tensors
 
         for path in self.saved_states():
@@ -433,8 +473,16 @@ class RunDirectory:
     ) -> None:
         """Write ``result.json``, the last act of a run; then drop what resuming needs, states and rollouts.
 
-        ``report``: what a run found that is neither a checkpoint nor one number a name; finite JSON.
+        ``report``: what a run found that is neither a checkpoint nor one number a name; finite JSON. The processes
+        leave together: a launcher ends all of them once one has left with an error.
         """
+        if self.group.is_first:
+            self.write_result(outputs, metrics, report)
+        self.group.wait()
+
+    def write_result(
+        self, outputs: "Sequence[CheckpointRef]", metrics: Mapping[str, float], report: Mapping[str, Any] | None
+    ) -> None:
         result: dict[str, Any] = {
             "outputs": [{"kind": output.kind, "id": output.id, "path": str(output.path)} for output in outputs],
             "metrics": {name: finite(value) for name, value in metrics.items()},
@@ -579,14 +627,14 @@ def die_with_parent() -> None:
 def settings_digest(run: RunDirectory) -> str:
     """SHA-256 of everything that decides what a run learns; goes into the state and the checkpoint.
 
-    Feedback, prompts and checkpoints count by their content, wherever they are. How many threads work and how often
-    the state is saved may change between two starts.
+    Feedback, prompts and checkpoints count by their content, wherever they are. How many threads work, whether weights
+    are spread over processes and how often the state is saved may change between two starts.
     """
     request = read_request(run.path / "run.json")
     for name in ("meta", "store"):
         request.pop(name, None)
     config = dict(request.get("config") or {})
-    for name in ("threads", "save_interval", "step_save_seconds"):
+    for name in ("threads", "fsdp", "save_interval", "step_save_seconds"):
         config.pop(name, None)
     inputs = dict(request.get("inputs") or {})
     for name in ("policy", "reward_model", *(["judge"] if inputs.get("judge") else [])):

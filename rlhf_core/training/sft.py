@@ -5,8 +5,10 @@ order is a function of seed and epoch, so the resume state holds weights and opt
 """
 
 from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from rlhf_core.checkpoint import load_policy, save_policy
 from rlhf_core.config import SFTConfig, settings_to_dict
+from rlhf_core.distributed import ALONE, Group
 from rlhf_core.durable import canonical_json, sha256
 from rlhf_core.errors import DatasetError
 from rlhf_core.generation.log_probs import response_loss
@@ -28,6 +31,7 @@ from rlhf_core.training.device import use_device
 from rlhf_core.training.drift import drift_from
 from rlhf_core.training.next_token import Course, make_optimizer, told_while_reading
 from rlhf_core.training.run_directory import RunDirectory, settings_digest
+from rlhf_core.training.sharding import spread, whole_copy
 
 SCOPE = "sft"
 QUICK_VALIDATION = 256  # demonstrations that the loss is measured on while training; at the end all are
@@ -48,7 +52,8 @@ def train_sft(run: RunDirectory) -> None:
         RunStopped: a stop was asked for; the state is saved.
     """
     config = cast(SFTConfig, run.config)
-    device = use_device(config.threads)
+    group = run.group
+    device = use_device(config.threads, run)
     palm, tokenizer, parent = load_policy(run.policy, device)
     training, held_out = prepare(run, tokenizer)
     asked = held_out if len(held_out) else training
@@ -62,6 +67,9 @@ def train_sft(run: RunDirectory) -> None:
         torch.manual_seed(derive_seed(config.seed, "initialise"))
         palm.add_finetune_params(scope, config.lora_rank)
     palm.train_only(scope)
+    group.take_weights(palm)
+    if config.fsdp:
+        spread(palm, group)
     order = Order(len(training), config.batch_size, config.seed)
     steps = config.epochs * order.steps_an_epoch
     run_digest = settings_digest(run)
@@ -70,25 +78,33 @@ def train_sft(run: RunDirectory) -> None:
     quick = np.unique(np.linspace(0, max(0, len(held_out) - 1), QUICK_VALIDATION).astype(np.int64))
     known = {}
     if len(held_out):
-        known["parent_validation_loss"] = validation_loss(before, held_out, quick, config.batch_size, None)
+        then = whole_copy(palm) if scope else before
+        known["parent_validation_loss"] = validation_loss(then, held_out, quick, config.batch_size, None, group)
     for step in course:
-        total, tokens = response_nats(palm, training, order.rows(step), scope)
-        course.learn(total / tokens, tokens)
+        rows = order.rows(step)
+        tokens, mine = training.response_tokens(rows), rows[group.share(len(rows))]
+        read, factor = (mine, 1.0) if len(mine) else (rows[:1], 0.0)  # who has no row reads one that counts for nothing
+        course.learn([response_nats(palm, training, read, scope)[0] * factor / tokens], tokens)
         if course.is_due:
+            now = whole_copy(palm)
+            then = now if scope else before
             found = {"epoch": step / order.steps_an_epoch, **known}
             if len(held_out):
-                found["validation_loss"] = validation_loss(palm, held_out, quick, config.batch_size, scope)
-            found["kl"] = drift(before, palm, prompts, tokenizer, config, scope)
+                found["validation_loss"] = validation_loss(now, held_out, quick, config.batch_size, scope, group)
+            found["kl"] = group.first(partial(drift, then, now, prompts, tokenizer, config, scope))
             course.measured(found, found.get("validation_loss"))
-            course.show_samples(prompts, tokenizer, scope)
+            course.show_samples(now, prompts, tokenizer, scope)
         course.close()
 
+    palm = whole_copy(palm)
+    before = palm if scope else before
     final = dict(course.last)
     if len(held_out) > QUICK_VALIDATION:
         run.progress(steps, steps, "evaluate")
         everything = np.arange(len(held_out))
-        final["validation_loss"] = validation_loss(palm, held_out, everything, config.batch_size, scope)
-        final["parent_validation_loss"] = validation_loss(before, held_out, everything, config.batch_size, None)
+        size = config.batch_size
+        final["validation_loss"] = validation_loss(palm, held_out, everything, size, scope, group)
+        final["parent_validation_loss"] = validation_loss(before, held_out, everything, size, None, group)
     meta = {
         **run.meta,
         "parent": parent["id"],
@@ -99,7 +115,8 @@ def train_sft(run: RunDirectory) -> None:
         "training_demonstrations": len(training),
         "holdout_demonstrations": len(held_out),
     }
-    run.finish([save_policy(run.store, palm.cpu(), tokenizer, meta, finetune_scope=scope)], final)
+    outputs = [save_policy(run.store, palm.cpu(), tokenizer, meta, finetune_scope=scope)] if group.is_first else []
+    run.finish(outputs, final)
 
 
 def drift(
@@ -123,6 +140,18 @@ def drift(
 
 def prepare(run: RunDirectory, tokenizer: Tokenizer) -> tuple[EncodedDemonstrations, EncodedDemonstrations]:
     """Training and held-out demonstrations as tokens; made once from the same files and settings, kept in ``data/``."""
+    folder = run.path / "data"
+    found = run.group.first(lambda: make_tokens(run, tokenizer, folder))
+    training, held_out = (DemonstrationFile(**found[part]).open(folder / f"{part}.tokens") for part in PARTS)
+    return training, held_out
+
+
+def make_tokens(run: RunDirectory, tokenizer: Tokenizer, folder: Path) -> dict[Part, dict[str, Any]]:
+    """Write a file of demonstrations for each part into ``folder``, unless they are there; returns what describes them.
+
+    Raises:
+        DatasetError: the demonstrations are missing or malformed.
+    """
     config = cast(SFTConfig, run.config)
     paths = [Path(path) for path in run.inputs.get("demonstrations") or []]
     missing = [str(path) for path in paths if not path.is_file()]
@@ -138,7 +167,6 @@ def prepare(run: RunDirectory, tokenizer: Tokenizer) -> tuple[EncodedDemonstrati
             }
         )
     )
-    folder = run.path / "data"
     folder.mkdir(exist_ok=True)
     files = {part: folder / f"{part}.tokens" for part in PARTS}
     found = {part: DemonstrationFile.describe(path) for part, path in files.items()}
@@ -162,7 +190,7 @@ def prepare(run: RunDirectory, tokenizer: Tokenizer) -> tuple[EncodedDemonstrati
         f"training on {training.count} demonstrations, {held_out.count} held out; {cut} responses were cut, at "
         f"{config.max_response_tokens} tokens or before"
     )
-    return training.open(files["train"]), held_out.open(files["validation"])
+    return {"train": asdict(training), "validation": asdict(held_out)}
 
 
 def plan_holdout(paths: list[Path], fraction: float) -> np.ndarray:
@@ -230,13 +258,23 @@ def response_nats(palm: PaLM, data: EncodedDemonstrations, places: np.ndarray, s
 
 @torch.no_grad()
 def validation_loss(
-    palm: PaLM, data: EncodedDemonstrations, places: np.ndarray, batch_size: int, scope: str | None
+    palm: PaLM,
+    data: EncodedDemonstrations,
+    places: np.ndarray,
+    batch_size: int,
+    scope: str | None,
+    group: Group = ALONE,
 ) -> float:
-    """Mean nats a response token of some demonstrations; those of like length are read together, to pad little."""
+    """Mean nats a response token of some demonstrations; those of like length are read together, to pad little.
+
+    The processes of ``group`` share the batches.
+    """
     lengths = data.bounds[places, 2] - data.bounds[places, 0]
     by_length = places[np.argsort(lengths, kind="stable")]
     total, counted = 0.0, 0
-    for at in range(0, len(by_length), batch_size):
+    batches = range(0, len(by_length), batch_size)
+    for at in batches[group.rank :: group.size]:  # in turn, since the later ones are the longer ones
         nats, tokens = response_nats(palm, data, by_length[at : at + batch_size], scope)
         total, counted = total + float(nats), counted + tokens
-    return total / counted
+    total, number = group.sums(total, counted)
+    return total / number

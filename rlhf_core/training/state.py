@@ -7,6 +7,8 @@ import safetensors.torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from rlhf_core.training.sharding import spread_as, whole
+
 Tensors = dict[str, Tensor]
 
 
@@ -50,7 +52,7 @@ def optimizer_tensors(optimizer: Optimizer) -> tuple[Tensors, dict[str, Any]]:
     for index, entries in state["state"].items():
         for name, value in entries.items():
             if isinstance(value, Tensor):
-                tensors[f"{index}.{name}"] = value.detach().clone()
+                tensors[f"{index}.{name}"] = whole(value.detach()).clone()
             elif value is None or isinstance(value, bool | int | float | str):
                 scalars.setdefault(str(index), {})[name] = value
             else:
@@ -74,10 +76,11 @@ def restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor], value
     Raises:
         ValueError: the groups differ in number or length.
     """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     for key, tensor in tensors.items():
         index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = tensor.clone()
+        state.setdefault(int(index), {})[name] = spread_as(tensor.clone(), parameters[int(index)])
     for index, entries in values["scalars"].items():
         state.setdefault(int(index), {}).update(entries)
     groups = [

@@ -5,7 +5,10 @@ import ctypes
 import pytest
 import torch
 
-from rlhf_core.training.device import keep_freed_memory, use_device
+from rlhf_core.config import RewardConfig
+from rlhf_core.training import device
+from rlhf_core.training.device import keep_freed_memory, take_gpu, use_device
+from rlhf_core.training.run_directory import RunDirectory, RunStopped, read_events
 
 RESIDENT_OF_A_STEP = 64 * 2**20  # bytes that the test asks for and frees, in pieces below glibc's threshold
 
@@ -40,3 +43,21 @@ def test_threads_are_set_where_they_are_asked_for_and_else_left():
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(threads)
+
+
+def test_one_run_at_a_time_trains_on_a_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(device.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(device, "GPU_WAIT_SECONDS", 0.01)
+    first, second = (
+        RunDirectory.create(tmp_path / name, kind="reward", config=RewardConfig(), store=tmp_path)
+        for name in ("first", "second")
+    )
+    take_gpu(first, "GPU-1")
+    take_gpu(second, "GPU-2")
+    second.stop_event.set()
+    with pytest.raises(RunStopped):
+        take_gpu(second, "GPU-1")  # the first one's
+    assert [event["phase"] for event in read_events(second.path / "events.jsonl")[0]] == ["wait for the GPU"]
+    first.release()
+    take_gpu(second, "GPU-1")
+    second.release()

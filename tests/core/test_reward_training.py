@@ -187,9 +187,9 @@ def test_a_loss_or_gradient_that_is_not_finite_stops_the_run_and_keeps_the_last_
     run = make_run(rated_responses(comparisons=40), save_interval=1)
     calls = []
 
-    def poisoned(model, batch):
+    def poisoned(model, *others, **named):
         calls.append(model)
-        found = feedback_loss(model, batch)
+        found = feedback_loss(model, *others, **named)
         return found if len(calls) < 3 else replace(found, loss=spoil(found.loss))
 
     monkeypatch.setattr(reward, "feedback_loss", poisoned)
