@@ -492,9 +492,9 @@ def test_prompts_keep_as_much_of_their_end_as_the_settings_permit(make_run, monk
     seen = []
 
     class Watched(PolicyTrainer):
-        def __init__(self, model, prompts, *others):
+        def __init__(self, model, prompts, *others, **more):
             seen.extend(prompts)
-            super().__init__(model, prompts, *others)
+            super().__init__(model, prompts, *others, **more)
 
     monkeypatch.setattr(ppo, "PolicyTrainer", Watched)
     run = make_run(updates=1, max_prompt_tokens=longest)

@@ -68,7 +68,7 @@ TITLES = {
     "policy": "Improve policy (PPO)",
     "evaluate": "Evaluate",
 }
-ON_CPU = "Sized for a GPU, but in this version all runs use the CPU."
+ON_CPU = "Sized for a GPU; where the worker has none, it runs on the CPU."
 PRESET_WORDS = {
     ("sft", "CPU"): ("On two CPU cores", "Some seconds to two minutes with the demo policy."),
     ("sft", "GPU"): ("Larger", "For thousands of demonstrations. Uses the trainer’s GPU if it has one."),
