@@ -328,7 +328,7 @@ def test_no_preset_promises_a_card_that_no_run_uses(studio, admin):
     rate(studio, 20)
     html = page(admin, studio, "runs/reward/")
     assert "On a GPU" not in html
-    assert "Sized for a GPU, but in this version all runs use the CPU." in html
+    assert "Sized for a GPU; where the worker has none, it runs on the CPU." in html
 
 
 def test_an_unknown_preset_starts_nothing(studio, admin):
