@@ -70,9 +70,7 @@ class Round(NamedTuple):
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", type=int, default=200, help="comparisons that proxies are fitted to (200)")
-    parser.add_argument(
-        "--members", type=int, default=4, help="reward models of the ensemble; 0 leaves this part out (4)"
-    )
+    parser.add_argument("--members", type=int, default=4, help="reward models of the ensemble (4)")
     parser.add_argument("--variance-weight", type=float, default=1.0, help="of mean - weight · variance (1)")
     parser.add_argument("--updates", type=int, default=240, help="rounds of PPO at most, 256 responses each (240)")
 
@@ -80,8 +78,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def measure(options: argparse.Namespace, seed: int, say: Say) -> dict[str, Any]:
     if not 2 <= options.labels <= max(EXACT_LABELS):
         raise ConfigError("labels", options.labels, f"2 to {max(EXACT_LABELS)}")
-    if options.members == 1 or options.members < 0:
-        raise ConfigError("members", options.members, "0, or at least 2")
+    if options.members < 2:
+        raise ConfigError("members", options.members, "at least 2")
     if options.updates < WINDOW:
         raise ConfigError("updates", options.updates, f"at least {WINDOW}")
     bandit, prompt = TokenBandit(), [TokenBandit().tokens - 1]
@@ -134,8 +132,7 @@ def measure(options: argparse.Namespace, seed: int, say: Say) -> dict[str, Any]:
         "best_of_n": [point._asdict() for point in chosen],
         "exact": exact,
     }
-    if options.members:
-        found |= compare_ensemble(bandit, prompt, pairs.rows(options.labels).comparisons(prompt), options, seed, say)
+    found |= compare_ensemble(bandit, prompt, pairs.rows(options.labels).comparisons(prompt), options, seed, say)
     return found
 
 

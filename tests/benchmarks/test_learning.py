@@ -140,7 +140,12 @@ def test_without_a_task_all_are_listed(monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
-    [("T0 --positive 40", "positive = 40"), ("T0 --beta 0", "beta = 0"), ("T5 --shortest 9", "shortest = 9")],
+    [
+        ("T0 --positive 40", "positive = 40"),
+        ("T0 --beta 0", "beta = 0"),
+        ("T5 --shortest 9", "shortest = 9"),
+        ("T2 --members 1", "members = 1"),
+    ],
 )
 def test_an_option_out_of_range_is_named_before_anything_is_trained(monkeypatch, capsys, arguments, named):
     monkeypatch.setattr("sys.argv", ["benchmarks.learning", *arguments.split()])
