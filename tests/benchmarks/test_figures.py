@@ -49,7 +49,7 @@ def test_no_figure_stands_twice():
 def test_every_measurement_named_on_a_page_exists():
     named = set()
     for page in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]:
-        for words in re.findall(r'make figures ARGS="?([a-z -]+)', page.read_text(encoding="utf-8")):
+        for words in re.findall(r'make figures ARGS="?([a-z0-9 -]+)', page.read_text(encoding="utf-8")):
             named |= set(words.split())
     assert named
     assert named - set(MEASUREMENTS) == {"all"}
