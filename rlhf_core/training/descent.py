@@ -48,7 +48,7 @@ def descend(
     value = group.sum_gradients(parameters, value)
     if math.isfinite(value):
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        total = whole(nn.utils.get_total_norm(gradients))  # of spread ones each process would scale by its own share
+        total = whole(nn.utils.get_total_norm(gradients))
         nn.utils.clip_grads_with_norm_(parameters, max_norm, total)
         norm = float(total)
     if not math.isfinite(norm):

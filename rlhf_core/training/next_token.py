@@ -90,6 +90,7 @@ class Course:
         digest: str | None = None,
     ) -> None:
         self.run, self.palm, self.optimizer, self.config = run, palm, optimizer, config
+        self.learning = learning_parameters(palm)  # now: between forward and backward a spread model shows others
         self.steps, self.digest = steps, digest
         self.curve: list[list[float]] = []
         self.last: dict[str, float] = {}
@@ -127,9 +128,8 @@ class Course:
         rate = learning_rate(self.config, self.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        parameters = learning_parameters(self.palm)
         limit, processes = self.config.max_grad_norm, self.run.group
-        norm = descend(self.optimizer, losses, parameters, limit, f"step {self.step}", group=processes)
+        norm = descend(self.optimizer, losses, self.learning, limit, f"step {self.step}", group=processes)
         self.tokens += tokens
         self.metrics = {}
         if self.is_due or self.step % METRICS_INTERVAL == 0 or self.step == 1:

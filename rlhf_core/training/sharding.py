@@ -6,7 +6,7 @@ and gathers a block's weights just before the block is run. What reads weights o
 Source: Zhao et al. 2023, https://arxiv.org/abs/2304.11277; Rajbhandari et al. 2020, https://arxiv.org/abs/1910.02054
 """
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from rlhf_core.distributed import Group
 from rlhf_core.modules.lora import BlockLoRA
 from rlhf_core.modules.palm import PaLM
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 def spread(palm: PaLM, group: Group) -> None:
@@ -48,10 +51,11 @@ def spread_as(tensor: Tensor, example: Tensor) -> Tensor:
     """This process's share of a whole tensor, where ``example`` is spread and of its shape; else the tensor itself."""
     if not is_spread(example) or tensor.shape != example.shape:
         return tensor
-    from torch.distributed.tensor import DTensor, distribute_tensor
+    from torch.distributed.tensor import distribute_tensor
 
-    example = cast(DTensor, example)
-    return distribute_tensor(tensor.to(example.device), example.device_mesh, example.placements)
+    example = cast("DTensor", example)
+    # Nothing is sent: each process has the whole tensor and takes its share.
+    return distribute_tensor(tensor.to(example.device), example.device_mesh, example.placements, src_data_rank=None)
 
 
 def whole_copy(palm: PaLM) -> PaLM:
