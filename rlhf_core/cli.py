@@ -86,8 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     mode: Mode = "none" if options.control_fd is not None else options.progress
     tracked = (options.track or (), options.track_project)
     code = train(path, options.command, options.control_fd, mode, *tracked, group=group)
-    if code == EXIT_DONE:
-        group.close()
+    group.leave(code)
     return code
 
 

@@ -8,6 +8,7 @@ torch loads where there is more than one process, and only then.
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -99,8 +100,8 @@ class Group:
     def take_weights(self, module: "nn.Module") -> None:
         """Begin from the first process's weights, which another build of torch may have drawn otherwise."""
 
-    def close(self) -> None:
-        """Leave; nothing is sent afterwards."""
+    def leave(self, code: int) -> None:
+        """End this process with ``code``, once all is written; alone it ends by itself."""
 
 
 ALONE = Group()
@@ -198,8 +199,11 @@ class Processes(Group):
             for parameter in module.parameters():
                 self.dist.broadcast(parameter.detach(), 0)
 
-    def close(self) -> None:
-        self.dist.destroy_process_group()
+    def leave(self, code: int) -> None:
+        # At once: the threads of the connections may outlive the interpreter, which then aborts the process.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def open_group() -> Group:

@@ -49,8 +49,8 @@ def optimizer_tensors(optimizer: Optimizer) -> tuple[Tensors, dict[str, Any]]:
     state = optimizer.state_dict()
     tensors: Tensors = {}
     scalars: dict[str, dict[str, Any]] = {}
-    for index, entries in state["state"].items():
-        for name, value in entries.items():
+    for index, entries in sorted(state["state"].items()):  # in one order: of what is spread, all processes send a part
+        for name, value in sorted(entries.items()):
             if isinstance(value, Tensor):
                 tensors[f"{index}.{name}"] = whole(value.detach()).clone()
             elif value is None or isinstance(value, bool | int | float | str):

@@ -60,8 +60,7 @@ def main(arguments: list[str]) -> int:
         code, seen = gradients_of_a_run(kind, Path(folder), group, event)
         if group.is_first:
             safetensors.torch.save_file(seen, Path(folder) / "gradients.safetensors")
-    if code == 0:
-        group.close()
+    group.leave(code)
     return code
 
 
