@@ -10,6 +10,9 @@ from tests.browser.pictures import DESKTOP, PHONE
 STANDARD = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 Look = tuple[Literal["light", "dark"], ViewportSize]
 LOOKS: tuple[Look, ...] = (("light", DESKTOP), ("dark", PHONE), ("dark", DESKTOP), ("light", PHONE))
+ALL_STILL = """() => {
+  for (const one of document.getAnimations()) if (one.effect.getComputedTiming().endTime !== Infinity) one.finish();
+}"""
 OF_COLOUR_AND_SIZE = ["color-contrast", "link-in-text-block", "target-size", "scrollable-region-focusable"]
 
 
@@ -30,6 +33,7 @@ def findings(page: Page) -> list[str]:
     for number, (scheme, size) in enumerate(LOOKS):
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # else colours are caught midway
         page.set_viewport_size(size)
+        page.evaluate(ALL_STILL)
         rules = {"runOnly": STANDARD if number < 2 else {"type": "rule", "values": OF_COLOUR_AND_SIZE}}
         report = page.evaluate("options => axe.run(document, options)", {**rules, "resultTypes": ["violations"]})
         found += [

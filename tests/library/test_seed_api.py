@@ -80,6 +80,7 @@ OURS = {  # what our default is where the seed library's is itself a fault, or r
     ("PaLM.generate", "filter_logits_fn"): None,  # fault 15: drawn from another distribution than the log-probs are of
     ("PaLM.generate", "filter_thres"): None,
     ("RLHFTrainer", "critic_pooled_values"): False,  # faults 2 and 3
+    ("RLHFTrainer", "reward_model"): None,  # ours takes any other reward in its place
     ("RLHFTrainer", "actor_adam_eps"): 1e-5,  # rule 30
     ("RLHFTrainer", "critic_adam_eps"): 1e-5,
     ("RewardModel.forward", "sample"): None,  # the model's own setting, which is not to draw

@@ -165,7 +165,7 @@ class Reader(HTMLParser):
         if found.get("id") == "item":
             self.kind = found.get("data-kind", "")
         if "shown" in classes and self.kind:
-            self.shown.append((found.get("id") == "shown-prompt", []))
+            self.shown.append((any(one.get("id") == "shown-prompt" for _, one in self.open), []))
         if "notice" in classes or tag == "h1" or "errors" in classes:
             self.notices.append([])
         if tag == "form":
