@@ -246,7 +246,6 @@ class RewardConfig(Settings):
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm", above=0, maximum=1e6)
     save_interval: int = setting(20, "steps between saved states", minimum=1, maximum=100_000, advanced=True)
     seed: int = setting(0, "seed of initialisation and order", minimum=0, maximum=2**32 - 1)
-    fsdp: bool = setting(False, FSDP_HELP, advanced=True)
     threads: int = setting(0, "CPU threads; 0 takes the machine's cores", minimum=0, maximum=1024, advanced=True)
 
     def __post_init__(self) -> None:

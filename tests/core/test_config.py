@@ -47,6 +47,12 @@ def test_every_field_has_help_a_range_and_a_permitted_default(kind, field):
     assert getattr(kind(), field.name) == field.default
 
 
+def test_only_runs_that_spread_their_weights_offer_to():
+    fields_of = {kind: {field.name for field in dataclasses.fields(one)} for kind, one in RUN_CONFIGS.items()}
+    offering = {kind for kind, names in fields_of.items() if "fsdp" in names}
+    assert offering == {"pretrain", "sft"}  # as docs/algorithms/several-processes.md says
+
+
 @pytest.mark.parametrize("digits", [30, 400, 4000])
 def test_a_whole_number_too_large_for_a_float_is_refused_like_any_other(digits):
     for kind, name in ((RewardConfig, "epochs"), (RewardConfig, "learning_rate"), (PolicyConfig, "kl_target")):
