@@ -6,6 +6,7 @@ from functools import partial
 import torch
 
 from rlhf_core.checkpoint import load_reward_model
+from rlhf_core.distributed import ALONE, Group
 from rlhf_core.errors import CheckpointError
 from rlhf_core.evaluation import estimate
 from rlhf_core.rewards import Reward, Rows, reward_of
@@ -26,14 +27,17 @@ def load_judge(run: RunDirectory, tokenizer: Tokenizer, device: torch.device) ->
     judge, judge_tokenizer, _ = load_reward_model(run.inputs["judge"])
     if judge_tokenizer.sha256 != tokenizer.sha256:
         raise CheckpointError("the judge reads other tokens than the policy writes: their tokenizers differ")
-    return partial(judged, reward_of(judge.to(device), tokenizer.end))
+    return partial(judged, reward_of(judge.to(device), tokenizer.end), group=run.group)
 
 
 @torch.no_grad()
-def judged(judge: Reward, prompts: Rows, responses: Rows) -> dict[str, float]:
+def judged(judge: Reward, prompts: Rows, responses: Rows, *, group: Group = ALONE) -> dict[str, float]:
     """``judge_score`` and ``judge_score_error``: mean score of the responses, and its standard error.
 
-    Nothing learns from it. The error is 0 for a single response, of which nothing is known.
+    Nothing learns from it. The error is 0 for a single response, of which nothing is known. Each process of ``group``
+    has its share of the responses judged.
     """
-    found = estimate([float(score) for score in judge(prompts, responses)])
+    mine = group.share(len(responses))
+    scores = [float(score) for score in judge(prompts[mine], responses[mine])] if responses[mine] else []
+    found = estimate(group.gather_rows(scores))
     return {"judge_score": found.value, "judge_score_error": found.error or 0.0}

@@ -7,6 +7,7 @@ import torch
 
 from rlhf_core.checkpoint import load_reward_model, save_reward_model
 from rlhf_core.config import JUDGE_METRICS, METRICS, PolicyConfig, RewardConfig
+from rlhf_core.distributed import Group
 from rlhf_core.errors import CheckpointError, DatasetError
 from rlhf_core.modules.reward_model import RewardModel
 from rlhf_core.records import write_feedback, write_prompts
@@ -80,6 +81,22 @@ def test_the_judges_mean_has_its_standard_error():
     scores = judged(lambda prompts, responses: torch.tensor([1.0, 2.0, 3.0]), [[1]] * 3, [[5], [6], [7]])
     assert scores == {"judge_score": 2.0, "judge_score_error": pytest.approx(1 / math.sqrt(3))}  # s is 1, of 3 values
     assert judged(lambda *_: torch.tensor([1.5]), [[1]], [[5]]) == {"judge_score": 1.5, "judge_score_error": 0.0}
+
+
+def test_each_of_several_processes_has_its_share_judged():
+    asked = []
+
+    def judge(prompts, responses):
+        asked.append((prompts, responses))
+        return torch.tensor([float(response[0]) for response in responses])
+
+    prompts, responses = [[1], [2], [3]], [[5], [6], [7]]
+    scores = judged(judge, prompts, responses, group=Group(rank=1, size=2))  # the first of the two has one row
+    assert asked == [([[2], [3]], [[6], [7]])]
+    assert scores["judge_score"] == 6.5
+    with pytest.raises(ValueError, match="there is no value"):
+        judged(judge, prompts[:1], responses[:1], group=Group(rank=0, size=2))
+    assert len(asked) == 1  # a process without rows asks nothing
 
 
 def policy_run(tmp_path, name, policy_path, reward_model_path, some_prompts, **more) -> RunDirectory:
