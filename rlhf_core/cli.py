@@ -68,6 +68,7 @@ TRAINERS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code (docs/run-protocol.md)."""
     options = make_parser().parse_strictly(arguments)
+    group = ALONE
     try:
         if options.command == "sample":
             return sample(options)
@@ -79,13 +80,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         group = open_group()
         path = Path(group.first(lambda: str(prepare_run(options))))
     except ProcessLost as error:
-        return lost(error)
+        code = lost(error)
     except (SteersmanError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return EXIT_REFUSED
-    mode: Mode = "none" if options.control_fd is not None else options.progress
-    tracked = (options.track or (), options.track_project)
-    code = train(path, options.command, options.control_fd, mode, *tracked, group=group)
+        code = EXIT_REFUSED
+    else:
+        mode: Mode = "none" if options.control_fd is not None else options.progress
+        tracked = (options.track or (), options.track_project)
+        code = train(path, options.command, options.control_fd, mode, *tracked, group=group)
     group.leave(code)
     return code
 

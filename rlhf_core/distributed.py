@@ -210,8 +210,8 @@ def open_group() -> Group:
     """The group that a launcher has put this process into; ``ALONE`` where there is none.
 
     Raises:
-        ConfigError: there are more processes on this machine than GPUs, or accelerate has started one process where
-            several were asked for.
+        ConfigError: there are more processes on this machine than GPUs, the launcher has not said where they meet, or
+            accelerate has started one process where several were asked for.
         ProcessLost: the others cannot be reached.
     """
     found = next((names for names in RANKS if all(name in os.environ for name in names[:2])), None)
@@ -225,14 +225,18 @@ def open_group() -> Group:
         return ALONE
     import torch
 
+    backend = "gloo"
     if uses_cuda():
         gpus = torch.cuda.device_count()
         if local_size > gpus:
             permitted = f"at most {gpus} on this machine, one for each GPU; CUDA_VISIBLE_DEVICES= trains on the CPU"
             raise ConfigError("num_processes", local_size, permitted)
         torch.cuda.set_device(local_rank)
-        return Processes(rank, size, local_rank, local_size, backend="cpu:gloo,cuda:nccl")
-    return Processes(rank, size, local_rank, local_size, backend="gloo")
+        backend = "cpu:gloo,cuda:nccl"
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        if name not in os.environ:
+            raise ConfigError(name, None, f"set in the environment: it is where the {size} processes meet")
+    return Processes(rank, size, local_rank, local_size, backend=backend)
 
 
 def uses_cuda() -> bool:

@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from torch.testing import assert_close
 
-from rlhf_core import distributed
+from rlhf_core import cli, distributed
 from rlhf_core.checkpoint import load_policy, load_reward_model
 from rlhf_core.distributed import ALONE, Group, open_group
 from rlhf_core.errors import ConfigError
@@ -235,6 +235,29 @@ def test_accelerate_may_not_start_one_process_where_several_were_asked_for(monke
     assert open_group() is ALONE
     monkeypatch.setenv("MASTER_PORT", "29500")  # which accelerate sets for more than one
     with pytest.raises(ConfigError, match="--multi_gpu in place of --cpu"):
+        open_group()
+
+
+def test_a_process_of_several_that_is_refused_ends_at_once_too(monkeypatch, tmp_path):
+    left = []
+
+    class Leaving(Group):
+        def leave(self, code):
+            left.append(code)
+
+    monkeypatch.setattr(cli, "open_group", Leaving)
+    assert cli.main(["reward", "--run-dir", str(tmp_path / "none")]) == 2
+    assert left == [2]
+
+
+@pytest.mark.parametrize("name", ["MASTER_ADDR", "MASTER_PORT"])
+def test_a_launcher_has_to_say_where_the_processes_meet(monkeypatch, name):
+    monkeypatch.setattr(distributed, "uses_cuda", lambda: False)
+    known = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for one, value in known.items():
+        monkeypatch.setenv(one, value)
+    monkeypatch.delenv(name)
+    with pytest.raises(ConfigError, match=f"{name} = None is not permitted: set in the environment"):
         open_group()
 
 
