@@ -102,7 +102,10 @@ def finite_number(value: Any, role: str, of: str) -> float:
     is_wrapped = getattr(value, "ndim", None) == 0  # a tensor of one number
     if not (isinstance(value, Real) or is_wrapped):
         raise FunctionError(f"the {role} says {value!r} of {of}: it must return a number")
-    number = float(value)
+    try:
+        number = float(value)
+    except (ArithmeticError, TypeError, ValueError, RuntimeError) as error:  # too large, or a tensor of something else
+        raise FunctionError(f"the {role} says {value!r:.60} of {of}: it must return a finite number") from error
     if not math.isfinite(number):
         raise FunctionError(f"the {role} says {number} of {of}: it must return a finite number")
     return number

@@ -31,7 +31,7 @@ class ModelReward:
     """A reward model as a reward of whole responses; what stands after the first end token is not read."""
 
     def __init__(self, reward_model: RewardModel, end_id: int | None) -> None:
-        self.reward_model = reward_model.eval().requires_grad_(False)  # no dropout: equal responses get equal scores
+        self.reward_model = reward_model.eval()  # no dropout: equal responses get equal scores
         self.end_id = end_id
 
     def members(self, prompts: Rows, responses: Rows) -> Tensor:

@@ -99,8 +99,8 @@ def as_scores(found: Any, count: int) -> Tensor:
     for row, one in enumerate(found):
         try:
             numbers.append(float(one))
-        except (TypeError, ValueError, RuntimeError):
-            raise ScoreError(f"the reward gave {one!r} for row {row}, which is no number; {cure}") from None
+        except (ArithmeticError, TypeError, ValueError, RuntimeError):
+            raise ScoreError(f"the reward gave {one!r:.60} for row {row}, which is no number; {cure}") from None
     return torch.tensor(numbers)
 
 

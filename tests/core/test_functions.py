@@ -5,6 +5,7 @@ import torch
 
 from rlhf_core.errors import FunctionError
 from rlhf_core.functions import ask, ask_many, load_function
+from rlhf_core.generation.best_of_n import as_scores
 
 
 @pytest.mark.parametrize("value", [2, 2.0, True, torch.tensor(2.0), torch.tensor(2)])
@@ -16,6 +17,14 @@ def test_any_finite_number_is_taken(value):
 def test_what_is_no_finite_number_is_refused_with_row_and_text(value):
     with pytest.raises(FunctionError, match=r"the reward says .* of the response 'r' to 'p' \(row 7\): it must return"):
         ask(lambda prompt, response: value, "reward", "p", "r", row=7)
+
+
+@pytest.mark.parametrize("value", [10**400, torch.tensor(1j)])
+def test_a_number_that_is_no_float_is_refused_and_does_not_fail(value):
+    with pytest.raises(FunctionError, match=r"the reward says .* of the response 'r' to 'p': it must return a finite"):
+        ask(lambda prompt, response: value, "reward", "p", "r")
+    with pytest.raises(FunctionError):
+        as_scores([value], 1)
 
 
 def test_a_failure_names_the_row_and_how_the_text_begins():

@@ -103,6 +103,13 @@ def test_a_composite_weighs_its_parts_and_tells_them():
     }
 
 
+def test_a_reward_model_can_go_on_learning_after_it_was_asked(make_palm):
+    model = RewardModel(make_palm(), num_binned_output=5)
+    learning = len(model.finetune_parameters())
+    assert not reward_of(model, 2)([[1, 5]], [[10, 2]]).requires_grad
+    assert len(model.finetune_parameters()) == learning > 0
+
+
 def test_an_ensembles_scores_by_hand():
     members = torch.tensor([[1.0, 5.0], [3.0, 5.0]])  # variances 1 and 0
     assert combine_scores(members, "mean", 1.0).tolist() == [2.0, 5.0]
