@@ -56,10 +56,11 @@ def train_sft(run: RunDirectory) -> None:
     device = use_device(config.threads, run)
     palm, tokenizer, parent = load_policy(run.policy, device)
     training, held_out = prepare(run, tokenizer)
-    asked = held_out if len(held_out) else training
-    prompts = asked.rows(range(min(len(asked), max(config.samples, DRIFT_RESPONSES))))[0]
-    if run.prompts_name is not None:
-        prompts = [encode_prompt(tokenizer, prompt.text, config.max_prompt_tokens) for prompt in run.read_prompts()]
+    given = [] if run.prompts_name is None else run.read_prompts()
+    prompts = [encode_prompt(tokenizer, prompt.text, config.max_prompt_tokens) for prompt in given]
+    if not prompts:
+        asked = held_out if len(held_out) else training
+        prompts = asked.rows(range(min(len(asked), max(config.samples, DRIFT_RESPONSES))))[0]
 
     scope = SCOPE if config.lora_rank else None
     before = palm if scope else load_policy(run.policy, device)[0]  # without its adapters, a policy is what it was

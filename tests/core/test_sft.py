@@ -327,6 +327,15 @@ def test_samples_answer_the_prompts_that_were_given(policy, tmp_path):
     assert len(events(run, "sample")) == 2 * 2  # two at each of the validations after steps 4 and 6
 
 
+def test_without_any_prompt_held_out_demonstrations_are_answered(policy, tmp_path):
+    write_prompts(tmp_path / "none.jsonl", [])
+    run = make_run(tmp_path, policy, prompts=tmp_path / "none.jsonl", epochs=1)
+    sft.train_sft(run)
+    assert len(events(run, "sample")) == 2 * 2
+    assert all(event["prompt"].startswith("Film ") for event in events(run, "sample"))
+    assert run.result["metrics"]["kl"] is not None
+
+
 def test_samples_leave_the_training_alone_rule_47(whole, policy, tmp_path):
     run = make_run(tmp_path, policy, samples=0)
     sft.train_sft(run)
