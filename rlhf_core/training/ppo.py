@@ -28,7 +28,7 @@ from rlhf_core.training.lessons import Lessons, Tally, derive_lessons
 from rlhf_core.training.lion import Lion
 from rlhf_core.training.ppo_models import make_models
 from rlhf_core.training.ppo_steps import critic_step, policy_step
-from rlhf_core.training.run_directory import RunDirectory, RunState, settings_digest
+from rlhf_core.training.run_directory import RunDirectory, RunState, metrics_to_keep, settings_digest
 from rlhf_core.training.scoring import needed_scoring
 from rlhf_core.training.state import optimizer_tensors, restore_optimizer, take_prefix, with_prefix
 from rlhf_core.training.watch import load_judge
@@ -94,7 +94,7 @@ def train_policy(run: RunDirectory) -> None:
         **scoring.origin,
         "config": settings_to_dict(config),
         "run_digest": digest,
-        "metrics": {name: value for name, value in last.items() if name != "tokens_per_second"},
+        "metrics": metrics_to_keep(last),
     }
     outputs = []
     if group.is_first:

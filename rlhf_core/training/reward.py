@@ -41,7 +41,7 @@ from rlhf_core.training.reward_measures import (
     utilities,
     verdicts_right,
 )
-from rlhf_core.training.run_directory import RunDirectory, settings_digest
+from rlhf_core.training.run_directory import RunDirectory, metrics_to_keep, settings_digest
 from rlhf_core.training.state import optimizer_tensors, restore_optimizer, take_prefix, with_prefix
 
 DROPOUT = 0.1  # in the reward model's trunk while it learns
@@ -146,7 +146,7 @@ def train_reward(run: RunDirectory) -> None:
         "parent": parent["id"],
         "config": settings_to_dict(config),
         "run_digest": digest,
-        "metrics": {name: value for name, value in last.items() if name != "tokens_per_second"},
+        "metrics": metrics_to_keep(last),
         "training_records": len(training),
         "holdout_records": len(holdout),
         "reference_mean": model.reward_mean.tolist(),
@@ -243,7 +243,8 @@ def feedback_loss(
         kept = [one["losses"][kind] for one in told if kind in one["losses"]]
         if kept:
             sums, weights = (torch.tensor(column).sum(dim=0) for column in zip(*kept, strict=True))
-            metrics[kind] = float((sums / weights)[weights > 0].mean())
+            if bool(weights.any()):  # else no member drew a verdict of this kind
+                metrics[kind] = float((sums / weights)[weights > 0].mean())
     metrics["loss"] = sum(one["loss"] for one in told) / model.members
     rated = [pair for one in told for pair in one["rated"]]
     right = concordance([value for value, _ in rated], [score for _, score in rated])

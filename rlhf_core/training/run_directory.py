@@ -585,6 +585,15 @@ def finite(value: float) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def metrics_to_keep(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """Metrics for the manifest of a checkpoint, which a number that is not finite may not keep from being saved.
+
+    Speed is left out: equal runs leave equal checkpoints.
+    """
+    known = {name: value for name, value in metrics.items() if name != "tokens_per_second"}
+    return {name: value if math.isfinite(value) else None for name, value in known.items()}
+
+
 def write_error(path: Path, error: Exception) -> None:
     """Write ``error.json`` into a run directory."""
     write_atomically(path / "error.json", canonical_json({"error": type(error).__name__, "message": str(error)}))

@@ -30,7 +30,7 @@ from rlhf_core.text.tokenizer import Tokenizer
 from rlhf_core.training.device import use_device
 from rlhf_core.training.drift import drift_from
 from rlhf_core.training.next_token import Course, make_optimizer, told_while_reading
-from rlhf_core.training.run_directory import RunDirectory, settings_digest
+from rlhf_core.training.run_directory import RunDirectory, metrics_to_keep, settings_digest
 from rlhf_core.training.sharding import spread, whole_copy
 
 SCOPE = "sft"
@@ -111,7 +111,7 @@ def train_sft(run: RunDirectory) -> None:
         "parent": parent["id"],
         "config": settings_to_dict(config),
         "run_digest": run_digest,
-        "metrics": {name: value for name, value in final.items() if name != "tokens_per_second"},
+        "metrics": metrics_to_keep(final),
         "curve": course.curve,
         "training_demonstrations": len(training),
         "holdout_demonstrations": len(held_out),

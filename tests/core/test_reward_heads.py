@@ -193,6 +193,17 @@ def test_the_trunk_is_read_once_an_adapter_or_once_for_all_heads(make_palm, kind
     assert len(calls) == passes
 
 
+def test_a_kind_of_verdict_that_no_member_drew_has_no_loss(make_palm):
+    model = RewardModel(make_palm(), dropout=0.0, num_binned_output=5, ensemble=2)
+    batch = [ScoredResponse("p", (1, 5), (101, 2), 5), Comparison("q", (1, 6), (101, 2), (121, 2))]
+    found = feedback_loss(model, batch, torch.tensor([[0.0, 1.0], [0.0, 2.0]]))
+    assert "score_loss" not in found.metrics
+    assert all(map(math.isfinite, found.metrics.values()))
+    nothing = feedback_loss(model, batch, torch.zeros(2, 2))
+    assert "comparison_loss" not in nothing.metrics
+    assert nothing.metrics["loss"] == 0.0
+
+
 def test_members_learn_from_their_own_share_alone(make_palm):
     model = RewardModel(make_palm(), dropout=0.0, num_binned_output=5, ensemble=2)
     batch = [

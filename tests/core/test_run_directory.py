@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from rlhf_core.config import ConfigError, ModelConfig, PretrainConfig, RewardConfig
+from rlhf_core.durable import canonical_json
 from rlhf_core.errors import DatasetError
 from rlhf_core.training import run_directory
 from rlhf_core.training.run_directory import (
@@ -19,6 +20,7 @@ from rlhf_core.training.run_directory import (
     RunDirectoryBusy,
     RunStopped,
     StateNotSaved,
+    metrics_to_keep,
     read_events,
     settings_digest,
 )
@@ -86,6 +88,12 @@ def test_events_are_whole_lines_and_numbers_that_are_not_finite_become_null(run)
     lines = (run.path / "events.jsonl").read_text().splitlines()
     assert [json.loads(line)["kind"] for line in lines] == ["progress", "metrics", "log"]
     assert json.loads(lines[1])["metrics"] == {"loss": 0.5, "accuracy": None}
+
+
+def test_a_metric_that_is_not_finite_keeps_no_manifest_from_being_written():
+    metrics = {"loss": 0.5, "score_loss": float("nan"), "kl": float("inf"), "tokens_per_second": 9.0}
+    kept = metrics_to_keep(metrics)
+    assert canonical_json(kept) == canonical_json({"loss": 0.5, "score_loss": None, "kl": None})
 
 
 def test_a_line_torn_by_a_kill_does_not_spoil_the_next_one(run):
