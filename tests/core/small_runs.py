@@ -85,7 +85,7 @@ def make_small_run(inputs: dict[str, Path], name: str, **changes: Any) -> Path:
     by_kind: dict[str, dict[str, Any]] = {
         "pretrain": {"text": [folder / "text.txt"], "model": ModelConfig(**SHAPE)},
         "sft": {"demonstrations": [folder / "demonstrations.jsonl"], "policy": inputs["policy"]},
-        "policy": models,
+        "policy": {**models, "judge": inputs["reward_model"]},
         "reward": {"policy": inputs["policy"], "feedback": folder / "feedback.jsonl"},
         "evaluate": {**models, "references": {"parent": inputs["other"], "base": inputs["other"]}},
     }

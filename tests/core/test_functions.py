@@ -19,7 +19,7 @@ def test_what_is_no_finite_number_is_refused_with_row_and_text(value):
         ask(lambda prompt, response: value, "reward", "p", "r", row=7)
 
 
-@pytest.mark.parametrize("value", [10**400, torch.tensor(1j)])
+@pytest.mark.parametrize("value", [10**400, torch.tensor(1j)], ids=["too-large", "complex"])
 def test_a_number_that_is_no_float_is_refused_and_does_not_fail(value):
     with pytest.raises(FunctionError, match=r"the reward says .* of the response 'r' to 'p': it must return a finite"):
         ask(lambda prompt, response: value, "reward", "p", "r")
