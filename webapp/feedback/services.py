@@ -88,6 +88,8 @@ def slots_missing(*, project: Project) -> int:
 # --- Leases ----------------------------------------------------------------------------------------------------------
 
 MAX_LEASES = 2
+HELD = (Slot.State.LEASED, Slot.State.VOID)
+"""Of a slot with a rater: the rater may judge it. Void: the item was withdrawn meanwhile; handed back, it stays so."""
 
 NEXT_SLOT = """
 WITH next AS MATERIALIZED (
@@ -230,7 +232,7 @@ def draw_order(comparison_id: UUID) -> list[int]:
 
 def renew(*, rater: User, project: Project, token: UUID) -> bool:
     """Keep a lease for another ``lease_minutes``; False where the item is no longer this rater's."""
-    slot = Slot.objects.filter(rater=rater, project=project, token=token, state=Slot.State.LEASED)
+    slot = Slot.objects.filter(rater=rater, project=project, token=token, state__in=HELD)
     return slot.update(lease_until=Now() + timedelta(minutes=project.lease_minutes)) == 1
 
 
@@ -363,7 +365,7 @@ def take_slot(presentation: Presentation) -> Slot | None:
     open, for instance because it was handed back.
     """
     slots = Slot.objects.select_for_update(no_key=True).filter(comparison=presentation.slot.comparison_id)
-    held = slots.filter(rater=presentation.rater_id, state=Slot.State.LEASED).first()
+    held = slots.filter(rater=presentation.rater_id, state__in=HELD).first()
     slot = held or slots.filter(state=Slot.State.OPEN).first()
     if slot:
         slot.state, slot.rater_id, slot.lease_until = Slot.State.DONE, presentation.rater_id, None
