@@ -22,7 +22,7 @@ from django.db.models import Case, Exists, F, OuterRef, Q, QuerySet, Value, When
 from django.db.models.functions import Now
 
 from webapp.accounts.models import User
-from webapp.errors import RevisionClosed, StudioError, SubmissionConflict, TokenUnknown
+from webapp.errors import RemarkInvalid, RevisionClosed, StudioError, SubmissionConflict, TokenUnknown
 from webapp.feedback.filling import NewSample, are_twins, make_items, record_samples
 from webapp.feedback.models import Comparison, FurtherSample, Presentation, Rating, Skip, Slot
 from webapp.feedback.modes import Extras, Judgement, choice_as_pressed, mode_of
@@ -324,7 +324,12 @@ def submit(
     """
     presentation = find_presentation(rater=rater, project=project, token=token)
     comparison = presentation.slot.comparison
-    judgement = judge(presentation, project, choice, extras)
+    try:
+        judgement = judge(presentation, project, choice, extras)
+    except RemarkInvalid:
+        if known := sent_before(rater=rater, comparison=comparison, submission_id=submission_id):
+            return known
+        raise
     with transaction.atomic():
         lock_rater(rater)
         stored = stored_rating(comparison=comparison, rater=rater, submission_id=submission_id)
@@ -356,6 +361,14 @@ def judge(presentation: Presentation, project: Project, choice: str, extras: Ext
     """What was said, as a verdict about samples with its remarks. Raises ChoiceInvalid and RemarkInvalid."""
     judgement = mode_of(presentation.slot.comparison.kind).judge(choice, extras, presentation)
     return replace(judgement, **extras.remarks(project.flags))
+
+
+def sent_before(*, rater: User, comparison: Comparison, submission_id: UUID) -> Submission | None:
+    """What was stored of this item under this key, when its remarks were still permitted: a flag, since taken away."""
+    stored = Rating.objects.filter(rater=rater, comparison=comparison, submission_id=submission_id).first()
+    if stored is None:
+        return None
+    return Submission(stored, is_duplicate=True, is_late=not stored.counts_toward_overlap)
 
 
 def take_slot(presentation: Presentation) -> Slot | None:
@@ -396,7 +409,12 @@ def revise(
     """
     presentation = find_presentation(rater=rater, project=project, token=token)
     comparison = presentation.slot.comparison
-    judgement = judge(presentation, project, choice, extras)
+    try:
+        judgement = judge(presentation, project, choice, extras)
+    except RemarkInvalid:
+        if known := sent_before(rater=rater, comparison=comparison, submission_id=submission_id):
+            return known
+        raise
     with transaction.atomic():
         lock_rater(rater)
         stored = stored_rating(comparison=comparison, rater=rater, submission_id=submission_id)
