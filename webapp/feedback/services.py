@@ -24,7 +24,7 @@ from django.db.models.functions import Now
 from webapp.accounts.models import User
 from webapp.errors import RemarkInvalid, RevisionClosed, StudioError, SubmissionConflict, TokenUnknown
 from webapp.feedback.filling import NewSample, are_twins, make_items, record_samples
-from webapp.feedback.models import Comparison, FurtherSample, Presentation, Rating, Skip, Slot
+from webapp.feedback.models import Comparison, FurtherSample, Presentation, Rating, Skip, Slot, load_rankings
 from webapp.feedback.modes import Extras, Judgement, choice_as_pressed, mode_of
 from webapp.feedback.modes.base import NOTHING_MORE
 from webapp.feedback.selectors import LAST_ACTS, REVISION_HOURS, may_revise
@@ -483,6 +483,7 @@ def find_presentation(*, rater: User, project: Project, token: UUID) -> Presenta
     found = shown_then.select_related("slot__comparison").first()
     if found is None:
         raise TokenUnknown
+    load_rankings([found.slot.comparison])
     return found
 
 
