@@ -196,6 +196,7 @@ def test_a_long_text_of_many_bytes_is_sent_and_a_refused_one_is_not_lost(watched
     press(page, "Control+Enter")
     wait_until_sent(page)
     assert Rating.objects.get().details == {"text": long}
+    page.wait_for_function("() => ahead")  # the third one is there already when the second is refused
     page.fill("#rewrite-text", "Written with care.")
     press(page, "Escape", "x", "1", "x")
     studio.project.flags = ["harmful"]
