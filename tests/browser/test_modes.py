@@ -185,6 +185,38 @@ def test_an_answer_is_rewritten_by_keys_alone_and_the_text_survives_a_reload(wat
     assert page.evaluate("seen.pointer") == 0
 
 
+def test_a_long_text_of_many_bytes_is_sent_and_a_refused_one_is_not_lost(watched, address, studio):
+    studio.project.flags = ["spam"]
+    studio.project.save()
+    for n in range(4):
+        studio.add_item(f"Opening {n}", f"Dull {n}.", kind="rewrite")
+    page = log_in(watched.new_page(), address)
+    long = "Ж" * 19_000  # 114,000 bytes in a form: more than a request that outlives its page may have
+    page.fill("#rewrite-text", long)
+    press(page, "Control+Enter")
+    wait_until_sent(page)
+    assert Rating.objects.get().details == {"text": long}
+    page.wait_for_function("() => ahead")  # the third one is there already when the second is refused
+    page.fill("#rewrite-text", "Written with care.")
+    press(page, "Escape", "x", "1", "x")
+    studio.project.flags = ["harmful"]
+    studio.project.save()
+    press(page, "Control+Enter")
+    expect(page.locator("#told")).to_contain_text("There is no flag 'spam' here (harmful)")
+    press(page, "1")  # of the next one; then the refused one is back, with what was written
+    expect(page.locator("#rewrite-text")).to_have_value("Written with care.")
+    press(page, "Control+Enter")
+    wait_until_sent(page)
+    assert Rating.objects.filter(details={"text": "Written with care."}, flags=[]).count() == 1
+    press(page, "u")
+    expect(page.locator(".said")).to_contain_text("You said: rewritten.")
+    press(page, "e")
+    page.keyboard.type(" More.")
+    press(page, "Escape", "Enter")  # which neither saves nor throws away
+    expect(page.locator("#rewrite-text")).to_have_value("Written with care. More.")
+    expect(page.locator(".said")).to_be_visible()
+
+
 def test_axes_are_scored_by_keys_alone_and_the_last_one_saves(watched, address, studio):
     studio.project.axes = ["helpful", "truthful", "harmless"]
     studio.project.save()
@@ -268,3 +300,14 @@ def test_a_rule_is_answered_by_keys_alone_with_a_passage_marked(watched, address
     expect(page.locator("mark")).to_have_text("A film.")
     page.click("mark")
     expect(page.locator("mark")).to_have_count(0)
+
+
+def test_the_sign_for_equal_says_so_of_a_pair_and_is_no_score_of_a_single_answer(watched, address, studio):
+    studio.add_items(pairs=1, singles=1)
+    page = log_in(watched.new_page(), address)
+    press(page, "=")
+    expect(page.locator("#item")).to_have_attribute("data-kind", "single")
+    press(page, "=", "5")
+    expect(page.locator("h1")).to_have_text("That is all for now")
+    wait_until_sent(page)
+    assert dict(Rating.objects.values_list("comparison__kind", "verdict")) == {"pair": 0, "single": 5}

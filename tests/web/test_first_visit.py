@@ -143,6 +143,15 @@ def test_a_pair_that_is_taken_away_moves_nobody_past_the_next_one(studio, rater)
     assert welcome.next_pair(studio.raters["ada"], studio.project) == (second, 1, 1)
 
 
+def test_who_has_done_all_pairs_that_are_left_when_one_is_taken_away_goes_on_to_rating(studio, rater):
+    ask_consent(studio)
+    first, second = add_pairs(studio, "a", "b")
+    rater.post(url(studio, "rate/welcome/"))
+    rater.post(url(studio, "rate/practice/"), {"pair": first.pk, "choice": "1"})
+    welcome.remove_pair(actor=studio.admin, project=studio.project, pair=second)
+    assert rater.get(url(studio)).status_code == 200
+
+
 def test_a_guideline_that_changed_is_read_once_before_rating_goes_on(studio, rater):
     confirm_guideline(user=studio.raters["ada"], project=studio.project, version=1)
     look(rater, studio)

@@ -14,7 +14,7 @@ from webapp.feedback.models import Comparison, FurtherSample, Presentation, Rati
 from webapp.feedback.modes import verdict_in_words
 from webapp.feedback.modes.ranking import RankingMode
 from webapp.feedback.selectors import own_item, shown
-from webapp.feedback.services import claim, make_items, revise
+from webapp.feedback.services import claim, find_presentation, make_items, revise
 from webapp.projects.services import update_project
 from webapp.quality.selectors import usable_ratings
 from webapp.quality.services import dataset_bytes, feedback_records, freeze
@@ -24,6 +24,21 @@ HTMX = {"HX-Request": "true"}
 
 def ranking(studio, project, count=4):
     return studio.ask(project, "ranking", *(f"answer {n}" for n in range(count)))
+
+
+def test_a_ranking_of_six_takes_as_many_queries_as_one_of_three(studio, django_assert_num_queries):
+    project = studio.ready_project()
+    ada = studio.rater(project)
+    for count in (3, 6):
+        ranking(studio, project, count)
+        presentation = studio.shown(ada, project)
+        with django_assert_num_queries(2):
+            item = shown(presentation)
+        assert len(item.answers) == count
+        with django_assert_num_queries(2):
+            found = find_presentation(rater=ada, project=project, token=presentation.token)
+            assert len(found.samples) == count
+        studio.say(ada, presentation, ",".join("1" * count))
 
 
 def test_a_ranking_holds_its_samples_in_the_order_of_their_ids_and_one_slot_a_wanted_rating(studio):

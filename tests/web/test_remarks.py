@@ -7,10 +7,10 @@ import pytest
 
 from tests.studio import enter, fields_of, values_of
 from webapp.errors import RemarkInvalid, SettingsRefused, SubmissionConflict
-from webapp.feedback.models import Rating
+from webapp.feedback.models import Presentation, Rating
 from webapp.feedback.modes import Extras
 from webapp.feedback.selectors import own_item
-from webapp.feedback.services import revise
+from webapp.feedback.services import revise, submit
 from webapp.projects.services import update_project
 
 FLAGS = ["spam", "personal data", "harmful"]
@@ -46,6 +46,23 @@ def test_the_same_verdict_with_another_remark_is_another_verdict(studio, flagged
     assert (changed.revision, changed.verdict, changed.flags) == (2, first.rating.verdict, ["harmful"])
     first.rating.refresh_from_db()
     assert (first.rating.flags, first.rating.is_current) == (["spam"], False)
+
+
+def test_a_verdict_that_was_stored_is_not_refused_when_it_comes_again_after_its_flag_was_taken_away(studio, flagged):
+    studio.items(flagged, pairs=2)
+    ada = studio.rater(flagged)
+    presentation, key, said = studio.shown(ada, flagged), uuid4(), Extras(("spam",), "why")
+    stored = studio.say(ada, presentation, "2", said, submission_id=key).rating
+    update_project(actor=studio.admin, project=flagged, flags=["harmful"])
+    for act in (submit, revise):
+        again = studio.say(ada, Presentation.objects.get(), "2", said, act=act, submission_id=key)
+        assert (again.rating, again.is_duplicate) == (stored, True)
+        with pytest.raises(RemarkInvalid):
+            studio.say(ada, Presentation.objects.get(), "2", said, act=act)
+    other = studio.shown(ada, flagged)
+    with pytest.raises(RemarkInvalid):
+        studio.say(ada, other, "2", said, submission_id=key)
+    assert Rating.objects.count() == 1
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 """Reporting an item hides it from its reporter at once and tells the admins, who settle it."""
 
+from datetime import timedelta
+
 import pytest
 from django.db.models import Count
 from django.test import Client
+from django.utils import timezone
 
 from tests.hostile import HOSTILE
 from tests.markup import see
-from tests.studio import open_studio
+from tests.studio import Studio, open_studio
 from tests.web.test_pages_rate import HTMX, enter, look, url
 from webapp.accounts.models import Audit
 from webapp.feedback.models import Rating, Report, Skip, Slot
@@ -81,6 +84,38 @@ def test_an_admin_withdraws_the_item_or_lets_it_be_shown(studio, rater, admin, w
     assert Audit.objects.get(action__startswith="report.").action == f"report.{'withdraw' if withdraw else 'dismiss'}"
     assert "settled before" in admin.post(url(studio, "ratings/settle/"), sent, follow=True).content.decode()
     assert not Rating.objects.exists()
+
+
+def withdraw_under(studio: Studio, rater: Client, admin: Client, holder: Client) -> dict[str, str]:
+    """Report and withdraw an item that ``holder`` has open; the fields of that page."""
+    studio.add_items(pairs=1)
+    _, held = look(holder, studio)
+    _, fields = look(rater, studio)
+    rater.post(url(studio, "rate/report/"), {"token": fields["token"]})
+    admin.post(url(studio, "ratings/settle/"), {"report": Report.objects.get().pk, "withdraw": "yes"})
+    assert list(Slot.objects.values_list("state", flat=True)) == ["void", "void"]
+    return held
+
+
+def test_who_has_a_withdrawn_item_open_may_finish(studio, rater, admin):
+    holder = enter(studio, "bea")
+    held = withdraw_under(studio, rater, admin, holder)
+    assert holder.post(url(studio, "rate/heartbeat/"), {"token": held["token"]}).status_code == 204
+    assert holder.post(url(studio), {**held, "choice": "2"}, headers=HTMX).status_code == 200
+    assert Rating.objects.get().counts_toward_overlap
+    assert Slot.objects.filter(state="done", rater=studio.raters["bea"]).count() == 1
+
+
+@pytest.mark.parametrize("leaves", ["rate/pause/", "rate/skip/", ""])
+def test_a_withdrawn_item_that_is_handed_back_or_left_is_offered_to_nobody(studio, rater, admin, leaves):
+    holder = enter(studio, "bea")
+    held = withdraw_under(studio, rater, admin, holder)
+    if leaves:
+        holder.post(url(studio, leaves), {"token": held["token"]})
+    else:
+        Slot.objects.filter(token=held["token"]).update(lease_until=timezone.now() - timedelta(hours=1))
+    assert 'id="empty"' in enter(studio, "cem").get(url(studio)).content.decode()
+    assert set(Slot.objects.values_list("state", flat=True)) == {"void"}
 
 
 MARKS = [("span", ("class", "data-mark", "title")), ("span", ("hidden",))]  # for what cannot be seen

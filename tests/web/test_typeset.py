@@ -100,6 +100,11 @@ def test_latex_that_is_broken_or_hides_something_stays_as_it_was_written(source)
         assert see(formatted(f"so ${source}$ *x*")).text.startswith(f"so ${source}$")
 
 
+def test_no_part_of_a_formula_is_drawn_over_another():
+    assert '<mspace width="3em">' in formatted(r"so $\text{yes}\hspace{3em}\text{no}$")
+    assert "<mspace>" in formatted(r"so $\text{yes}\hspace{-3em}\text{no}$")
+
+
 def test_prices_are_no_formulas():
     assert "math" not in formatted("*from* $5 to $10, or $ 7$")
 

@@ -51,9 +51,11 @@ def settle(*, actor: User, project: Project, report: int, is_withdrawn: bool) ->
         if found is None:
             return False
         if is_withdrawn:
-            is_free = Q(state=Slot.State.OPEN) | Q(state=Slot.State.LEASED, lease_until__lt=Now())
-            slots = Slot.objects.filter(is_free, comparison=found.comparison_id)
-            slots.update(state=Slot.State.VOID, rater=None, lease_until=None)
+            slots = Slot.objects.filter(comparison=found.comparison_id)
+            is_over = Q(lease_until__lt=Now()) | Q(lease_until=None)
+            is_free = Q(state=Slot.State.OPEN) | Q(is_over, state=Slot.State.LEASED)
+            slots.filter(is_free).update(state=Slot.State.VOID, rater=None, lease_until=None)
+            slots.filter(state=Slot.State.LEASED).update(state=Slot.State.VOID)  # its rater stays: see HELD
         about = Report.objects.filter(comparison=found.comparison_id, settled_at=None)
         about.update(settled_at=Now(), settled_by=actor)
         action = "report.withdraw" if is_withdrawn else "report.dismiss"

@@ -43,10 +43,11 @@ class ShownItem:
 
 
 def shown(presentation: Presentation) -> ShownItem:
-    """What stood, or is to stand, on the rater's page (one query)."""
+    """What stood, or is to stand, on the rater's page (one query; of a ranking two)."""
     found = Presentation.objects.select_related(*(name.removeprefix("presentation__") for name in SHOWN)).get(
         pk=presentation.pk
     )
+    load_rankings([found.slot.comparison])
     return item_of(found)
 
 

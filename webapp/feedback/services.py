@@ -22,9 +22,9 @@ from django.db.models import Case, Exists, F, OuterRef, Q, QuerySet, Value, When
 from django.db.models.functions import Now
 
 from webapp.accounts.models import User
-from webapp.errors import RevisionClosed, StudioError, SubmissionConflict, TokenUnknown
+from webapp.errors import RemarkInvalid, RevisionClosed, StudioError, SubmissionConflict, TokenUnknown
 from webapp.feedback.filling import NewSample, are_twins, make_items, record_samples
-from webapp.feedback.models import Comparison, FurtherSample, Presentation, Rating, Skip, Slot
+from webapp.feedback.models import Comparison, FurtherSample, Presentation, Rating, Skip, Slot, load_rankings
 from webapp.feedback.modes import Extras, Judgement, choice_as_pressed, mode_of
 from webapp.feedback.modes.base import NOTHING_MORE
 from webapp.feedback.selectors import LAST_ACTS, REVISION_HOURS, may_revise
@@ -88,6 +88,8 @@ def slots_missing(*, project: Project) -> int:
 # --- Leases ----------------------------------------------------------------------------------------------------------
 
 MAX_LEASES = 2
+HELD = (Slot.State.LEASED, Slot.State.VOID)
+"""Of a slot with a rater: the rater may judge it. Void: the item was withdrawn meanwhile; handed back, it stays so."""
 
 NEXT_SLOT = """
 WITH next AS MATERIALIZED (
@@ -230,7 +232,7 @@ def draw_order(comparison_id: UUID) -> list[int]:
 
 def renew(*, rater: User, project: Project, token: UUID) -> bool:
     """Keep a lease for another ``lease_minutes``; False where the item is no longer this rater's."""
-    slot = Slot.objects.filter(rater=rater, project=project, token=token, state=Slot.State.LEASED)
+    slot = Slot.objects.filter(rater=rater, project=project, token=token, state__in=HELD)
     return slot.update(lease_until=Now() + timedelta(minutes=project.lease_minutes)) == 1
 
 
@@ -322,7 +324,12 @@ def submit(
     """
     presentation = find_presentation(rater=rater, project=project, token=token)
     comparison = presentation.slot.comparison
-    judgement = judge(presentation, project, choice, extras)
+    try:
+        judgement = judge(presentation, project, choice, extras)
+    except RemarkInvalid:
+        if known := sent_before(rater=rater, comparison=comparison, submission_id=submission_id):
+            return known
+        raise
     with transaction.atomic():
         lock_rater(rater)
         stored = stored_rating(comparison=comparison, rater=rater, submission_id=submission_id)
@@ -356,6 +363,14 @@ def judge(presentation: Presentation, project: Project, choice: str, extras: Ext
     return replace(judgement, **extras.remarks(project.flags))
 
 
+def sent_before(*, rater: User, comparison: Comparison, submission_id: UUID) -> Submission | None:
+    """What was stored of this item under this key, when its remarks were still permitted: a flag, since taken away."""
+    stored = Rating.objects.filter(rater=rater, comparison=comparison, submission_id=submission_id).first()
+    if stored is None:
+        return None
+    return Submission(stored, is_duplicate=True, is_late=not stored.counts_toward_overlap)
+
+
 def take_slot(presentation: Presentation) -> Slot | None:
     """Close the slot that this presentation's rating fills; None where it was given to somebody else meanwhile.
 
@@ -363,7 +378,7 @@ def take_slot(presentation: Presentation) -> Slot | None:
     open, for instance because it was handed back.
     """
     slots = Slot.objects.select_for_update(no_key=True).filter(comparison=presentation.slot.comparison_id)
-    held = slots.filter(rater=presentation.rater_id, state=Slot.State.LEASED).first()
+    held = slots.filter(rater=presentation.rater_id, state__in=HELD).first()
     slot = held or slots.filter(state=Slot.State.OPEN).first()
     if slot:
         slot.state, slot.rater_id, slot.lease_until = Slot.State.DONE, presentation.rater_id, None
@@ -394,7 +409,12 @@ def revise(
     """
     presentation = find_presentation(rater=rater, project=project, token=token)
     comparison = presentation.slot.comparison
-    judgement = judge(presentation, project, choice, extras)
+    try:
+        judgement = judge(presentation, project, choice, extras)
+    except RemarkInvalid:
+        if known := sent_before(rater=rater, comparison=comparison, submission_id=submission_id):
+            return known
+        raise
     with transaction.atomic():
         lock_rater(rater)
         stored = stored_rating(comparison=comparison, rater=rater, submission_id=submission_id)
@@ -463,6 +483,7 @@ def find_presentation(*, rater: User, project: Project, token: UUID) -> Presenta
     found = shown_then.select_related("slot__comparison").first()
     if found is None:
         raise TokenUnknown
+    load_rankings([found.slot.comparison])
     return found
 
 

@@ -15,10 +15,12 @@ MOST_PAIRS = 10
 
 
 def is_due(user: User, project: Project, membership: Membership | None) -> bool:
-    """Whether the first visit is still before this member: there is something to agree to or to practise."""
+    """Whether the first visit is still before this member: there is something left to agree to or to practise."""
     if membership is None or membership.welcomed_at is not None or user.is_simulated:
         return False
-    return bool(project.consent) or project.practice_pairs.exists()
+    if project.consent and membership.consented_at is None:
+        return True
+    return membership.practised < project.practice_pairs.count()
 
 
 def consent_to(*, user: User, project: Project) -> None:

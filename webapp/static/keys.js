@@ -21,8 +21,9 @@ if (Object.keys(ownKeys).length) {
       event.preventDefault();
       event.stopImmediatePropagation();
       if (meant === undefined) return;
-      const key = event.shiftKey ? meant.toUpperCase() : meant;
-      const { shiftKey, repeat } = event;
+      const shiftKey = event.shiftKey && /\p{L}/u.test(typed); // of a sign, Shift is a part
+      const key = shiftKey ? meant.toUpperCase() : meant;
+      const { repeat } = event;
       event.target.dispatchEvent(new KeyboardEvent("keydown", { key, shiftKey, repeat, bubbles: true, cancelable: true }));
     },
     true,

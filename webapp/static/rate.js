@@ -11,6 +11,7 @@ const TOLD_MS = 12_000;
 const TIMEOUT_MS = 20_000;
 const FRESH_MS = 3000;
 const HEARTBEAT_MS = 60_000;
+const OUTLIVES_PAGE = 32_768; // bytes: half of what browsers let all requests that outlive their page weigh together
 const IDLE_MS = 300_000; // a page left alone gives its item back
 const RETRIES_MS = [1000, 2000, 4000, 8000, 15_000, 30_000, 30_000, 30_000, 30_000, 30_000];
 
@@ -193,11 +194,14 @@ function encode(values) {
 
 function post(url, values, more = {}) {
   const token = JSON.parse(document.body.getAttribute("hx-headers"))["X-CSRFToken"];
+  const body = encode(values);
+  const isShort = String(body).length <= OUTLIVES_PAGE; // what is longer, a browser would not send at all
   return fetch(url, {
     method: "POST",
     headers: { "X-CSRFToken": token, "X-Requested-With": "fetch", "HX-Request": "true" },
-    body: encode(values),
+    body,
     ...more,
+    keepalive: Boolean(more.keepalive) && isShort,
   });
 }
 
@@ -231,6 +235,7 @@ function received(entry, status, text) {
   tries = 0;
   keepUnsent(unsent().filter((other) => other.id !== entry.id));
   if (hadTrouble || isWaiting) tell("");
+  if (status === 422) document.dispatchEvent(new CustomEvent("item-refused", { detail: entry.id })); // for modes/
   if (isWaiting && isLookingBack() && !unsent().length) {
     changed(status, text);
     return;
@@ -487,7 +492,7 @@ async function handBackAll() {
 
 function digitOf(event) {
   if (/^[0-9]$/.test(event.key)) return event.key;
-  if (event.key === "=") return "4";
+  if (event.key === "=") return byId("item").dataset.kind === "pair" ? "4" : null; // equal
   const code = /^(?:Digit|Numpad)([0-9])$/.exec(event.code); // keyboards whose digits need Shift
   return code && !event.shiftKey && !/[a-z?]/i.test(event.key) ? code[1] : null;
 }
@@ -496,7 +501,8 @@ function buttonOf(event, key) {
   if (key === "u") return byId("undo");
   if (key === "p") return byId(isPaused() ? "go-on" : "pause");
   if (key === "enter" || key === "escape") {
-    return event.target.closest("a, button, summary") && key === "enter" ? null : byId("keep");
+    if (key === "enter" && (byId("save") || event.target.closest("a, button, summary"))) return null; // it saves
+    return byId("keep");
   }
   const because = document.querySelector("#skip .because");
   if (key === "s") return byId("skip-plain");

@@ -56,7 +56,8 @@ ATTRIBUTES = {
     "munder": {"accentunder"},
     "mtable": {"columnalign"},
 }
-HARMLESS = re.compile(r"[a-z -]{1,40}|[+-]?[0-4]?(\.\d{1,4})?(em|ex)?", re.ASCII)  # words, and lengths of a few letters
+# Words, and lengths of a few letters; none below zero, by which one part of a text could be drawn over another.
+HARMLESS = re.compile(r"[a-z -]{1,40}|\+?[0-4]?(\.\d{1,4})?(em|ex)?", re.ASCII)
 
 
 class FormulaBroken(ValueError):

@@ -1,5 +1,5 @@
 // What is being said of an item and not sent yet, kept in this browser: flags, a reason, places and the like survive a
-// reload, a log-in that ran out, a closed tab. Gone once the verdict is on its way.
+// reload, a log-in that ran out, a closed tab. Gone once the verdict is on its way; back where the server refuses it.
 "use strict";
 
 {
@@ -28,19 +28,43 @@
   }
 
   const others = (token) => read().filter((draft) => draft.token !== token);
-  const controls = (of) => [...of.elements].filter((one) => one.name && one.type !== "submit" && !OWN.has(one.name));
+  const isBox = (one) => /^(checkbox|radio)$/.test(one.type);
+  const sent = new Map(); // submission id -> the draft that it was made of
+
+  // The controls by which something is said, each under a name of its own; another form may lack some of them.
+  function controls(of) {
+    const found = new Map();
+    for (const one of of.elements) {
+      if (!one.name || one.type === "submit" || OWN.has(one.name)) continue;
+      const name = isBox(one) ? `${one.name}=${one.value}` : one.name;
+      let number = 1;
+      while (found.has(`${name} ${number}`)) number += 1; // places of a ranking
+      found.set(`${name} ${number}`, one);
+    }
+    return found;
+  }
 
   function keep(of) {
     const token = tokenOf(of);
     if (!token || of.dataset.said || of !== form()) return; // a text that is taken off the page says once more "change"
-    const values = controls(of).map((one) => (/^(checkbox|radio)$/.test(one.type) ? one.checked : one.value));
-    write([...others(token), { token, values }]);
+    const said = {};
+    for (const [name, one] of controls(of)) said[name] = isBox(one) ? one.checked : one.value;
+    write([...others(token), { token, said }]);
   }
 
   // ``of``: the form by which the item on the page was judged, skipped or kept.
   function drop(of) {
+    const token = tokenOf(of);
+    const draft = read().find((one) => one.token === token);
+    const id = of?.elements.submission_id?.value;
+    if (draft && id) sent.set(id, draft);
     if (form()) form().dataset.said = "yes";
-    write(others(tokenOf(of)));
+    write(others(token));
+  }
+
+  function bringBack(id) {
+    const draft = sent.get(id);
+    if (draft) write([...others(draft.token), draft]);
   }
 
   function restore() {
@@ -50,12 +74,12 @@
     if (of.dataset.drafted) return;
     of.dataset.drafted = "yes";
     const draft = read().find(({ token }) => token && token === tokenOf(of));
-    const found = controls(of);
-    if (!draft || draft.values.length !== found.length) return; // none, or of another form
-    found.forEach((one, index) => {
-      if (/^(checkbox|radio)$/.test(one.type)) one.checked = draft.values[index];
-      else one.value = draft.values[index];
-    });
+    if (!draft?.said) return;
+    for (const [name, one] of controls(of)) {
+      if (!(name in draft.said)) continue; // since the draft was kept, an admin has added a flag or an axis
+      if (isBox(one)) one.checked = draft.said[name];
+      else one.value = draft.said[name];
+    }
   }
 
   for (const name of ["input", "change"]) {
@@ -68,4 +92,5 @@
     if (event.target.closest("#keep")) drop(form()); // it stays as it was
   }, true);
   document.addEventListener("item-judged", (event) => drop(event.detail));
+  document.addEventListener("item-refused", (event) => bringBack(event.detail));
 }
