@@ -35,7 +35,7 @@ def test_a_ranking_of_six_takes_as_many_queries_as_one_of_three(studio, django_a
         with django_assert_num_queries(2):
             item = shown(presentation)
         assert len(item.answers) == count
-        with django_assert_num_queries(2):
+        with django_assert_num_queries(4):
             found = find_presentation(rater=ada, project=project, token=presentation.token)
             assert len(found.samples) == count
         studio.say(ada, presentation, ",".join("1" * count))
