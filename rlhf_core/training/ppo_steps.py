@@ -70,8 +70,10 @@ def policy_step(
             found.append(now)
             yield now.loss
 
+    nothing = old.new_empty(0)  # all that a process has whose share of a small minibatch is no row
+
     def log_probs_now() -> Tensor:
-        return torch.cat([old.new_empty(0), *(now.log_probs for now in found)])
+        return torch.cat([nothing, *(now.log_probs for now in found)])
 
     def is_too_far() -> bool:
         if not may_refuse or config.kl_early_stop is None:
@@ -91,7 +93,7 @@ def policy_step(
     if is_too_far():
         return None
     surrogate = clipped_policy_loss(log_probs_now(), old, advantages, clip_low=config.clip_ratio)
-    entropies = torch.cat([old.new_empty(0), *(now.entropies for now in found)])
+    entropies = torch.cat([nothing, *(now.entropies for now in found)])
     of_token = {
         "policy_loss": surrogate.per_token,
         "entropy": entropies,
