@@ -3,6 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
 from rlhf_core.errors import SteersmanError
 
 
@@ -26,8 +29,10 @@ class LinkInvalid(StudioError):
 
     def __init__(self) -> None:
         super().__init__(
-            "This log-in link is not valid: each works once, and only for a limited time. "
-            "Ask an admin for a new one, or make one with ./manage.py login_link."
+            _(
+                "This log-in link is not valid: each works once, and only for a limited time. Ask an admin "
+                "for a new one, or make one with ./manage.py login_link."
+            )
         )
 
 
@@ -36,8 +41,10 @@ class InvitationInvalid(StudioError):
 
     def __init__(self) -> None:
         super().__init__(
-            "This invitation is not valid any more: it is used up, out of date or mistyped. "
-            "Ask the person who sent it for a new one."
+            _(
+                "This invitation is not valid any more: it is used up, out of date or mistyped. Ask the "
+                "person who sent it for a new one."
+            )
         )
 
 
@@ -46,7 +53,9 @@ class NameTaken(StudioError):
 
     def __init__(self, username: str) -> None:
         self.username = username
-        super().__init__(f"The name {username!r} is taken. Choose another one, or log in if it is yours.")
+        super().__init__(
+            _("The name %(username)r is taken. Choose another one, or log in if it is yours.") % {"username": username}
+        )
 
 
 class NameRefused(StudioError):
@@ -68,7 +77,7 @@ class LineError:
     reason: str
 
     def __str__(self) -> str:
-        return f"line {self.line}: {self.reason}" if self.line else self.reason
+        return _("line %(line)s: %(reason)s") % {"line": self.line, "reason": self.reason} if self.line else self.reason
 
 
 class ImportRefused(StudioError):
@@ -77,8 +86,15 @@ class ImportRefused(StudioError):
     def __init__(self, errors: Sequence[LineError]) -> None:
         self.errors = list(errors)
         first, more = self.errors[0], len(self.errors) - 1
-        rest = f" (and {more} more such line{'s' if more > 1 else ''})" if more else ""
-        super().__init__(f"Nothing was imported: {first}{rest}. Mend the file and import it again.")
+        rest = (
+            ngettext(" (and %(more)s more such line)", " (and %(more)s more such lines)", more) % {"more": more}
+            if more
+            else ""
+        )
+        super().__init__(
+            _("Nothing was imported: %(first)s%(rest)s. Mend the file and import it again.")
+            % {"first": first, "rest": rest}
+        )
 
 
 # --- Policies --------------------------------------------------------------------------------------------------------
@@ -88,7 +104,9 @@ class NoPolicy(StudioError):
     """The project has no policy that serves."""
 
     def __init__(self) -> None:
-        super().__init__("No policy serves in this project yet. Promote one first; then it can be sampled and trained.")
+        super().__init__(
+            _("No policy serves in this project yet. Promote one first; then it can be sampled and trained.")
+        )
 
 
 class WrongCheckpoint(StudioError):
@@ -102,8 +120,11 @@ class PromotionConflict(StudioError):
         self.expected_epoch = expected_epoch
         self.epoch = epoch
         super().__init__(
-            f"Nothing was changed: the serving policy was changed by somebody else meanwhile; {serving} serves now. "
-            "Look at the page again and decide anew."
+            _(
+                "Nothing was changed: the serving policy was changed by somebody else meanwhile; "
+                "%(serving)s serves now. Look at the page again and decide anew."
+            )
+            % {"serving": serving}
         )
 
 
@@ -114,7 +135,9 @@ class TokenUnknown(StudioError):
     """No item was ever shown to this rater under this token."""
 
     def __init__(self) -> None:
-        super().__init__("This item is not known, or it was shown to somebody else. Load the page again for your own.")
+        super().__init__(
+            _("This item is not known, or it was shown to somebody else. Load the page again for your own.")
+        )
 
 
 class RevisionClosed(StudioError):
@@ -122,8 +145,11 @@ class RevisionClosed(StudioError):
 
     def __init__(self, *, acts: int, hours: int) -> None:
         super().__init__(
-            f"This verdict stands: only your last {acts} and those of the last {hours} hours can be changed. "
-            "If it matters, tell an admin of the project."
+            _(
+                "This verdict stands: only your last %(acts)s and those of the last %(hours)s hours can be "
+                "changed. If it matters, tell an admin of the project."
+            )
+            % {"acts": acts, "hours": hours}
         )
 
 
@@ -131,7 +157,10 @@ class ChoiceInvalid(StudioError):
     """A choice that this kind of item does not have."""
 
     def __init__(self, choice: object, permitted: str) -> None:
-        super().__init__(f"The choice {str(choice)[:20]!r} does not exist here: it is one of {permitted}.")
+        super().__init__(
+            _("The choice %(choice)r does not exist here: it is one of %(permitted)s.")
+            % {"choice": str(choice)[:20], "permitted": permitted}
+        )
 
 
 class RemarkInvalid(StudioError):
@@ -143,7 +172,9 @@ class SubmissionConflict(StudioError):
 
     def __init__(self, choice: str) -> None:
         self.choice = choice
-        super().__init__(f"You have answered this item already (with {choice!r}), and that answer stands.")
+        super().__init__(
+            _("You have answered this item already (with %(choice)r), and that answer stands.") % {"choice": choice}
+        )
 
 
 # --- Training --------------------------------------------------------------------------------------------------------
@@ -156,8 +187,14 @@ class NotEnoughFeedback(StudioError):
         self.found = found
         self.needed = needed
         super().__init__(
-            f"There {'is' if found == 1 else 'are'} {found} usable rating{'' if found == 1 else 's'}, and the run "
-            f"needs {needed}. Collect {needed - found} more, or lower the smallest number in the run's settings."
+            ngettext(
+                "There is %(found)s usable rating, and the run needs %(needed)s. Collect %(missing)s more, "
+                "or lower the smallest number in the run's settings.",
+                "There are %(found)s usable ratings, and the run needs %(needed)s. Collect %(missing)s "
+                "more, or lower the smallest number in the run's settings.",
+                found,
+            )
+            % {"found": found, "needed": needed, "missing": needed - found}
         )
 
 
@@ -168,8 +205,14 @@ class NotEnoughDemonstrations(StudioError):
         self.found = found
         self.needed = needed
         super().__init__(
-            f"There {'is' if found == 1 else 'are'} {found} demonstration{'' if found == 1 else 's'}, and the run "
-            f"needs {needed}. Each is {rule}. Collect more ratings, or lower the smallest number in the run's settings."
+            ngettext(
+                "There is %(found)s demonstration, and the run needs %(needed)s. Each is %(rule)s. Collect "
+                "more ratings, or lower the smallest number in the run's settings.",
+                "There are %(found)s demonstrations, and the run needs %(needed)s. Each is %(rule)s. "
+                "Collect more ratings, or lower the smallest number in the run's settings.",
+                found,
+            )
+            % {"found": found, "needed": needed, "rule": rule}
         )
 
 
@@ -179,11 +222,14 @@ class OneSidedFeedback(StudioError):
     def __init__(self, *, ties: int, singles: int) -> None:
         self.ties = ties
         self.singles = singles
-        said = [f"all {ties} comparisons are ties"] * bool(ties)
-        said += [f"all {singles} single ratings give the same score"] * bool(singles)
+        said = [_("all %(ties)s comparisons are ties") % {"ties": ties}] * bool(ties)
+        said += [_("all %(singles)s single ratings give the same score") % {"singles": singles}] * bool(singles)
         super().__init__(
-            f"Nothing can be learned from these ratings: {' and '.join(said)}. "
-            "Collect ratings in which some answers are better than others."
+            _(
+                "Nothing can be learned from these ratings: %(said)s. Collect ratings in which some "
+                "answers are better than others."
+            )
+            % {"said": _(" and ").join(said)}
         )
 
 
@@ -191,7 +237,7 @@ class NoPrompts(StudioError):
     """A policy run without prompts to answer."""
 
     def __init__(self) -> None:
-        super().__init__("The project has no prompts to train on. Import some first.")
+        super().__init__(_("The project has no prompts to train on. Import some first."))
 
 
 class NoHeldOutPrompts(StudioError):
@@ -199,8 +245,10 @@ class NoHeldOutPrompts(StudioError):
 
     def __init__(self) -> None:
         super().__init__(
-            "The project has no held-out prompts, and on others a policy cannot be evaluated fairly. "
-            "Import some with a share that is held out."
+            _(
+                "The project has no held-out prompts, and on others a policy cannot be evaluated fairly. "
+                "Import some with a share that is held out."
+            )
         )
 
 
@@ -208,7 +256,7 @@ class RequestReused(StudioError):
     """The idempotency key of a form was used for another request."""
 
     def __init__(self) -> None:
-        super().__init__("This form was sent before, for something else. Load the page again and send it once more.")
+        super().__init__(_("This form was sent before, for something else. Load the page again and send it once more."))
 
 
 class FenceLost(StudioError):

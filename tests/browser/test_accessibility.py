@@ -28,7 +28,8 @@ ADMIN_PAGES = ["/", "/new/", "/account/password/", *(f"/p/film-reviews/{end}/" f
 RATER_PAGES = ["/", *(f"/p/film-reviews/{end}/" for end in ("history", "guideline", "rate/welcome", "rate/keys"))]
 BROKEN = {"400": {}, "400 long": {"is_long": True}, "403": {}, "403_csrf": {}, "500": {}, "503": {}}
 NOT_PAGES = {  # fragments, files, and what is only sent
-    "healthz", "accounts:logout", "projects:guideline_read", "feedback:skip", "feedback:heartbeat", "feedback:release",
+    "healthz", "accounts:language", "accounts:logout", "projects:guideline_read", "feedback:skip", "feedback:heartbeat",
+    "feedback:release",
     "feedback:pause", "feedback:undo", "feedback:report", "feedback:settle", "feedback:toggle", "feedback:export",
     "runs:simulate", "runs:adopt_policy", "runs:live", "runs:curves", "runs:promote",
 }  # fmt: skip

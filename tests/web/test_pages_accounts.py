@@ -234,7 +234,7 @@ def addresses() -> list[tuple[str, str]]:
     return found
 
 
-OPEN_TO_ALL = {"/healthz", "/login/", "/logout/", f"/link/{'x' * 20}/", f"/join/{'x' * 20}/"}
+OPEN_TO_ALL = {"/healthz", "/login/", "/logout/", "/language/", f"/link/{'x' * 20}/", f"/join/{'x' * 20}/"}
 RATING = ("skip", "heartbeat", "release", "pause", "undo", "report", "welcome", "practice", "keys", "toggle")
 OPEN_TO_RATERS = {
     "/",

@@ -12,6 +12,9 @@ class User(AbstractUser):
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     is_simulated = models.BooleanField(default=False, help_text="a simulated rater, whose ratings are never human")
+    language = models.CharField(
+        max_length=8, blank=True, default="", help_text="of the pages; empty: as the browser asks"
+    )
     page_settings = models.JSONField(default=dict, blank=True, help_text="how this person wants the rater page")
 
     class Meta(AbstractUser.Meta):

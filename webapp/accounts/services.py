@@ -8,6 +8,7 @@ from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
+from django.utils.translation import gettext as _
 
 from webapp.accounts.models import Audit, LoginLink, User
 from webapp.accounts.tokens import hash_token, new_token
@@ -73,7 +74,10 @@ def hash_password(*, username: str, password: str) -> str:
         PasswordRefused: the password is too weak.
     """
     if username.lower().startswith(SIMULATED):
-        raise NameRefused(f"Names that begin with {SIMULATED} are kept for simulated raters: choose another.")
+        raise NameRefused(
+            _("Names that begin with %(simulated)s are kept for simulated raters: choose another.")
+            % {"simulated": SIMULATED}
+        )
     candidate = User(username=username)
     try:
         candidate.clean_fields(exclude=["password"])

@@ -10,5 +10,6 @@ urlpatterns = [
     ),
     path("logout/", LogoutView.as_view(), name="logout"),
     path("link/<str:token>/", views.use_link, name="link"),
+    path("language/", views.set_language, name="language"),
     path("account/password/", views.change_password, name="password"),
 ]

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+from django.utils.translation import override
+
 from webapp.feedback.models import Rating, load_rankings
 from webapp.feedback.modes import verdict_in_words
 from webapp.projects.models import Project
@@ -26,7 +28,9 @@ def rating_lines(project: Project) -> Iterator[str]:
     while chunk := list(islice(rows, CHUNK)):
         load_rankings(rating.comparison for rating in chunk)
         for rating in chunk:
-            yield json.dumps(line_of(rating), ensure_ascii=False, sort_keys=True) + "\n"
+            with override("en"):  # a file reads the same in whichever language its reader sees the pages
+                line = line_of(rating)
+            yield json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 def line_of(rating: Rating) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from django import forms
+from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy
 
 from webapp.feedback.keys import problems_with
 from webapp.feedback.modes.base import REASON_LENGTH, Extras
@@ -11,11 +13,11 @@ from webapp.feedback.modes.ranking import RANKED
 from webapp.feedback.modes.single import AXIS, SCORED
 
 SKIP_REASONS = [
-    ("unclear", "I cannot tell what is asked"),
-    ("expertise", "It takes knowledge that I lack"),
-    ("language", "I do not read this language"),
-    ("disturbing", "I do not want to read this"),
-    ("broken", "It is not shown properly"),
+    ("unclear", gettext_lazy("I cannot tell what is asked")),
+    ("expertise", gettext_lazy("It takes knowledge that I lack")),
+    ("language", gettext_lazy("I do not read this language")),
+    ("disturbing", gettext_lazy("I do not want to read this")),
+    ("broken", gettext_lazy("It is not shown properly")),
 ]
 ONE_DAY_MS = 86_400_000
 
@@ -109,19 +111,19 @@ class PageSettingsForm(forms.Form):
     """A field for each key of the page, named as the key, and when to be reminded of a break."""
 
     rest_minutes = forms.IntegerField(
-        label="Remind me of a break after",
+        label=gettext_lazy("Remind me of a break after"),
         min_value=0,
         max_value=240,
-        help_text="minutes of rating; 0: never. The reminder stands at the edge and stops nothing.",
+        help_text=gettext_lazy("minutes of rating; 0: never. The reminder stands at the edge and stops nothing."),
     )
 
-    def __init__(self, *args: Any, keys: Mapping[str, str], **more: Any) -> None:
+    def __init__(self, *args: Any, keys: Mapping[str, str | Promise], **more: Any) -> None:
         super().__init__(*args, **more)
         self.keys = list(keys)
         attributes = {"maxlength": 1, "autocapitalize": "none", "autocomplete": "off", "spellcheck": "false"}
         for key, words in keys.items():
             self.fields[key] = forms.CharField(
-                label=words, max_length=4, strip=False, widget=forms.TextInput(attrs=attributes)
+                label=str(words), max_length=4, strip=False, widget=forms.TextInput(attrs=attributes)
             )
 
     def chosen(self) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
+from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST
 
@@ -21,7 +22,7 @@ def page_settings(request: MemberRequest, project: Project) -> HttpResponse:
     """Choose other keys, and when to be reminded of a break; for all projects of this person."""
     if "reset" in request.POST:
         save_page_settings(user=request.user, keys={})
-        messages.success(request, "All keys are the usual ones again.")
+        messages.success(request, _("All keys are the usual ones again."))
         return redirect("feedback:keys", project.slug)
     stored = {key: own_keys(request.user).get(key, key) for key in KEYS}
     form = PageSettingsForm(
@@ -32,7 +33,7 @@ def page_settings(request: MemberRequest, project: Project) -> HttpResponse:
     if form.is_valid():
         changed = {key: own for key, own in form.chosen().items() if own != key}
         save_page_settings(user=request.user, keys=changed, rest_minutes=form.cleaned_data["rest_minutes"])
-        messages.success(request, "Saved. It holds in all your projects.")
+        messages.success(request, _("Saved. It holds in all your projects."))
         return redirect("feedback:keys", project.slug)
     context = {
         "project": project,

@@ -8,35 +8,38 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
 from webapp.accounts.models import User
 
 KEYS = {
-    "1": "A is much better; of one answer: bad; the first of what is ranked or listed",
-    "2": "A is clearly better; weak; the second",
-    "3": "A is slightly better; fair; the third",
-    "4": "both are equal; good; the fourth",
-    "5": "B is slightly better; excellent; the fifth",
-    "6": "B is clearly better; the sixth",
-    "7": "B is much better; the seventh",
-    "8": "the eighth of what is listed",
-    "9": "the ninth of what is listed",
-    "0": "both are bad, or all",
-    "=": "in a ranking: the next shares the place; in a pair: equal",
-    "x": "flags",
-    "r": "a reason in my own words",
-    "m": "mark a passage as evidence",
-    "e": "write an answer anew",
-    "s": "skip; with Shift: say why",
-    "f": "report",
-    "u": "undo; with Shift: redo",
-    "p": "pause, and go on",
-    "j": "scroll down",
-    "k": "scroll up",
-    "l": "scroll the answers apart or together",
-    "d": "mark the sentences that differ",
-    "v": "the texts as written or formatted",
-    "g": "guideline",
-    "?": "all keys",
+    "1": gettext_lazy("A is much better; of one answer: bad; the first of what is ranked or listed"),
+    "2": gettext_lazy("A is clearly better; weak; the second"),
+    "3": gettext_lazy("A is slightly better; fair; the third"),
+    "4": gettext_lazy("both are equal; good; the fourth"),
+    "5": gettext_lazy("B is slightly better; excellent; the fifth"),
+    "6": gettext_lazy("B is clearly better; the sixth"),
+    "7": gettext_lazy("B is much better; the seventh"),
+    "8": gettext_lazy("the eighth of what is listed"),
+    "9": gettext_lazy("the ninth of what is listed"),
+    "0": gettext_lazy("both are bad, or all"),
+    "=": gettext_lazy("in a ranking: the next shares the place; in a pair: equal"),
+    "x": gettext_lazy("flags"),
+    "r": gettext_lazy("a reason in my own words"),
+    "m": gettext_lazy("mark a passage as evidence"),
+    "e": gettext_lazy("write an answer anew"),
+    "s": gettext_lazy("skip; with Shift: say why"),
+    "f": gettext_lazy("report"),
+    "u": gettext_lazy("undo; with Shift: redo"),
+    "p": gettext_lazy("pause, and go on"),
+    "j": gettext_lazy("scroll down"),
+    "k": gettext_lazy("scroll up"),
+    "l": gettext_lazy("scroll the answers apart or together"),
+    "d": gettext_lazy("mark the sentences that differ"),
+    "v": gettext_lazy("the texts as written or formatted"),
+    "g": gettext_lazy("guideline"),
+    "?": gettext_lazy("all keys"),
 }
 """The page's own keys and what they do, in the order of the settings page."""
 
@@ -56,9 +59,12 @@ def problems_with(chosen: Mapping[str, str]) -> dict[str, str]:
     for key, own in chosen.items():
         others = [KEYS[other] for other, same in chosen.items() if same == own and other != key]
         if len(own) != 1 or not own.isprintable() or own.isspace():
-            found[key] = "It takes one letter, digit or sign."
+            found[key] = _("It takes one letter, digit or sign.")
         elif others:
-            found[key] = f"“{own.upper()}” is also the key for “{others[0]}”: give one of them another."
+            found[key] = _("“%(key)s” is also the key for “%(other)s”: give one of them another.") % {
+                "key": own.upper(),
+                "other": others[0],
+            }
     return found
 
 

@@ -7,6 +7,7 @@ from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import F, Prefetch, Q, prefetch_related_objects
+from django.utils.translation import gettext_lazy
 
 from webapp.ids import uuid7
 from webapp.projects.models import Guideline, Project, Prompt, Rule
@@ -206,10 +207,10 @@ class Rating(models.Model):
     """
 
     class Source(models.TextChoices):
-        HUMAN = "human"
-        SIMULATED = "simulated"
-        DEMO = "demo"
-        AI = "ai", "AI"
+        HUMAN = "human", gettext_lazy("Human")
+        SIMULATED = "simulated", gettext_lazy("Simulated")
+        DEMO = "demo", gettext_lazy("Demo")
+        AI = "ai", gettext_lazy("AI")
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="ratings")

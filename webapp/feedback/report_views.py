@@ -3,6 +3,8 @@
 from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import redirect
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST
 from django.views.decorators.vary import vary_on_headers
@@ -13,7 +15,7 @@ from webapp.feedback.views import Told, pass_by
 from webapp.projects.access import MemberRequest, admin_required, member_required
 from webapp.projects.models import Project
 
-REPORTED = Told("info", "Reported. You do not get it again; an admin looks at it.")
+REPORTED = Told("info", gettext_lazy("Reported. You do not get it again; an admin looks at it."))
 
 
 @never_cache
@@ -34,8 +36,10 @@ def settle(request: MemberRequest, project: Project) -> HttpResponse:
     if form.is_valid() and reports.settle(
         actor=request.user, project=project, report=form.cleaned_data["report"], is_withdrawn=is_withdrawn
     ):
-        said = "Withdrawn: nobody is offered it any more." if is_withdrawn else "Settled: it is offered as before."
+        said = (
+            _("Withdrawn: nobody is offered it any more.") if is_withdrawn else _("Settled: it is offered as before.")
+        )
         messages.success(request, said)
     else:
-        messages.info(request, "That report was settled before.")
+        messages.info(request, _("That report was settled before."))
     return redirect("feedback:queue", project.slug)

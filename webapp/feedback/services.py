@@ -20,6 +20,7 @@ from uuid import UUID
 from django.db import IntegrityError, connection, transaction
 from django.db.models import Case, Exists, F, OuterRef, Q, QuerySet, Value, When
 from django.db.models.functions import Now
+from django.utils.translation import gettext as _
 
 from webapp.accounts.models import User
 from webapp.errors import RemarkInvalid, RevisionClosed, StudioError, SubmissionConflict, TokenUnknown
@@ -262,7 +263,10 @@ def skip(*, rater: User, project: Project, token: UUID, reason: str = "") -> Non
         SubmissionConflict: the rater has judged it already.
     """
     if reason and reason not in SKIP_REASONS:
-        raise StudioError(f"There is no reason {reason[:20]!r} to skip an item: {', '.join(SKIP_REASONS)} or none.")
+        raise StudioError(
+            _("There is no reason %(reason)r to skip an item: %(reasons)s or none.")
+            % {"reason": reason[:20], "reasons": ", ".join(SKIP_REASONS)}
+        )
     presentation = find_presentation(rater=rater, project=project, token=token)
     comparison = presentation.slot.comparison
     with transaction.atomic():

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db.models.functions import Now
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from webapp.accounts.models import User
 from webapp.feedback.models import Comparison, Rating, Skip
@@ -32,16 +34,32 @@ class Sitting:
         """``40 s``, ``12 min``, ``1 h 5 min``."""
         minutes = round(self.active_seconds / 60)
         if self.active_seconds < 60:
-            return f"{self.active_seconds:.0f} s"
-        return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+            return _("%(seconds)s s") % {"seconds": f"{self.active_seconds:.0f}"}
+        if minutes < 60:
+            return _("%(minutes)s min") % {"minutes": minutes}
+        return _("%(hours)s h %(minutes)s min") % {"hours": minutes // 60, "minutes": minutes % 60}
 
 
 SCORES = ("bad", "weak", "fair", "good", "excellent")
-ORDER = ("A better", "equal", "B better", "both bad", *SCORES)
+NAMES = {
+    "A better": gettext_lazy("A better"),
+    "equal": gettext_lazy("equal"),
+    "B better": gettext_lazy("B better"),
+    "both bad": gettext_lazy("both bad"),
+    "bad": gettext_lazy("bad"),
+    "weak": gettext_lazy("weak"),
+    "fair": gettext_lazy("fair"),
+    "good": gettext_lazy("good"),
+    "excellent": gettext_lazy("excellent"),
+    Comparison.Kind.RANKING.value: gettext_lazy("ranking"),
+    Comparison.Kind.REWRITE.value: gettext_lazy("rewrite"),
+    Comparison.Kind.RULE.value: gettext_lazy("rule"),
+}
+"""What ``words_for`` says, in the order of the keys, as the page says it."""
 
 
 def words_for(*, kind: str, verdict: int, both_bad: bool, first_is_left: bool) -> str:
-    """A stored verdict as its rater saw it, without its strength; of what is neither pair nor single, the kind."""
+    """A stored verdict as its rater saw it, without its strength, in English; of other modes, the kind."""
     if kind == Comparison.Kind.SINGLE:
         return SCORES[verdict - 1]
     if kind != Comparison.Kind.PAIR:
@@ -68,12 +86,12 @@ def last_sitting(rater: User, project: Project) -> Sitting:
         count += 1
         active_ms += milliseconds or 0
         counts[words_for(kind=kind, verdict=verdict, both_bad=both_bad, first_is_left=first_is_left)] += 1
-    order = [*ORDER, *sorted(set(counts) - set(ORDER))]
+    order = list(NAMES)
     return Sitting(
         count=count,
         skipped=skipped_since(begin, rater, project) if begin else 0,
         active_seconds=active_ms / 1000,
-        verdicts=sorted(counts.items(), key=lambda pair: order.index(pair[0])),
+        verdicts=[(str(NAMES[words]), counts[words]) for words in sorted(counts, key=order.index)],
     )
 
 

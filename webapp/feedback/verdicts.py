@@ -3,6 +3,8 @@
 Keys say left and right; stored verdicts say first and second sample. The presentation tells which of them stood left.
 """
 
+from django.utils.translation import gettext as _
+
 from webapp.errors import ChoiceInvalid
 
 PAIR_CHOICES = (
@@ -28,10 +30,10 @@ def verdict_of(*, choice: str, kind: str, first_is_left: bool) -> tuple[int, boo
     """
     if kind == "single":
         if choice not in SINGLE_CHOICES:
-            raise ChoiceInvalid(choice, "1 to 5")
+            raise ChoiceInvalid(choice, _("1 to 5"))
         return int(choice), False
     if choice not in PAIR_CHOICES:
-        raise ChoiceInvalid(choice, "1 to 7, and 0 for both bad")
+        raise ChoiceInvalid(choice, _("1 to 7, and 0 for both bad"))
     if choice == BOTH_BAD:
         return 0, True
     for_left = TIE - int(choice)

@@ -11,6 +11,9 @@ from django.core.paginator import Paginator
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
+from django.utils.functional import Promise
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 from django.views.decorators.vary import vary_on_headers
@@ -31,6 +34,7 @@ from webapp.feedback.keys import page_context
 from webapp.feedback.models import Presentation, Rating, load_rankings
 from webapp.feedback.modes import mode_of, verdict_in_words
 from webapp.feedback.modes.base import NOTHING_MORE, REASON_LENGTH, Extras
+from webapp.feedback.page_words import page_words
 from webapp.feedback.sittings import last_sitting
 from webapp.feedback.welcome_views import welcomed_first
 from webapp.projects.access import MemberRequest, admin_required, member_required
@@ -48,17 +52,21 @@ class Told:
     """What a page says about the step just made; ``level`` is success, info, warning or error."""
 
     level: str
-    text: str
+    text: str | Promise
     status: int = 200
 
 
 LATE = Told(
     "info",
-    "Saved. The time for that item had run out and somebody else had it; your rating is kept and marked as late.",
+    gettext_lazy(
+        "Saved. The time for that item had run out and somebody else had it; your rating is kept and marked as late."
+    ),
 )
-CHANGED = Told("success", "Changed. Models that have learned from the earlier verdict stay as they are.")
-NOTHING_TO_UNDO = Told("info", "There is nothing to undo.")
-NOT_UNDERSTOOD = Told("error", "That was not understood, and nothing was saved. Please rate once more.", status=422)
+CHANGED = Told("success", gettext_lazy("Changed. Models that have learned from the earlier verdict stay as they are."))
+NOTHING_TO_UNDO = Told("info", gettext_lazy("There is nothing to undo."))
+NOT_UNDERSTOOD = Told(
+    "error", gettext_lazy("That was not understood, and nothing was saved. Please rate once more."), status=422
+)
 
 
 @never_cache
@@ -84,14 +92,18 @@ def record_verdict(request: MemberRequest, project: Project, form: VerdictForm) 
     except TokenUnknown as error:
         raise Http404(str(error)) from None
     except (ChoiceInvalid, RemarkInvalid) as error:
-        return Told("error", f"{error} So nothing was saved.", status=422)
+        return Told("error", _("%(error)s So nothing was saved.") % {"error": error}, status=422)
     except SubmissionConflict as error:
         return told_of(error)
     return LATE if submission.is_late and not submission.is_duplicate else None
 
 
 def told_of(error: SubmissionConflict) -> Told:
-    return Told("warning", f"{error} Perhaps you gave it in another tab. Undo leads back to it.", status=409)
+    return Told(
+        "warning",
+        _("%(error)s Perhaps you gave it in another tab. Undo leads back to it.") % {"error": error},
+        status=409,
+    )
 
 
 @never_cache
@@ -132,7 +144,7 @@ def pass_by(
 def say_and_go_on(request: MemberRequest, project: Project, told: Told | None, to: str = "rate") -> HttpResponse:
     """The answer to a plain form: to the next item, so that a reload sends nothing twice."""
     if told:
-        messages.add_message(request, messages.DEFAULT_LEVELS[told.level.upper()], told.text)
+        messages.add_message(request, messages.DEFAULT_LEVELS[told.level.upper()], str(told.text))
     return redirect(f"feedback:{to}", project.slug)
 
 
@@ -233,11 +245,12 @@ def item_context(
 
 def frame_context(request: MemberRequest, project: Project) -> dict[str, Any]:
     """What stands around the item: the guideline drawer, and how this rater wants the page."""
+    context = page_context(request.user) | {"script_words": page_words()}
     guideline = current_guideline(project)
     if guideline is None:
-        return page_context(request.user)
+        return context
     membership = membership_of(request.user, project)
-    return page_context(request.user) | {
+    return context | {
         "guideline": guideline,
         "guideline_html": to_html(guideline.body),
         "guideline_is_new": membership is not None and membership.guideline_read < guideline.version,
@@ -309,7 +322,7 @@ def revise_verdict(request: MemberRequest, project: Project, token: uuid.UUID, f
     except TokenUnknown as error:
         raise Http404(str(error)) from None
     except (ChoiceInvalid, RemarkInvalid) as error:
-        return Told("error", f"{error} So nothing was saved.", status=422)
+        return Told("error", _("%(error)s So nothing was saved.") % {"error": error}, status=422)
     except (SubmissionConflict, RevisionClosed) as error:
         return Told("warning", str(error), status=409)
     return LATE if submission.is_late and submission.rating.revision == 1 else CHANGED
@@ -338,7 +351,7 @@ def history(request: MemberRequest, project: Project) -> HttpResponse:
 
 def words_of(entry: selectors.JudgedItem) -> str:
     """A verdict in the words of its page."""
-    return "skipped" if entry.choice is None else mode_of(entry.item.kind).told(entry.choice, entry.extras)
+    return _("skipped") if entry.choice is None else mode_of(entry.item.kind).told(entry.choice, entry.extras)
 
 
 @admin_required

@@ -10,6 +10,7 @@ from typing import Any
 
 from django.core.paginator import Page, Paginator
 from django.db.models import Count, Max, Q, QuerySet
+from django.utils.translation import gettext as _
 
 from rlhf_core.config import METRICS, PRESETS, RUN_CONFIGS, RewardConfig
 from webapp.accounts.models import User
@@ -679,7 +680,7 @@ class ShownRating:
     @property
     def words(self) -> str:
         if self.rating.comparison.kind == Comparison.Kind.PAIR and not self.rating.both_bad:
-            return {0: "a tie", **STRENGTHS}[abs(self.rating.verdict)]
+            return str(STRENGTHS.get(abs(self.rating.verdict), _("a tie")))
         return verdict_in_words(self.rating)
 
 

@@ -27,9 +27,9 @@ document.addEventListener("click", async (event) => {
   field.select();
   try {
     await navigator.clipboard.writeText(field.value);
-    button.textContent = "Copied";
+    button.textContent = button.dataset.done;
   } catch {
-    button.textContent = "Press Ctrl+C"; // the text is selected; the browser would not let us copy it
+    button.textContent = button.dataset.failed; // the text is selected; the browser would not let us copy it
   }
 });
 
@@ -45,8 +45,7 @@ document.addEventListener("submit", (event) => {
   } catch {
     return; // this browser keeps nothing for us
   }
-  const question = "Some of your verdicts have not reached the server yet. Log out and throw them away?";
-  if (kept.length && !window.confirm(question)) {
+  if (kept.length && !window.confirm(event.target.dataset.question)) {
     event.preventDefault();
     event.stopImmediatePropagation();
     return;

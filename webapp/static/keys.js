@@ -36,9 +36,14 @@ if (Object.keys(ownKeys).length) {
       shown.dataset.of = key;
       shown.textContent = shift + keyName(key.toLowerCase());
     }
-    for (const named of root.querySelectorAll("[aria-label*=' key']:not([data-named])")) {
+    for (const named of root.querySelectorAll("[data-names-key]:not([data-named])")) {
+      const key = named.dataset.namesKey;
+      if (!(key in ownKeys)) continue;
       named.dataset.named = "";
-      named.ariaLabel = named.ariaLabel.replace(/(key |Shift and )(\S)(?![^\s;,:])/, (all, before, key) => before + keyName(key.toLowerCase()));
+      const spelled = [...named.ariaLabel.matchAll(/[\p{L}\p{N}]+/gu)].findLast(([one]) => one === key.toUpperCase());
+      if (!spelled) continue;
+      const { index } = spelled; // the last one: a number may stand before it, as in "Answer 1, key 1"
+      named.ariaLabel = named.ariaLabel.slice(0, index) + keyName(key) + named.ariaLabel.slice(index + key.length);
     }
   };
   show(document);

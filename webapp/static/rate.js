@@ -16,7 +16,6 @@ const IDLE_MS = 300_000; // a page left alone gives its item back
 const RETRIES_MS = [1000, 2000, 4000, 8000, 15_000, 30_000, 30_000, 30_000, 30_000, 30_000];
 
 const MARKS = { 200: 'id="progress"', 404: 'id="not-found"', 409: 'id="progress"', 422: 'id="progress"' };
-const KINDS = { pair: "pair", single: "answer", ranking: "ranking", rule: "rule", rewrite: "answer to rewrite" };
 const FOREIGN = 1; // in place of a status: another than the studio answered, perhaps the log-in page of a network
 
 const byId = (id) => document.getElementById(id);
@@ -90,7 +89,7 @@ function beginItem(seenMs = 0) {
 function announce() {
   const item = byId("item");
   const prompt = byId("shown-prompt");
-  const kind = KINDS[item.dataset.kind] ? `Next ${KINDS[item.dataset.kind]}. ` : "";
+  const kind = item.dataset.kind ? `${word(`next_${item.dataset.kind}`)} ` : "";
   const said = item.querySelector(".said")?.textContent || kind || `${byId("progress").textContent}. `;
   byId("announce").textContent = `${said} ${prompt ? prompt.textContent.slice(0, 300) : ""}`;
 }
@@ -211,7 +210,7 @@ async function send() {
   clearTimeout(retryTimer);
   retryTimer = 0;
   isSending = true;
-  const slowTimer = setTimeout(say, 400, "saving …");
+  const slowTimer = setTimeout(say, 400, word("saving"));
   let status = 0; // no answer at all
   let text = "";
   try {
@@ -241,8 +240,8 @@ function received(entry, status, text) {
     return;
   }
   if (status === 200) {
-    say(`saved · ${keyName("u")} undoes`);
-    hintTimer = setTimeout(say, HINT_MS, "saved");
+    say(word("saved_undo", { key: keyName("u") }));
+    hintTimer = setTimeout(say, HINT_MS, word("saved"));
   } else say("");
   take(text);
   if (unsent().length) send();
@@ -272,36 +271,35 @@ function wasJustReloaded() {
 
 function refused(entry, status) {
   if (status === 401) {
-    say("not saved", true);
-    tell("You are logged out. Log in again: your verdict is kept on this computer and sent right after.", { logIn: true });
+    say(word("not_saved"), true);
+    tell(word("logged_out_kept"), { logIn: true });
   } else if (status === 403 && wasJustReloaded()) {
-    say("not saved", true);
-    tell("The server refuses what is kept on this computer. Log in again to send it.", { logIn: true });
+    say(word("not_saved"), true);
+    tell(word("refused"), { logIn: true });
   } else if (status === 403) {
     location.reload(); // logged in anew in another tab: a fresh page knows the new key, and sends what was kept
   } else if (status === 404) {
     keepUnsent(unsent().filter((other) => other.id !== entry.id));
     isWaiting = false;
-    say("not saved", true);
-    tell("This item is not yours to rate any more. Reload the page for the next one.");
+    say(word("not_saved"), true);
+    tell(word("not_yours"));
     send();
   } else {
     const wait = RETRIES_MS[tries];
     if (wait) retryTimer = setTimeout(send, wait);
     tries = Math.min(tries + 1, RETRIES_MS.length);
-    say(`${status || !wait ? "not saved" : "offline"}${wait ? ", will resend" : ""}`, true);
+    if (!wait) say(word("not_saved"), true);
+    else say(word(status ? "not_saved_resends" : "offline_resends"), true);
     if (isWaiting || !wait || status === FOREIGN) tellOfTrouble(status);
   }
 }
 
 function tellOfTrouble(status = 0) {
   const count = unsent().length;
-  let cause = status ? `The server could not save it (error ${status}).` : "The server cannot be reached.";
-  if (status === FOREIGN) cause = "Something else than the studio answered: reload the page, perhaps to log in there.";
-  const kept = count === 1 ? "Your verdict is" : `Your last ${count} verdicts are`;
-  const byItself = retryTimer || isSending;
-  const again = byItself ? " and sent again by itself" : ". While you are here, the page tries once a minute";
-  tell(`${cause} ${kept} kept on this computer${again}.`, { resend: true });
+  let cause = status ? word("server_error", { status }) : word("no_server");
+  if (status === FOREIGN) cause = word("foreign");
+  const kept = word(retryTimer || isSending ? "kept_resends" : "kept_tries", { count });
+  tell(`${cause} ${kept}`, { resend: true });
 }
 
 // What a POST brings: how many today, perhaps a word about the verdict, perhaps an item.
@@ -395,7 +393,7 @@ function undo() {
 }
 
 function redo() {
-  undoing = undoing.then(() => (byId("redo") ? step(byId("redo")) : say("nothing to redo")));
+  undoing = undoing.then(() => (byId("redo") ? step(byId("redo")) : say(word("no_redo"))));
 }
 
 // To an act before, or from there to the one after; after the last one stands what was being judged.
@@ -416,18 +414,18 @@ async function step(link) {
     answer = await get(link.href);
     text = await answer.text();
   } catch {
-    say("offline: undo later", true);
+    say(word("undo_offline"), true);
     return;
   }
   if (!link.isConnected || isWaiting) return; // judged or undone meanwhile
-  if (answer.status === 401) tell("You are logged out. Log in again to go on.", { logIn: true });
+  if (answer.status === 401) tell(word("logged_out"), { logIn: true });
   else if (answer.status === 204 && link.id === "redo") showAside();
-  else if (answer.status === 204) say("nothing more to undo");
-  else if (!answer.ok) say(`undo failed (error ${answer.status})`, true);
+  else if (answer.status === 204) say(word("no_undo"));
+  else if (!answer.ok) say(word("undo_error", { status: answer.status }), true);
   else {
     const item = new DOMParser().parseFromString(text, "text/html").getElementById("item");
     if (!item) {
-      say("undo failed: reload the page", true); // not the studio has answered
+      say(word("undo_foreign"), true); // not the studio has answered
       return;
     }
     aside ??= { item: byId("item"), activeMs: millisecondsSeen() };
@@ -586,14 +584,14 @@ setInterval(async () => {
   if (!showing) return;
   try {
     const answer = await post(addresses.heartbeat, { token: showing, ahead: next });
-    if (answer.status === 401) tell("You are logged out. Log in again to go on.", { logIn: true });
+    if (answer.status === 401) tell(word("logged_out"), { logIn: true });
     if (answer.status !== 410) return;
     const gone = (await answer.text()).split("\n");
     if (next && gone.includes(next) && tokenOf(ahead) === next) {
       ahead = null;
       fetchAhead();
     }
-    if (gone.includes(showing) && yetToJudge().showing === showing) say("time ran out; a late verdict is kept");
+    if (gone.includes(showing) && yetToJudge().showing === showing) say(word("too_late"));
   } catch {
     // no connection: the verdict itself will tell, and its lease lasts longer than some missed beats
   }
@@ -608,6 +606,6 @@ if (judgedBefore) {
 }
 beginItem();
 if (unsent().length) {
-  say("saving …");
+  say(word("saving"));
   send();
 } else fetchAhead();

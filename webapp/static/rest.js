@@ -31,8 +31,7 @@
     last += gap;
     kept.ms = gap > STAYED_MS ? 0 : kept.ms + gap;
     if (!wanted || kept.ms < wanted || !box.hidden || "paused" in document.getElementById("item").dataset) return;
-    const words = box.querySelector("template").content.textContent;
-    box.querySelector("p").textContent = words.replace("#", Math.round(kept.ms / 60_000));
+    box.querySelector("p").textContent = word("rested", { count: Math.round(kept.ms / 60_000) });
     box.hidden = false;
   }
 

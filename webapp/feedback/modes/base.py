@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from django.utils.functional import Promise
+from django.utils.translation import gettext as _
+
 from rlhf_core.records import Feedback
 from webapp.errors import RemarkInvalid
 from webapp.feedback.models import Comparison, Presentation, Rating
@@ -46,11 +49,17 @@ class Extras:
         """
         unknown = [flag for flag in self.flags if flag not in permitted]
         if unknown:
-            have = ", ".join(permitted) or "this project has none"
-            raise RemarkInvalid(f"There is no flag {unknown[0][:40]!r} here ({have}). Load the page again.")
+            have = ", ".join(permitted) or _("this project has none")
+            raise RemarkInvalid(
+                _("There is no flag %(flag)r here (%(have)s). Load the page again.")
+                % {"flag": unknown[0][:40], "have": have}
+            )
         reason = cleaned(self.reason).strip()
         if len(reason) > REASON_LENGTH:
-            raise RemarkInvalid(f"The reason has {len(reason)} characters: {REASON_LENGTH} at most. Shorten it.")
+            raise RemarkInvalid(
+                _("The reason has %(count)s characters: %(most)s at most. Shorten it.")
+                % {"count": len(reason), "most": REASON_LENGTH}
+            )
         return {"flags": [flag for flag in permitted if flag in self.flags], "reason": reason}
 
 
@@ -83,8 +92,8 @@ class Step:
     """One button of the verdict bar: the key that presses it, the word on it, its name for a screen reader."""
 
     key: str
-    word: str
-    name: str
+    word: str | Promise
+    name: str | Promise
 
 
 class Mode(ABC):

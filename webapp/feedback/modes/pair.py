@@ -1,13 +1,29 @@
 """Two answers side by side: seven steps from A to B, and both bad."""
 
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
 from rlhf_core.records import Comparison as ComparisonRecord
 from rlhf_core.records import Feedback
 from webapp.feedback.models import Comparison, Presentation, Rating
 from webapp.feedback.modes.base import Extras, Judgement, Mode, Step
 from webapp.feedback.verdicts import choice_of, verdict_of
 
-STRENGTHS = {1: "slightly better", 2: "clearly better", 3: "much better"}
-BOTH_BAD = Step("0", "Both bad", "both are bad")
+STRENGTHS = {
+    1: gettext_lazy("slightly better"),
+    2: gettext_lazy("clearly better"),
+    3: gettext_lazy("much better"),
+}
+WORDS = {
+    3: gettext_lazy("first much better"),
+    2: gettext_lazy("first clearly better"),
+    1: gettext_lazy("first slightly better"),
+    0: gettext_lazy("equal"),
+    -1: gettext_lazy("second slightly better"),
+    -2: gettext_lazy("second clearly better"),
+    -3: gettext_lazy("second much better"),
+}
+BOTH_BAD = Step("0", gettext_lazy("Both bad"), gettext_lazy("both are bad"))
 
 
 class PairMode(Mode):
@@ -15,13 +31,13 @@ class PairMode(Mode):
 
     kind = Comparison.Kind.PAIR
     steps = (
-        Step("1", "much", "A is much better"),
-        Step("2", "clearly", "A is clearly better"),
-        Step("3", "slightly", "A is slightly better"),
-        Step("4", "equal", "both are equal"),
-        Step("5", "slightly", "B is slightly better"),
-        Step("6", "clearly", "B is clearly better"),
-        Step("7", "much", "B is much better"),
+        Step("1", gettext_lazy("much"), gettext_lazy("A is much better")),
+        Step("2", gettext_lazy("clearly"), gettext_lazy("A is clearly better")),
+        Step("3", gettext_lazy("slightly"), gettext_lazy("A is slightly better")),
+        Step("4", gettext_lazy("equal"), gettext_lazy("both are equal")),
+        Step("5", gettext_lazy("slightly"), gettext_lazy("B is slightly better")),
+        Step("6", gettext_lazy("clearly"), gettext_lazy("B is clearly better")),
+        Step("7", gettext_lazy("much"), gettext_lazy("B is much better")),
     )
 
     def judge(self, choice: str, extras: Extras, presentation: Presentation) -> Judgement:
@@ -37,13 +53,11 @@ class PairMode(Mode):
 
     def in_words(self, judgement: Judgement, comparison: Comparison) -> str:
         if judgement.both_bad:
-            return "both bad"
-        if judgement.verdict == 0:
-            return "equal"
-        return f"{'first' if judgement.verdict > 0 else 'second'} {STRENGTHS[abs(judgement.verdict)]}"
+            return _("both bad")
+        return str(WORDS[judgement.verdict])
 
     def told(self, choice: str, extras: Extras) -> str:
-        return next(step.name for step in (*self.steps, BOTH_BAD) if step.key == choice)
+        return str(next(step.name for step in (*self.steps, BOTH_BAD) if step.key == choice))
 
     def records(self, rating: Rating, weight: float) -> list[Feedback]:
         """One comparison. Both bad counts as a tie: neither answer is better. The sign says which one was chosen."""

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from itertools import combinations, groupby
 from typing import Any
 
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
 from rlhf_core.records import Comparison as ComparisonRecord
 from rlhf_core.records import Feedback
 from webapp.errors import ChoiceInvalid
@@ -17,7 +20,14 @@ from webapp.projects.models import Project
 
 ALL_BAD = "0"
 RANKED = "ranked"  # what the page's button sends; the places stand in fields of their own
-ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
+ORDINALS = (
+    gettext_lazy("first"),
+    gettext_lazy("second"),
+    gettext_lazy("third"),
+    gettext_lazy("fourth"),
+    gettext_lazy("fifth"),
+    gettext_lazy("sixth"),
+)
 STRENGTH = 2  # a ranking does not say how much better: "clearly", the middle of a pair's strengths
 
 
@@ -44,17 +54,17 @@ class RankingMode(Mode):
 
     def in_words(self, judgement: Judgement, comparison: Comparison) -> str:
         if judgement.both_bad:
-            return "all bad"
+            return _("all bad")
         if judgement.verdict == 0:
-            return "all equal"
+            return _("all equal")
         places = judgement.details["places"]
-        return order_of([places[str(sample.pk)] for sample in comparison.samples], ORDINALS)
+        return order_of([places[str(sample.pk)] for sample in comparison.samples], [str(name) for name in ORDINALS])
 
     def told(self, choice: str, extras: Extras) -> str:
         if choice == ALL_BAD:
-            return "all are bad"
+            return _("all are bad")
         places = [int(place) for place in choice.split(",")]
-        return "all are equal" if max(places) == 1 else order_of(places, [str(n) for n in range(1, 7)])
+        return _("all are equal") if max(places) == 1 else order_of(places, [str(n) for n in range(1, 7)])
 
     def page(self, project: Project, count: int, choice: str | None, extras: Extras) -> Mapping[str, Any]:
         places = choice.split(",") if choice and choice != ALL_BAD else [""] * count
@@ -92,7 +102,9 @@ def places_of(choice: str, count: int) -> list[int]:
     Raises:
         ChoiceInvalid: an answer has no place, or a place is none of 1 to ``count``.
     """
-    permitted = f"a place, 1 to {count}, for each of the {count} answers (the same place twice is a tie), or 0: all bad"
+    permitted = _(
+        "a place, 1 to %(count)s, for each of the %(count)s answers (the same place twice is a tie), or 0: all bad"
+    ) % {"count": count}
     places = choice.split(",")
     if len(places) != count or any(len(place) != 1 or place not in "123456"[:count] for place in places):
         raise ChoiceInvalid(choice, permitted)

@@ -1,5 +1,7 @@
 """One answer to be written anew: kept as a demonstration of what is wanted."""
 
+from django.utils.translation import gettext as _
+
 from webapp.errors import ChoiceInvalid, RemarkInvalid
 from webapp.feedback.models import Comparison, Presentation
 from webapp.feedback.modes.base import Extras, Judgement, Mode, cleaned
@@ -21,21 +23,24 @@ class RewriteMode(Mode):
         if choice == GOOD:
             return Judgement(1)
         if choice != REWRITTEN:
-            raise ChoiceInvalid(choice, f"{REWRITTEN!r} with a text, and 1: good as it is")
+            raise ChoiceInvalid(choice, _("%(rewritten)r with a text, and 1: good as it is") % {"rewritten": REWRITTEN})
         text = cleaned(extras.text)
         if not text.strip():
-            raise RemarkInvalid("The new text is empty: write one, or skip the item.")
+            raise RemarkInvalid(_("The new text is empty: write one, or skip the item."))
         if len(text) > LONGEST:
-            raise RemarkInvalid(f"The new text has {len(text)} characters: {LONGEST} at most. Shorten it.")
+            raise RemarkInvalid(
+                _("The new text has %(count)s characters: %(most)s at most. Shorten it.")
+                % {"count": len(text), "most": LONGEST}
+            )
         if text.strip() == cleaned(presentation.slot.comparison.first.text).strip():
-            raise RemarkInvalid("The text is the answer as it stood: change it, or say that it is good as it is.")
+            raise RemarkInvalid(_("The text is the answer as it stood: change it, or say that it is good as it is."))
         return Judgement(0, details={"text": text})
 
     def pressed(self, judgement: Judgement, presentation: Presentation) -> str:
         return GOOD if judgement.verdict else REWRITTEN
 
     def in_words(self, judgement: Judgement, comparison: Comparison) -> str:
-        return "good as it is" if judgement.verdict else "rewritten"
+        return _("good as it is") if judgement.verdict else _("rewritten")
 
     def told(self, choice: str, extras: Extras) -> str:
-        return "good as it is" if choice == GOOD else "rewritten"
+        return _("good as it is") if choice == GOOD else _("rewritten")

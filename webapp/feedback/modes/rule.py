@@ -8,13 +8,20 @@ beside them.
 import re
 from collections.abc import Iterable
 
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
 from webapp.errors import ChoiceInvalid, RemarkInvalid
 from webapp.feedback.models import Comparison, Presentation
 from webapp.feedback.modes.base import Extras, Judgement, Mode, Step, cleaned
 
 MOST_PASSAGES = 20
 VERDICTS = {"1": 1, "2": -1, "3": 0}
-WORDS = {1: "keeps to the rule", -1: "breaks the rule", 0: "unsure about the rule"}
+WORDS = {
+    1: gettext_lazy("keeps to the rule “%(rule)s”"),
+    -1: gettext_lazy("breaks the rule “%(rule)s”"),
+    0: gettext_lazy("unsure about the rule “%(rule)s”"),
+}
 
 
 class RuleMode(Mode):
@@ -24,14 +31,14 @@ class RuleMode(Mode):
     texts = "feedback/modes/_rule_texts.html"
     bar = "feedback/modes/_rule_bar.html"
     steps = (
-        Step("1", "yes", "yes, it keeps to the rule"),
-        Step("2", "no", "no, it breaks the rule"),
-        Step("3", "unsure", "unsure"),
+        Step("1", gettext_lazy("yes"), gettext_lazy("yes, it keeps to the rule")),
+        Step("2", gettext_lazy("no"), gettext_lazy("no, it breaks the rule")),
+        Step("3", gettext_lazy("unsure"), gettext_lazy("unsure")),
     )
 
     def judge(self, choice: str, extras: Extras, presentation: Presentation) -> Judgement:
         if choice not in VERDICTS:
-            raise ChoiceInvalid(choice, "1 yes, 2 no, 3 unsure")
+            raise ChoiceInvalid(choice, _("1 yes, 2 no, 3 unsure"))
         if not extras.evidence and not extras.quote.strip():
             return Judgement(VERDICTS[choice])
         sample = presentation.slot.comparison.first
@@ -40,17 +47,20 @@ class RuleMode(Mode):
             passages.append(find(cleaned(extras.quote).strip(), sample.text))
         merged = merge(passages)
         if len(merged) > MOST_PASSAGES:
-            raise RemarkInvalid(f"{len(merged)} passages are marked: {MOST_PASSAGES} at most. Clear some of them.")
+            raise RemarkInvalid(
+                _("%(count)s passages are marked: %(most)s at most. Clear some of them.")
+                % {"count": len(merged), "most": MOST_PASSAGES}
+            )
         return Judgement(VERDICTS[choice], details={"evidence": merged, "text_sha256": sample.text_sha256})
 
     def pressed(self, judgement: Judgement, presentation: Presentation) -> str:
         return next(key for key, verdict in VERDICTS.items() if verdict == judgement.verdict)
 
     def in_words(self, judgement: Judgement, comparison: Comparison) -> str:
-        return f"{WORDS[judgement.verdict]} “{comparison.rule}”"
+        return WORDS[judgement.verdict] % {"rule": comparison.rule}
 
     def told(self, choice: str, extras: Extras) -> str:
-        return next(step.name for step in self.steps if step.key == choice)
+        return str(next(step.name for step in self.steps if step.key == choice))
 
 
 def passage_of(place: str, text: str) -> list[int]:
@@ -59,8 +69,11 @@ def passage_of(place: str, text: str) -> list[int]:
     start, end = (int(found[1]), int(found[2])) if found else (0, 0)
     if not start < end <= len(text):
         raise RemarkInvalid(
-            f"The passage {place[:30]!r} is none of this answer: it is two numbers such as 12-40, of which the second "
-            f"is larger than the first and at most {len(text)}."
+            _(
+                "The passage %(place)r is none of this answer: it is two numbers such as 12-40, of which "
+                "the second is larger than the first and at most %(count)s."
+            )
+            % {"place": place[:30], "count": len(text)}
         )
     return [start, end]
 
@@ -73,7 +86,9 @@ def find(quote: str, text: str) -> list[int]:
     """
     found = re.search(r"\s+".join(re.escape(word) for word in quote.split()), text)
     if found is None:
-        raise RemarkInvalid(f"The passage {quote[:40]!r} stands nowhere in the answer: copy it as it is there.")
+        raise RemarkInvalid(
+            _("The passage %(quote)r stands nowhere in the answer: copy it as it is there.") % {"quote": quote[:40]}
+        )
     return [found.start(), found.end()]
 
 

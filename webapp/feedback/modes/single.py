@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
 from rlhf_core.records import Feedback, ScoredResponse
 from webapp.errors import RemarkInvalid
 from webapp.feedback.models import Comparison, Presentation, Rating
@@ -19,24 +22,30 @@ class SingleMode(Mode):
 
     kind = Comparison.Kind.SINGLE
     steps = (
-        Step("1", "bad", "1 of 5: bad"),
-        Step("2", "weak", "2 of 5: weak"),
-        Step("3", "fair", "3 of 5: fair"),
-        Step("4", "good", "4 of 5: good"),
-        Step("5", "excellent", "5 of 5: excellent"),
+        Step("1", gettext_lazy("bad"), gettext_lazy("1 of 5: bad")),
+        Step("2", gettext_lazy("weak"), gettext_lazy("2 of 5: weak")),
+        Step("3", gettext_lazy("fair"), gettext_lazy("3 of 5: fair")),
+        Step("4", gettext_lazy("good"), gettext_lazy("4 of 5: good")),
+        Step("5", gettext_lazy("excellent"), gettext_lazy("5 of 5: excellent")),
     )
 
     def judge(self, choice: str, extras: Extras, presentation: Presentation) -> Judgement:
-        verdict, _ = verdict_of(choice=choice, kind=self.kind, first_is_left=True)
+        verdict = verdict_of(choice=choice, kind=self.kind, first_is_left=True)[0]
         if not extras.scores:
             return Judgement(verdict)
         axes = presentation.slot.project.axes
         for name, score in extras.scores.items():
             if name not in axes:
-                have = ", ".join(axes) or "this project has none"
-                raise RemarkInvalid(f"There is no axis {name[:30]!r} here ({have}). Load the page again.")
+                have = ", ".join(axes) or _("this project has none")
+                raise RemarkInvalid(
+                    _("There is no axis %(name)r here (%(have)s). Load the page again.")
+                    % {"name": name[:30], "have": have}
+                )
             if str(score) not in SINGLE_CHOICES:
-                raise RemarkInvalid(f"The score of {name!r} is {str(score)[:20]!r}: it is one of 1 to 5.")
+                raise RemarkInvalid(
+                    _("The score of %(name)r is %(score)r: it is one of 1 to 5.")
+                    % {"name": name, "score": str(score)[:20]}
+                )
         scores = {name: int(extras.scores[name]) for name in axes if name in extras.scores}
         return Judgement(verdict, details={"axes": scores})
 
@@ -44,15 +53,15 @@ class SingleMode(Mode):
         return str(judgement.verdict)
 
     def in_words(self, judgement: Judgement, comparison: Comparison) -> str:
-        return f"{judgement.verdict} of 5" + said_of(judgement.details.get("axes", {}))
+        return _("%(verdict)s of 5") % {"verdict": judgement.verdict} + said_of(judgement.details.get("axes", {}))
 
     def told(self, choice: str, extras: Extras) -> str:
-        return next(step.name for step in self.steps if step.key == choice) + said_of(extras.scores)
+        return str(next(step.name for step in self.steps if step.key == choice)) + said_of(extras.scores)
 
     def page(self, project: Project, count: int, choice: str | None, extras: Extras) -> Mapping[str, Any]:
         if not project.axes:
             return {}
-        overall = ("Overall", "overall", choice or "")
+        overall = (_("Overall"), "overall", choice or "")
         axes = [(name, AXIS + name, str(extras.scores.get(name, ""))) for name in project.axes]
         return {"bar": "feedback/modes/_axes_bar.html", "has_save": True, "scales": [overall, *axes]}
 

@@ -6,7 +6,6 @@
 "use strict";
 
 {
-  const ORDINALS = ["", "1st", "2nd", "3rd", "4th", "5th", "6th"];
   const steps = new WeakMap(); // item -> numbers in the order in which they were pressed
 
   const item = () => document.getElementById("item");
@@ -38,11 +37,13 @@
     found.forEach((place, index) => {
       const number = index + 1;
       const button = item().querySelector(`[data-rank="${number}"]`);
-      button.querySelector("span").textContent = place ? ORDINALS[place] : "–";
+      const ordinal = place ? word(`place_${place}`) : "";
+      button.querySelector("span").textContent = ordinal || "–";
       button.setAttribute("aria-pressed", String(place > 0));
-      button.setAttribute("aria-label", `Answer ${number}, ${place ? `${ORDINALS[place]} place` : "no place yet"}, key ${number}`);
+      const values = { number, place: ordinal, key: keyName(String(number)) };
+      button.setAttribute("aria-label", word(place ? "ranked" : "unranked", values));
       const chip = item().querySelector(`[data-place-of="${number}"]`);
-      chip.textContent = place ? ORDINALS[place] : "";
+      chip.textContent = ordinal;
     });
     document.getElementById("save").setAttribute("aria-disabled", String(!isComplete()));
   }
@@ -56,6 +57,12 @@
     const groups = [];
     found.forEach((place, index) => place && (groups[place] ??= []).push(index + 1));
     return groups.filter(Boolean).map((group) => group.join(" = ")).join(" > ");
+  }
+
+  function tellOrder() {
+    const order = inWords();
+    if (isComplete()) tell(word("all_ranked", { order }));
+    else tell(order ? word("rank_next", { order }) : word("rank_first"));
   }
 
   function rank(number) {
@@ -77,7 +84,7 @@
     }
     tie().setAttribute("aria-pressed", "false");
     set(found);
-    tell(isComplete() ? `${inWords()}. Enter saves.` : `${inWords() || "Best first"}: which is next?`);
+    tellOrder();
   }
 
   // Of the next one, or where all have a place, of the last one.
@@ -92,7 +99,7 @@
     const [before, last] = [order.at(-2) - 1, order.at(-1) - 1];
     found[last] = found[last] === found[before] ? Math.max(...found) + 1 : found[before];
     set(found);
-    tell(`${inWords()}. Enter saves.`);
+    tellOrder();
   }
 
   function takeBack() {
@@ -102,7 +109,7 @@
     found[number - 1] = 0;
     tie().setAttribute("aria-pressed", "false");
     set(found);
-    tell(`${inWords() || "Best first"}: which is next?`);
+    tellOrder();
   }
 
   document.addEventListener("item-shown", () => {
@@ -124,7 +131,7 @@
       event.preventDefault();
       event.stopImmediatePropagation();
       const left = places().flatMap((place, index) => (place ? [] : [index + 1]));
-      tell(`Still without a place: ${left.join(", ")}.`);
+      tell(word("rank_left", { numbers: left.join(", ") }));
     },
     true,
   );

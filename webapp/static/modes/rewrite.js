@@ -18,7 +18,7 @@
   });
 
   document.addEventListener("input", (event) => {
-    if (event.target === text()) document.getElementById("rewrite-hint").textContent = "Ctrl+Enter saves.";
+    if (event.target === text()) document.getElementById("rewrite-hint").textContent = word("rewrite_saves");
   });
 
   document.addEventListener(
@@ -31,8 +31,8 @@
       event.preventDefault();
       event.stopImmediatePropagation();
       document.getElementById("rewrite-hint").textContent = said
-        ? "That is the answer as it stood: change it, or press 1: good as it is."
-        : "The text is empty: write one, or skip the item.";
+        ? word("rewrite_same", { key: keyName("1") })
+        : word("rewrite_empty");
     },
     true,
   );

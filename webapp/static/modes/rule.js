@@ -76,8 +76,8 @@
   function choose(passage) {
     choosing = passage;
     render();
-    if (passage) tell(`“${shorten(text().slice(passage.start, passage.end))}” Enter marks it, arrows choose, Esc leaves.`);
-    else tell(marks().length ? `${marks().length} marked. Now your verdict.` : "Nothing is marked.");
+    if (passage) tell(word("passage", { words: shorten(text().slice(passage.start, passage.end)) }));
+    else tell(marks().length ? word("marked", { count: marks().length }) : word("none_marked"));
   }
 
   const shorten = (words) => (words.length > 60 ? `${words.slice(0, 28)} … ${words.slice(-28)}` : words);
@@ -168,7 +168,7 @@
       else if (key === "enter") toggle(choosing);
       else if (key === "escape") choose(null);
       else if (key === "u" && !event.shiftKey) keep(marks().slice(0, -1));
-      else if (/^[0-9]$/.test(key)) tell("Enter marks the passage first, Esc leaves it.");
+      else if (/^[0-9]$/.test(key)) tell(word("mark_first"));
       else return;
       event.preventDefault();
       event.stopImmediatePropagation();

@@ -1,0 +1,115 @@
+"""In which language the pages are: who decides, what it touches, and what it must not."""
+
+import json
+import re
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+from django.utils import translation
+
+from tests.studio import open_studio
+from webapp.accounts.languages import choose_language
+
+GERMAN = {"Accept-Language": "de-AT,de;q=0.9,en;q=0.5"}
+
+
+@pytest.fixture
+def studio(db):
+    yield open_studio()
+    translation.activate("en")  # the last request's language stays in the thread
+
+
+def head_of(answer) -> tuple[str, str]:
+    """Language and direction that a page says it has."""
+    found = re.search(r'<html lang="([^"]+)" dir="([^"]+)">', answer.content.decode())
+    return found[1], found[2]
+
+
+def test_a_guest_reads_what_the_browser_asks_for_and_caches_are_told_so(studio):
+    answer = Client(headers=GERMAN).get("/login/")
+    assert head_of(answer) == ("de", "ltr")
+    assert answer["Content-Language"] == "de"
+    assert {"Accept-Language", "Cookie"} <= set(answer["Vary"].split(", "))
+    assert head_of(Client(headers={"Accept-Language": "ar"}).get("/login/")) == ("ar", "rtl")
+    assert head_of(Client(headers={"Accept-Language": "xx"}).get("/login/")) == ("en", "ltr")
+    assert head_of(Client().get("/login/")) == ("en", "ltr")
+
+
+def test_a_guest_s_choice_is_kept_in_the_browser_and_leads_back(studio):
+    client = Client(headers=GERMAN)
+    page = client.get("/login/?next=/new/").content.decode()
+    assert '<input type="hidden" name="next" value="/login/?next=/new/">' in page
+    assert '<button name="language" value="ar" lang="ar">العربية</button>' in page
+    answer = client.post("/language/", {"language": "ar", "next": "/login/?next=/new/"})
+    assert (answer.status_code, answer.url) == (302, "/login/?next=/new/")
+    cookie = answer.cookies["language"]
+    assert (cookie.value, cookie["samesite"], cookie["httponly"]) == ("ar", "Lax", True)
+    assert head_of(client.get("/login/")) == ("ar", "rtl")
+
+
+def test_the_account_s_choice_goes_before_the_browser_s_and_follows_to_another_one(studio):
+    ada = studio.add_rater("ada")
+    client = Client()
+    client.force_login(ada)
+    client.post("/language/", {"language": "de", "next": "/"})
+    ada.refresh_from_db()
+    assert ada.language == "de"
+    elsewhere = Client(headers={"Accept-Language": "ar"})
+    elsewhere.force_login(ada)
+    assert head_of(elsewhere.get("/account/password/")) == ("de", "ltr")
+    assert 'aria-pressed="true">Deutsch' in elsewhere.get("/account/password/").content.decode()
+
+
+def test_an_account_without_a_choice_reads_as_the_browser_asks(studio):
+    client = Client(headers=GERMAN)
+    client.force_login(studio.add_rater("ada"))
+    assert head_of(client.get("/account/password/")) == ("de", "ltr")
+
+
+@pytest.mark.parametrize("language", ["", "xx", "EN", "de-AT", "../de"])
+def test_a_language_without_pages_is_refused_and_changes_nothing(studio, language):
+    ada = studio.add_rater("ada")
+    client = Client()
+    client.force_login(ada)
+    answer = client.post("/language/", {"language": language})
+    assert answer.status_code == 422
+    assert answer.content == b"language: one of en, de, ar\n"
+    assert "language" not in answer.cookies
+    with pytest.raises(ValueError, match="choose one of en, de, ar"):
+        choose_language(user=ada, language=language)
+    ada.refresh_from_db()
+    assert ada.language == ""
+
+
+@pytest.mark.parametrize("target", ["https://evil.example/", "//evil.example/", "javascript:alert(1)", ""])
+def test_a_choice_leads_to_no_other_site(studio, target):
+    assert Client().post("/language/", {"language": "de", "next": target}).url == "/"
+
+
+def test_an_address_that_does_not_exist_says_so_in_the_reader_s_language(studio):
+    assert head_of(Client(headers=GERMAN).get("/nowhere/")) == ("de", "ltr")
+
+
+def test_a_page_without_a_session_asks_the_database_nothing_for_its_language(studio, django_assert_num_queries):
+    client = Client(headers=GERMAN)
+    with django_assert_num_queries(0):
+        client.get("/login/")
+
+
+def test_an_export_reads_the_same_whatever_its_reader_s_language(studio):
+    studio.add_items(pairs=1)
+    project = studio.project
+    ada = studio.add_rater("ada")
+    rater, admin = Client(), Client()
+    rater.force_login(ada)
+    page = rater.get(reverse("feedback:rate", args=[project.slug])).content.decode()
+    values = {name: re.search(rf'name="{name}" value="([^"]+)"', page)[1] for name in ("token", "submission_id")}
+    rater.post(reverse("feedback:rate", args=[project.slug]), {**values, "choice": "0", "active_ms": "1500"})
+    admin.force_login(studio.admin)
+    lines = {}
+    for language in ("en", "de", "ar"):
+        choose_language(user=studio.admin, language=language)
+        lines[language] = admin.get(reverse("feedback:export", args=[project.slug])).content
+    assert lines["en"] == lines["de"] == lines["ar"]
+    assert json.loads(lines["ar"])["words"] == "both bad"
