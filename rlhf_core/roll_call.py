@@ -27,9 +27,9 @@ class RollCall:
     """
 
     def __init__(self, store: "Store", rank: int, size: int) -> None:
-        self.store = store.clone()
+        self.store = store.clone()  # type: ignore[attr-defined]
         self.store.set_timeout(timedelta(seconds=STORE_SECONDS))
-        self.looking = store.clone()  # a connection answers one question at a time
+        self.looking = store.clone()  # type: ignore[attr-defined]  # a connection answers one question at a time
         self.looking.set_timeout(timedelta(seconds=STORE_SECONDS))
         self.rank, self.size = rank, size
         self.exchanges = 0
