@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -22,9 +22,10 @@ from rlhf_core.commands import (
     sources_of,
 )
 from rlhf_core.config import PRESETS, RUN_CONFIGS, ModelConfig, SamplingConfig, Settings, settings_to_dict
-from rlhf_core.distributed import ALONE, Group, open_group
-from rlhf_core.errors import ConfigError, ProcessLost, SteersmanError, TrainingDiverged
+from rlhf_core.distributed import ALONE, ANSWER_SECONDS, Group, open_group
+from rlhf_core.errors import ConfigError, OutOfMemory, ProcessLost, SteersmanError, TrainingDiverged
 from rlhf_core.functions import EXAMPLE_REWARD, load_function
+from rlhf_core.memory import memory_cure, ran_out_of_memory
 from rlhf_core.options import (
     build_settings,
     check_names,
@@ -40,6 +41,7 @@ from rlhf_core.trackers import check_trackers, tracking
 from rlhf_core.training.run_directory import (
     EXIT_DIVERGED,
     EXIT_DONE,
+    EXIT_OUT_OF_MEMORY,
     EXIT_REFUSED,
     EXIT_STOPPED,
     RunDirectory,
@@ -55,7 +57,10 @@ if TYPE_CHECKING:
 EXIT_BUSY = 1
 EXIT_LOST = 1
 ROWS_AT_ONCE = 64
-OF_THIS_START = ("command", "run_dir", "control_fd", "progress", "track", "track_project")  # not kept in run.json
+OF_THIS_START = (  # not kept in run.json
+    *("command", "run_dir", "control_fd", "progress", "track", "track_project"),
+    "answer_seconds",
+)
 TRAINERS = {
     "pretrain": ("rlhf_core.training.pretrain", "train_pretrain"),
     "sft": ("rlhf_core.training.sft", "train_sft"),
@@ -77,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(config_as_yaml(options.command, given), end="")
             return EXIT_DONE
         check_trackers(options.track or ())
-        group = open_group()
+        group = open_group(number_between("answer_seconds", options.answer_seconds or ANSWER_SECONDS, 1, 86_400))
         path = Path(group.first(lambda: str(prepare_run(options))))
     except ProcessLost as error:
         code = lost(error)
@@ -337,7 +342,7 @@ def train(
                 track = stack.enter_context(tracking(trackers, run, project))
                 run.listener = each_of([listener for listener in (show, track) if listener is not None])
             use_threads(getattr(run.config, "threads", 0), group.local_size)
-            getattr(import_module(module), name)(run)
+            work(getattr(import_module(module), name), run)
         except RunStopped as stopped:
             run.log(str(stopped))
             if progress != "none" and group.is_first:
@@ -348,6 +353,10 @@ def train(
             run.log(str(error))
             stack.close()
             return lost(error)
+        except OutOfMemory as error:
+            group.leave_word(f"ran out of memory ({error})")
+            stack.close()
+            return refuse(path, error, EXIT_OUT_OF_MEMORY)
         except TrainingDiverged as error:
             stack.close()
             return refuse(path, error, EXIT_DIVERGED)
@@ -355,6 +364,22 @@ def train(
             stack.close()
             return refuse(path, error, EXIT_REFUSED)
     return tell_result(run)
+
+
+def work(trainer: Callable[[RunDirectory], None], run: RunDirectory) -> None:
+    """Train.
+
+    Raises:
+        OutOfMemory: in place of whatever says so; its message names what helps.
+    """
+    try:
+        trainer(run)
+    except Exception as error:
+        if not ran_out_of_memory(error):
+            raise
+        first = next(iter(str(error).splitlines()), "") or type(error).__name__
+        message = f"memory ran out: {first}. The last saved state stands. {memory_cure(run.config)}"
+        raise OutOfMemory(message) from error
 
 
 def take(run: RunDirectory) -> bool:

@@ -70,7 +70,8 @@ from text to a better policy:
 Each run has a folder, runs/KIND-TIME: settings in run.json, metrics as JSON lines in events.jsonl. Its result goes to
 stdout as JSON, all else to stderr. Ctrl-C saves and stops; the same command with --run-dir FOLDER goes on, exactly.
 
-exit codes: 0 done, 1 another process trains in the folder, 2 refused, 3 diverged, 75 stopped and can go on
+exit codes: 0 done, 1 another process trains in the folder, 2 refused, 3 diverged, 4 out of memory,
+75 stopped and can go on
 """
 
 
@@ -205,6 +206,11 @@ def add_start_options(command: Parser) -> None:
         "--track", nargs="+", metavar="TRACKER", help=f"also log to {' and '.join(TRACKERS)}, through accelerate"
     )
     group.add_argument("--track-project", metavar="NAME", default="steersman", help="project there [default steersman]")
+    group.add_argument(
+        "--answer-seconds",
+        metavar="NUMBER",
+        help="of several processes: how long each waits for the others inside a step [default 600; 1 to 86,400]",
+    )
     group.add_argument(
         "--control-fd", type=int, metavar="N", help="stop when the other end of this pipe closes; for supervisors"
     )

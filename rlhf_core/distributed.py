@@ -15,11 +15,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from rlhf_core.errors import ConfigError, ProcessLost
+from rlhf_core.memory import ran_out_of_memory
+from rlhf_core.roll_call import RollCall
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from torch.distributed import Store
 
-ANSWER_SECONDS = 600.0  # that a process waits for the others in the middle of a step
+ANSWER_SECONDS = 600  # that a process waits for the others in the middle of a step, unless it is told otherwise
 PATIENCE_SECONDS = 24 * 3600.0  # that it waits for the first, which reads the data before the first step
 NUMBERS_AT_ONCE = 2**24  # of the gradients that are summed together, so that their copy stays small
 BYTES_AT_ONCE = 2**28
@@ -100,6 +103,9 @@ class Group:
     def take_weights(self, module: "nn.Module") -> None:
         """Begin from the first process's weights, which another build of torch may have drawn otherwise."""
 
+    def leave_word(self, why: str) -> None:
+        """Tell the other processes why this one leaves with an error, so that they can say so."""
+
     def leave(self, code: int) -> None:
         """End this process with ``code``, once all is written; alone it ends by itself."""
 
@@ -110,26 +116,46 @@ ALONE = Group()
 class Processes(Group):
     """Several processes; what a person waits for goes over gloo, gradients on GPUs over NCCL.
 
-    Whatever it sends raises ProcessLost where another process has ended, or does not answer for ``ANSWER_SECONDS``.
+    Whatever it sends raises ProcessLost where another process has ended, or does not answer for ``answer_seconds``; the
+    message names the one that is missing.
     """
 
-    def __init__(self, rank: int, size: int, local_rank: int, local_size: int, *, backend: str) -> None:
+    def __init__(
+        self,
+        rank: int,
+        size: int,
+        local_rank: int,
+        local_size: int,
+        *,
+        backend: str,
+        answer_seconds: float = ANSWER_SECONDS,
+    ) -> None:
         import torch.distributed as dist
 
         super().__init__(rank, size, local_rank, local_size)
         self.dist = dist
+        self.answer_seconds = answer_seconds
+        self.roll_call: RollCall | None = None
         with self.told_when_lost():
-            dist.init_process_group(backend, rank=rank, world_size=size, timeout=timedelta(seconds=ANSWER_SECONDS))
+            store = meeting_place(rank, size, answer_seconds)
+            self.roll_call = RollCall(store, rank, size)
+            timeout = timedelta(seconds=answer_seconds)
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
             self.patient = dist.new_group(backend="gloo", timeout=timedelta(seconds=PATIENCE_SECONDS))
 
     @contextmanager
     def told_when_lost(self) -> Iterator[None]:
+        if self.roll_call is not None:
+            self.roll_call.exchanges += 1
         try:
             yield
         except RuntimeError as error:
+            if ran_out_of_memory(error):
+                raise  # it is this process that fails, and no other
+            missing = "it does not come to where they meet" if self.roll_call is None else self.roll_call.missing()
             raise ProcessLost(
                 f"process {self.rank + 1} of {self.size} has lost another one, which ended or did not answer for "
-                f"{ANSWER_SECONDS:g} s ({str(error).splitlines()[0]})"
+                f"{self.answer_seconds:g} s: {missing} ({str(error).splitlines()[0]})"
             ) from error
 
     def sum_gradients(self, parameters: "Iterable[nn.Parameter]", loss: float) -> float:
@@ -199,6 +225,10 @@ class Processes(Group):
             for parameter in module.parameters():
                 self.dist.broadcast(parameter.detach(), 0)
 
+    def leave_word(self, why: str) -> None:
+        if self.roll_call is not None:
+            self.roll_call.leave_word(why)
+
     def leave(self, code: int) -> None:
         # At once: the threads of the connections may outlive the interpreter, which then aborts the process.
         sys.stdout.flush()
@@ -206,8 +236,19 @@ class Processes(Group):
         os._exit(code)
 
 
-def open_group() -> Group:
+def meeting_place(rank: int, size: int, seconds: float) -> "Store":
+    """The store at MASTER_ADDR and MASTER_PORT in which the processes find each other."""
+    from torch.distributed.rendezvous import rendezvous
+
+    store: Store = next(rendezvous("env://", rank, size, timeout=timedelta(seconds=seconds)))[0]
+    return store
+
+
+def open_group(answer_seconds: float = ANSWER_SECONDS) -> Group:
     """The group that a launcher has put this process into; ``ALONE`` where there is none.
+
+    Args:
+        answer_seconds: how long a process may leave the others waiting in the middle of a step.
 
     Raises:
         ConfigError: there are more processes on this machine than GPUs, the launcher has not said where they meet, or
@@ -236,7 +277,7 @@ def open_group() -> Group:
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         if name not in os.environ:
             raise ConfigError(name, None, f"set in the environment: it is where the {size} processes meet")
-    return Processes(rank, size, local_rank, local_size, backend=backend)
+    return Processes(rank, size, local_rank, local_size, backend=backend, answer_seconds=answer_seconds)
 
 
 def uses_cuda() -> bool:

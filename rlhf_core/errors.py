@@ -43,6 +43,10 @@ class TrainingDiverged(SteersmanError):
     """A loss, reward or KL became non-finite or passed its hard cap; the last good state was kept."""
 
 
+class OutOfMemory(SteersmanError):
+    """A device or the machine had no memory left; the message says what helps, and the last saved state stands."""
+
+
 class ProcessLost(SteersmanError):
     """Another process of the same run ended or does not answer; started again, the run goes on from its last state."""
 

@@ -24,11 +24,14 @@ from uuid import UUID
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection, transaction
 
+from rlhf_core.config import Settings
 from rlhf_core.errors import SteersmanError
+from rlhf_core.memory import memory_cure
 from rlhf_core.store import verify
 from rlhf_core.training.run_directory import (
     EXIT_DIVERGED,
     EXIT_DONE,
+    EXIT_OUT_OF_MEMORY,
     EXIT_REFUSED,
     EXIT_STOPPED,
     RunDirectory,
@@ -89,7 +92,7 @@ class Supervision:
         self.should_stop = should_stop
         self.folder = run_folder(self.run)
         self.offset = self.read_to = self.run.events_offset
-        self.saved_step = self.run.saved_step
+        self.saved = (self.run.saved_step, 0)
         self.is_cancelled = self.run.cancel_requested_at is not None
         self.renewed_at = time.monotonic()
         self.heard_at = time.monotonic()
@@ -111,6 +114,7 @@ class Supervision:
             self.insist(lambda: services.fail(self.claim, error=message))
             return
         self.end_predecessor()
+        self.saved = max(self.saved, directory.saved_place)
         crashes = 0
         while True:
             self.insist(self.renew)
@@ -120,12 +124,12 @@ class Supervision:
             if self.should_stop():
                 self.insist(lambda: services.requeue(self.claim, spend_attempt=False, reason="the worker stops"))
                 return
-            saved_before = self.saved_step
+            saved_before = self.saved
             code, reason = self.train(directory)
             if self.settle(directory, code, reason):
                 return
-            crashes = 1 if self.saved_step > saved_before else crashes + 1
-            told = self.describe_crash(code, reason)
+            crashes = 1 if self.saved > saved_before else crashes + 1
+            told = self.describe_crash(code, reason, directory.config)
             log.warning("%s: %s", self.run, told)
             if crashes >= settings.RUN_MAX_ATTEMPTS:
                 message = f"{told} That was attempt {crashes} without progress that was saved, so the run is given up."
@@ -303,7 +307,7 @@ class Supervision:
     def record(self, events: list[dict], offset: int) -> None:
         """Write events and how far the file is recorded in one transaction: none is lost and none comes twice."""
         metrics = {int(event["step"]): event["metrics"] for event in events if event["kind"] == "metrics"}
-        saved = [int(event["step"]) for event in events if event["kind"] == "saved"]
+        saved = [(int(event["step"]), int(event.get("part", 0))) for event in events if event["kind"] == "saved"]
         progress = [event for event in events if event["kind"] == "progress"]
         texts = [event for event in events if event["kind"] == "sample"]
         with transaction.atomic():
@@ -315,7 +319,7 @@ class Supervision:
             if texts:
                 services.record_texts(self.claim, texts)
             if saved:
-                services.record_saved(self.claim, step=saved[-1])
+                services.record_saved(self.claim, step=saved[-1][0], is_further=max(saved) > self.saved)
             if progress:
                 last = progress[-1]
                 services.record_progress(
@@ -323,7 +327,7 @@ class Supervision:
                 )
             services.record_read(self.claim, offset)
         self.offset = offset
-        self.saved_step = max([self.saved_step, *saved])
+        self.saved = max([self.saved, *saved])
 
     def insist(self, write: Callable[[], Value]) -> Value:
         """Do a last write, again and again while the database is away.
@@ -359,17 +363,20 @@ class Supervision:
         except (OSError, ValueError, KeyError, TypeError):
             return f"The training process gave no reason. Its last words:\n{last_words(self.folder)}"
 
-    def describe_crash(self, code: int, reason: Reason | None) -> str:
+    def describe_crash(self, code: int, reason: Reason | None, config: Settings) -> str:
         """What happened to the training process, for the run's log."""
         if reason == "stall":
             seconds = settings.RUN_STALL_SECONDS if self.has_begun else settings.RUN_START_SECONDS
             return f"The training process made no step for {seconds} s and was stopped."
         if code == EXIT_STOPPED:
             return "The training process was asked to stop by somebody else."
+        if code == EXIT_OUT_OF_MEMORY:
+            return f"The training process has no memory left: {self.stated_error()}."
+        if code == -signal.SIGKILL:
+            cure = memory_cure(config)
+            return f"The training process was killed (SIGKILL), most likely by the kernel for want of memory. {cure}."
         if code < 0:
-            name = signal.Signals(-code).name
-            hint = ", perhaps for lack of memory" if -code == signal.SIGKILL else ""
-            return f"The training process was ended by {name}{hint}."
+            return f"The training process was ended by {signal.Signals(-code).name}."
         return f"The training process ended with code {code}. Its last words:\n{last_words(self.folder)}"
 
 

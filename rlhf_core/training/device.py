@@ -2,13 +2,17 @@
 
 import ctypes
 import os
+import socket
+import stat
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 
 from rlhf_core.distributed import uses_cuda
-from rlhf_core.training.run_directory import RunDirectory, RunDirectoryBusy
+from rlhf_core.errors import ConfigError
+from rlhf_core.training.run_directory import RunDirectory, RunDirectoryBusy, RunStopped
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 LARGEST_MMAP_THRESHOLD = 32 * 2**20  # bytes; glibc refuses more
@@ -41,19 +45,58 @@ def take_gpu(run: RunDirectory, uuid: str) -> None:
     """Wait until no other run of this user trains on the GPU of this name, and hold it until the run ends.
 
     Two runs on one card take each other's memory and halve each other's speed. What samples from it isn't kept away.
+    The processes of a run take their GPUs one after the other, in the order of machine and name, which is the same for
+    every run: two runs that want the same cards never each hold one that the other waits for. They wait together, so
+    none of them is missed by the others, however long it takes.
 
     Raises:
+        ConfigError: two processes of the run were given one GPU, or the folder of the locks is somebody else's.
         RunStopped: a stop was asked for meanwhile.
     """
-    lock = Path(tempfile.gettempdir()) / f"steersman-{os.getuid()}-gpu-{uuid}.lock"
-    while True:
-        try:
-            run.hold(lock)
-            return
-        except RunDirectoryBusy:
+    lock = lock_folder() / f"gpu-{uuid}.lock"
+    places = run.group.gather_rows([f"{socket.gethostname()} {uuid}"])
+    order = sorted(range(len(places)), key=places.__getitem__)
+    for place, following in pairwise(places[number] for number in order):
+        if place == following:
+            raise ConfigError("num_processes", run.group.size, f"one process for each GPU; {place} was given to two")
+    told = ""
+    for number in order:
+        while True:
+            mine = try_gpu(run, lock) if run.group.rank == number else None
+            holder = next(filter(None, run.group.gather_rows([mine])), None)
+            if holder is None:
+                break
             run.progress(0, 1, "wait for the GPU")
+            if holder != told:
+                run.log(f"waits for GPU {places[number].rpartition(' ')[2]}, on which {holder} trains")
+                told = holder
             run.stop_event.wait(GPU_WAIT_SECONDS)
-            run.stop_unsaved()
+            if run.group.any(run.stop_requested)[0]:
+                raise RunStopped("stopped before the next step")
+
+
+def try_gpu(run: RunDirectory, lock: Path) -> str | None:
+    """Take the lock of a GPU; who has it, in words, where it is taken."""
+    try:
+        run.hold(lock)
+    except RunDirectoryBusy as busy:
+        return busy.holder
+    return None
+
+
+def lock_folder() -> Path:
+    """The folder of this user's locks, which nobody else may enter.
+
+    Raises:
+        ConfigError: something of another user's stands there, or others may enter it.
+    """
+    folder = Path(tempfile.gettempdir()) / f"steersman-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        permitted = f"a folder in which {folder} is yours alone (mode 0700), for the locks of GPUs: mend or remove that"
+        raise ConfigError("TMPDIR", str(folder.parent), permitted)
+    return folder
 
 
 def keep_freed_memory() -> None:

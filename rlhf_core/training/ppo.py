@@ -387,6 +387,7 @@ class PolicyTrainer:
             "critic_optimizer": critic_values,
             "kl_coefficient": self.controller.coefficient,
             "tally": self.tally.to_dict(),
+            "part": self.tally.steps,
         }
 
     def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from rlhf_core.checkpoint import CheckpointRef
 
-EXIT_DONE, EXIT_REFUSED, EXIT_DIVERGED, EXIT_STOPPED = 0, 2, 3, 75
+EXIT_DONE, EXIT_REFUSED, EXIT_DIVERGED, EXIT_OUT_OF_MEMORY, EXIT_STOPPED = 0, 2, 3, 4, 75
 STEPS_KEPT = 2
 SAVES_THAT_MAY_FAIL = 2
 ORPHAN_GRACE_SECONDS = 10.0
@@ -56,7 +56,11 @@ class StateNotSaved(SteersmanError):
 
 
 class RunDirectoryBusy(SteersmanError):
-    """Another process is training in this run directory."""
+    """Another process is training in this run directory, or on this GPU; ``holder`` says which, in words."""
+
+    def __init__(self, message: str, holder: str) -> None:
+        super().__init__(message)
+        self.holder = holder
 
 
 @dataclass(frozen=True)
@@ -317,17 +321,23 @@ class RunDirectory:
         Raises:
             RunDirectoryBusy: another process still holds it after ``wait_seconds``.
         """
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        # A link in the lock's place would have us write to a file of somebody else's choice.
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(lock, flags, 0o600)
         deadline = time.monotonic() + wait_seconds
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{os.getpid()} in {self.path}\n".encode(), 0)
                 self.held.append(descriptor)
                 return
             except BlockingIOError:
                 if time.monotonic() >= deadline:
+                    written = os.pread(descriptor, 4096, 0).decode(errors="replace").strip()
                     os.close(descriptor)
-                    raise RunDirectoryBusy(f"another process is training in {lock.parent}") from None
+                    holder = f"process {written}" if written else "another process"
+                    raise RunDirectoryBusy(f"{holder} is training already and holds {lock}", holder) from None
                 time.sleep(0.1)
 
     def release(self) -> None:
@@ -366,6 +376,8 @@ class RunDirectory:
     def save_state(self, step: int, tensors: "Mapping[str, Tensor]", values: Mapping[str, Any]) -> bool:
         """Save what resuming after ``step`` needs; returns whether it was saved.
 
+        ``values`` may hold a ``part``: how many optimiser steps of what follows ``step`` are in it; none without.
+
         The newest states of the last two steps are kept, so that what lies in the middle of a step never costs the
         whole one before it.
 
@@ -385,7 +397,8 @@ class RunDirectory:
                     "values.json": unfinished.write("values.json", json.dumps(dict(values)).encode()),
                 }
                 serial = 1 + max((int(path.name) for path in self.saved_states()), default=0)
-                unfinished.publish(f"{serial:08d}", canonical_json({"step": step, "files": files}))
+                manifest = {"step": step, "part": int(values.get("part", 0)), "files": files}
+                unfinished.publish(f"{serial:08d}", canonical_json(manifest))
         except OSError as error:
             self.failed_saves += 1
             self.log(f"the state of step {step} could not be saved: {error}; the one before it still stands")
@@ -393,7 +406,7 @@ class RunDirectory:
                 raise StateNotSaved(f"saving failed {self.failed_saves} times in a row: {error}") from error
             return False
         self.failed_saves = 0
-        self.append("saved", step=step)
+        self.append("saved", step=step, part=manifest["part"])
         kept: set[int] = set()
         for path in self.saved_states():
             of_step = None if path.name in self.damaged else step_of_state(path)
@@ -402,6 +415,17 @@ class RunDirectory:
             else:
                 kept.add(of_step)
         return True
+
+    @property
+    def saved_place(self) -> tuple[int, int]:
+        """The step of the newest state and how many optimiser steps of what follows are in it; zeros without one."""
+        for path in self.saved_states():
+            try:
+                manifest = json.loads((path / "manifest.json").read_bytes())
+                return int(manifest["step"]), int(manifest.get("part", 0))
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                continue  # torn: the training process passes over it too
+        return 0, 0
 
     @property
     def first_step_kept(self) -> int:

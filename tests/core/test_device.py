@@ -1,15 +1,19 @@
 """How a run uses the machine."""
 
 import ctypes
+import os
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
 
 from rlhf_core.config import RewardConfig
+from rlhf_core.distributed import Group
+from rlhf_core.errors import ConfigError
 from rlhf_core.training import device
-from rlhf_core.training.device import take_gpu, use_device
+from rlhf_core.training.device import lock_folder, take_gpu, use_device
 from rlhf_core.training.run_directory import RunDirectory, RunStopped, read_events
 
 PAGES_OF_A_STEP = 64 * 2**20 // 4096  # that the test's steps ask for and free, in pieces below glibc's threshold
@@ -62,7 +66,82 @@ def test_one_run_at_a_time_trains_on_a_gpu(tmp_path, monkeypatch):
     second.stop_event.set()
     with pytest.raises(RunStopped):
         take_gpu(second, "GPU-1")  # the first one's
-    assert [event["phase"] for event in read_events(second.path / "events.jsonl")[0]] == ["wait for the GPU"]
+    told, waited = sorted(read_events(second.path / "events.jsonl")[0], key=lambda event: event["kind"])
+    assert waited["phase"] == "wait for the GPU"
+    assert told["message"] == f"waits for GPU GPU-1, on which process {os.getpid()} in {first.path} trains"
     first.release()
     take_gpu(second, "GPU-1")
     second.release()
+
+
+class Pair(Group):
+    """One of two processes, here threads, which exchange bytes over a barrier."""
+
+    def __init__(self, rank, barrier, table):
+        super().__init__(rank, 2, rank, 2)
+        self.barrier, self.table = barrier, table
+
+    def gather(self, data):
+        self.table[self.rank] = data
+        self.barrier.wait(20)
+        found = list(self.table)
+        self.barrier.wait(20)
+        return found
+
+    def any(self, *flags):
+        return [max(column) for column in zip(*self.gather_rows([list(map(bool, flags))]), strict=True)]
+
+
+def test_two_runs_that_want_the_same_gpus_in_another_order_get_them_in_turn(tmp_path, monkeypatch):
+    monkeypatch.setattr(device.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(device, "GPU_WAIT_SECONDS", 0.01)
+    had = []
+
+    def take_part(name, rank, gpu, group):
+        run = RunDirectory(tmp_path / name, group)
+        take_gpu(run, gpu)
+        had.append(name)
+        group.barrier.wait(20)
+        run.release()
+
+    threads = []
+    for name, gpus in {"first": ("GPU-1", "GPU-2"), "second": ("GPU-2", "GPU-1")}.items():
+        RunDirectory.create(tmp_path / name, kind="reward", config=RewardConfig(), store=tmp_path)
+        barrier, table = threading.Barrier(2), [b"", b""]
+        for rank, gpu in enumerate(gpus):
+            group = Pair(rank, barrier, table)
+            threads.append(threading.Thread(target=take_part, args=(name, rank, gpu, group), daemon=True))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert had in (["first", "first", "second", "second"], ["second", "second", "first", "first"])
+
+
+def test_two_processes_of_a_run_on_one_gpu_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(device.tempfile, "gettempdir", lambda: str(tmp_path))
+    run = RunDirectory.create(tmp_path / "run", kind="reward", config=RewardConfig(), store=tmp_path)
+
+    class Twins(Group):
+        def gather(self, data):
+            return [data, data]
+
+    run.group = Twins(0, 2, 0, 2)
+    with pytest.raises(ConfigError, match="num_processes = 2 is not permitted: one process for each GPU"):
+        take_gpu(run, "GPU-1")
+
+
+def test_locks_lie_where_nobody_else_may_put_anything(tmp_path, monkeypatch):
+    monkeypatch.setattr(device.tempfile, "gettempdir", lambda: str(tmp_path))
+    folder = lock_folder()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    run = RunDirectory.create(tmp_path / "run", kind="reward", config=RewardConfig(), store=tmp_path)
+    precious = tmp_path / "precious"
+    precious.write_text("kept")
+    (folder / "gpu-GPU-1.lock").symlink_to(precious)
+    with pytest.raises(OSError, match="symbolic links"):
+        take_gpu(run, "GPU-1")
+    assert precious.read_text() == "kept"
+    folder.chmod(0o770)
+    with pytest.raises(ConfigError, match="is yours alone"):
+        lock_folder()

@@ -245,7 +245,7 @@ def test_a_process_of_several_that_is_refused_ends_at_once_too(monkeypatch, tmp_
         def leave(self, code):
             left.append(code)
 
-    monkeypatch.setattr(cli, "open_group", Leaving)
+    monkeypatch.setattr(cli, "open_group", lambda answer_seconds: Leaving())
     assert cli.main(["reward", "--run-dir", str(tmp_path / "none")]) == 2
     assert left == [2]
 

@@ -6,7 +6,6 @@ import signal
 import time
 
 import pytest
-from django.conf import settings
 from django.db import OperationalError, connection
 
 from tests.faults.watching import assert_nothing_twice, events, fresh, wait_for_saved, wait_for_state
@@ -56,6 +55,44 @@ def test_a_process_that_dies_after_progress_is_tried_on_and_on(run, monkeypatch)
     assert_nothing_twice(run)
 
 
+def test_a_process_that_goes_on_inside_of_a_round_is_tried_on_and_on(ask_policy, hurried, settings, monkeypatch):
+    # Each attempt saves after five or six of the twelve optimiser steps of the only round, then dies.
+    monkeypatch.setenv("STEERSMAN_FAILPOINT", "before-manifest:8")
+    settings.RUN_MAX_ATTEMPTS = 2
+    run = ask_policy(updates=1, ppo_epochs=6, critic_warmup_updates=0, step_save_seconds=0)
+    monkeypatch.setattr(Supervision, "pause", lambda self, seconds: None)
+    assert supervise(run.pk)
+    assert fresh(run).state == "succeeded", fresh(run).error
+    killed = [message for message in events(run, "log") if "killed (SIGKILL), most likely by the kernel" in message]
+    assert len(killed) == 2
+    assert "What helps: a smaller micro_batch_size (now the whole minibatch), activation_checkpointing" in killed[0]
+    lines = (run_folder(run) / "events.jsonl").read_text().splitlines()
+    saved = [(event["step"], event["part"]) for event in map(json.loads, lines) if event["kind"] == "saved"]
+    assert {step for step, _ in saved[:-1]} == {0}  # by rounds alone there would have been no progress
+    assert_nothing_twice(run)
+
+
+def test_a_process_without_memory_says_what_helps(run, settings, monkeypatch, tmp_path):
+    folder = tmp_path / "patches"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "sys.path.insert(0, os.getcwd())\n"
+        "if '-m' in sys.orig_argv and 'rlhf_core' in sys.orig_argv:\n"
+        "    from rlhf_core.training import reward\n"
+        "    def greedy(*_):\n"
+        "        import torch\n"
+        "        torch.empty(2**52)\n"
+        "    reward.train_reward = greedy\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    settings.RUN_MAX_ATTEMPTS = 1
+    assert supervise(run.pk)
+    assert fresh(run).state == "failed"
+    assert "The training process has no memory left: memory ran out:" in fresh(run).error
+    assert "What helps: a smaller batch_size (now 2)" in fresh(run).error
+
+
 def test_a_damaged_checkpoint_is_not_recorded(run, steersman_data):
     write_run_directory(run)
     folder = steersman_data / "checkpoints" / ("ab" * 32)
@@ -81,7 +118,7 @@ def test_what_a_run_reports_is_kept_with_its_numbers(run, steersman_data, monkey
     assert run.outputs.get().metrics == {"loss": 0.5}
 
 
-def test_the_lease_is_kept_while_files_are_written_and_read(run, steersman_data, monkeypatch):
+def test_the_lease_is_kept_while_files_are_written_and_read(run, steersman_data, settings, monkeypatch):
     output = {"kind": "reward_model", "id": "ab" * 32, "path": "of no matter"}
     ends = []
 

@@ -452,12 +452,15 @@ def record_texts(claim: Claim, texts: Iterable[Mapping[str, Any]]) -> None:
         RunSample.objects.bulk_create(rows, ignore_conflicts=True)
 
 
-def record_saved(claim: Claim, step: int) -> None:
-    """The training process has saved its state at ``step``; if that is further than before, attempts count anew."""
+def record_saved(claim: Claim, step: int, *, is_further: bool = False) -> None:
+    """The training process has saved its state at ``step``; if that is further than before, attempts count anew.
+
+    ``is_further``: it is, though ``step`` may be the same: a step may take many optimiser steps.
+    """
     with transaction.atomic():
         run = lock_held(claim)
-        if step > run.saved_step:
-            run.saved_step, run.attempt = step, 0
+        if step > run.saved_step or is_further:
+            run.saved_step, run.attempt = max(step, run.saved_step), 0
             run.save(update_fields=["saved_step", "attempt"])
 
 
