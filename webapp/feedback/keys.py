@@ -27,7 +27,7 @@ KEYS = {
     "m": "mark a passage as evidence",
     "e": "write an answer anew",
     "s": "skip; with Shift: say why",
-    "f": "report",
+    "f": "report; with Shift: say why",
     "u": "undo; with Shift: redo",
     "p": "pause, and go on",
     "j": "scroll down",
