@@ -16,7 +16,8 @@ from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from benchmarks.feedback import CSRF, FIELD, make_sessions
+from benchmarks.feedback import CSRF, FIELD
+from benchmarks.feedback_project import make_sessions
 from benchmarks.studio import studio
 
 DRAWS = 10_000

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+from benchmarks.feedback_project import make_project, make_sessions
 from benchmarks.studio import cpu_seconds, studio, web_pid
 
 FIELD = re.compile(r'name="(token|submission_id)" value="([0-9a-f-]{36})"')
@@ -93,64 +94,6 @@ def rate(client: Client, tally: Tally, dice: random.Random, *, pause: Callable[[
                 page = client.post(**item, choice=choice, active_ms="1000")
     except Exception as error:  # a thread's border: what went wrong is part of the report
         tally.errors.append(repr(error))
-
-
-def make_project(slug: str, *, pairs: int, overlap: int) -> Any:
-    """A project with ``pairs`` pairs of plain texts ready to rate."""
-    from rlhf_core.config import SamplingConfig
-    from webapp.accounts.services import ensure_admin
-    from webapp.feedback.services import NewSample, make_items, record_samples
-    from webapp.projects.models import Prompt
-    from webapp.projects.services import create_project, import_prompts, update_project
-    from webapp.registry.services import record_checkpoint, sampling_settings
-
-    admin = ensure_admin()
-    project = create_project(
-        actor=admin, name=slug, slug=slug, question="Which is better?", single_question="How good is it?"
-    )
-    update_project(actor=admin, project=project, overlap=overlap, buffer_target=0)
-    lines = "\n".join(f"Prompt number {number}, of a benchmark" for number in range(pairs))
-    import_prompts(actor=admin, project=project, text=lines, format="text", held_out_percent=0, source="benchmark")
-    checkpoint = record_checkpoint(project=project, kind="policy", sha256="0" * 64, parent=None, metrics={})
-    drawn = [
-        NewSample(prompt.pk, seed, [1], [5, 6, 2], f"Answer {seed} to {prompt.text}. " * 12, "end", -3.0)
-        for prompt in Prompt.objects.filter(project=project)
-        for seed in (0, 1)
-    ]
-    rows = record_samples(checkpoint=checkpoint, sampling=sampling_settings(SamplingConfig()), samples=drawn)
-    by_prompt: dict[Any, list[Any]] = {}
-    for row in rows:
-        by_prompt.setdefault(row.prompt_id, []).append(row)
-    make_items(project=project, samples_by_prompt=by_prompt)
-    return project
-
-
-def make_sessions(project: Any, count: int) -> list[str]:
-    """Raters of the project, each with a session of their own."""
-    from webapp.accounts.models import User
-    from webapp.projects.models import Membership
-
-    keys = []
-    for number in range(count):
-        user = User.objects.create(username=f"{project.slug}-{number}")
-        user.set_unusable_password()
-        user.save()
-        Membership.objects.create(project=project, user=user)
-        keys.append(make_session(user))
-    return keys
-
-
-def make_session(user: Any) -> str:
-    """The key of a session in which ``user`` is logged in."""
-    from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
-    from django.contrib.sessions.backends.db import SessionStore
-
-    session = SessionStore()
-    session[SESSION_KEY] = str(user.pk)
-    session[BACKEND_SESSION_KEY] = "django.contrib.auth.backends.ModelBackend"
-    session[HASH_SESSION_KEY] = user.get_session_auth_hash()
-    session.create()
-    return str(session.session_key)
 
 
 def run_raters(
@@ -240,7 +183,7 @@ def count_faults(project: Any, acknowledged: Iterable[tuple[str, str]]) -> dict[
 
 
 def think(url: str, seconds: float) -> dict[str, Any]:
-    project = make_project("think", pairs=1000, overlap=1)
+    project = make_project("think", items=1000, overlap=1)
     tally = run_raters(url, project, raters=20, pause=lambda dice: dice.uniform(2, 5), seconds=seconds)
     return {
         "raters": 20,
@@ -295,7 +238,7 @@ def run_arrivals(clients: list[Client], *, rate: float, seconds: float, seed: in
 def steady(url: str, *, rate: float, seconds: float, raters: int = 32) -> dict[str, Any]:
     """``rate`` verdicts a second for so long, after some seconds that warm the server up and do not count."""
     expected = rate * (WARM_UP_SECONDS + seconds)
-    project = make_project("steady", pairs=int(1.25 * expected) + raters, overlap=1)
+    project = make_project("steady", items=int(1.25 * expected) + raters, overlap=1)
     clients = [Client(url, project.slug, session) for session in make_sessions(project, raters)]
     return steady_result(clients, rate=rate, seconds=seconds)
 

@@ -11,7 +11,7 @@ import json
 from typing import Any
 
 from benchmarks.browser import chromium
-from benchmarks.feedback import make_project, make_sessions
+from benchmarks.feedback_project import make_project, make_sessions
 from benchmarks.studio import studio
 
 SLOW_4G = {
@@ -51,7 +51,7 @@ def load(browser: Any, url: str, address: str, session: str) -> dict[str, Any]:
 
 def measure(url: str, loads: int) -> dict[str, Any]:
     """Load the page so often, each time by a rater of its own: what was fetched ahead is still theirs."""
-    project = make_project("page", pairs=3 * loads + 10, overlap=1)
+    project = make_project("page", items=3 * loads + 10, overlap=1)
     with chromium() as browser:
         seen = [
             load(browser, url, f"{url}/p/{project.slug}/rate/", session) for session in make_sessions(project, loads)

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
-from benchmarks.feedback import Client, make_project, make_sessions, percentiles, positive, steady_result
+from benchmarks.feedback import Client, percentiles, positive, steady_result
+from benchmarks.feedback_project import make_project, make_sessions
 from benchmarks.studio import studio
 
 RATERS = 21
@@ -233,7 +234,7 @@ def measure(url: str, *, items: int, rate: float, seconds: float) -> dict[str, A
     from webapp.accounts.models import User
     from webapp.feedback.models import Rating, Slot
 
-    project = make_project("volume", pairs=1, overlap=PER_ITEM + 1)
+    project = make_project("volume", items=1, overlap=PER_ITEM + 1)
     Slot.objects.filter(project=project).update(state=Slot.State.VOID)  # else everybody's next item is that one pair
     sessions = make_sessions(project, RATERS + 2)
     raters = list(User.objects.filter(memberships__project=project, memberships__role="rater").order_by("date_joined"))

@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import expect
 
-from benchmarks.rating import WATCH
+from benchmarks.rating_watch import WATCH
 from tests.browser.pages import READY, is_within, open_rater
 from tests.hostile import HOSTILE
 from tests.studio import open_studio

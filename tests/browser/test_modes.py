@@ -5,7 +5,7 @@ from typing import cast
 import pytest
 from playwright.sync_api import BrowserContext, Page, ViewportSize, expect
 
-from benchmarks.rating import WATCH
+from benchmarks.rating_watch import WATCH
 from tests.browser import pictures
 from tests.browser.looks import findings
 from tests.browser.test_rate import READY, log_in, wait_until_sent

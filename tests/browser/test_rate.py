@@ -7,7 +7,7 @@ import pytest
 from django.contrib.sessions.models import Session
 from playwright.sync_api import BrowserContext, Page, Route, expect
 
-from benchmarks.rating import WATCH
+from benchmarks.rating_watch import WATCH
 from tests.browser import pictures
 from tests.studio import PASSWORD, Studio, open_studio
 from webapp.feedback.models import Presentation, Rating, Skip, Slot

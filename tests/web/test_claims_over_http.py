@@ -8,7 +8,8 @@ import pytest
 from django.conf import settings
 from django.db import connection
 
-from benchmarks.feedback import Client, count_faults, exact, make_project, make_sessions, run_arrivals
+from benchmarks.feedback import Client, count_faults, exact, run_arrivals
+from benchmarks.feedback_project import make_project, make_sessions
 from webapp.feedback.models import Presentation, Rating
 from webapp.feedback.services import claim, submit
 from webapp.local.children import Child, python
@@ -50,7 +51,7 @@ def test_64_clients_without_pause_give_each_wanted_rating_once_and_a_steady_stre
     }
     assert found["refused"] > 0, "two tabs of a rater stood before the same item"
 
-    project = make_project("steady", pairs=60, overlap=1)
+    project = make_project("steady", items=60, overlap=1)
     clients = [Client(web_url, project.slug, session) for session in make_sessions(project, 8)]
     tally = run_arrivals(clients, rate=20, seconds=2)
     assert tally.errors == []

@@ -30,7 +30,7 @@ KEYS = {
     "m": gettext_lazy("mark a passage as evidence"),
     "e": gettext_lazy("write an answer anew"),
     "s": gettext_lazy("skip; with Shift: say why"),
-    "f": gettext_lazy("report"),
+    "f": gettext_lazy("report; with Shift: say why"),
     "u": gettext_lazy("undo; with Shift: redo"),
     "p": gettext_lazy("pause, and go on"),
     "j": gettext_lazy("scroll down"),

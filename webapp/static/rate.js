@@ -488,6 +488,8 @@ async function handBackAll() {
 
 // --- Keys ------------------------------------------------------------------------------------------------------------
 
+const WITH_SHIFT = { s: "#skip .because", f: "#report .why" }; // what opens: say why
+
 function digitOf(event) {
   if (/^[0-9]$/.test(event.key)) return event.key;
   if (event.key === "=") return byId("item").dataset.kind === "pair" ? "4" : null; // equal
@@ -537,10 +539,11 @@ document.addEventListener("keydown", (event) => {
     redo();
     return;
   }
-  const because = document.querySelector("#skip .because");
-  if (because && key === "s" && event.shiftKey) {
+  const reasons = event.shiftKey && WITH_SHIFT[key] && document.querySelector(WITH_SHIFT[key]);
+  if (reasons) {
     event.preventDefault();
-    because.open = !because.open;
+    reasons.open = !reasons.open;
+    if (reasons.open) reasons.querySelector("input:not([type=hidden])")?.focus({ preventScroll: true });
     return;
   }
   const button = buttonOf(event, key);
