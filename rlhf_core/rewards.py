@@ -47,6 +47,12 @@ class ModelReward:
         """(rows,) standard deviation between an ensemble's members, in units of the score; 0 for one model alone."""
         return self.reward_model.uncertainty_of(self.members(prompts, responses))
 
+    def score_with_uncertainty(self, prompts: Rows, responses: Rows) -> tuple[Tensor, Tensor | None]:
+        """(rows,) scores and (rows,) uncertainty, None for one model alone. Every member reads the texts once."""
+        members = self.members(prompts, responses)
+        is_alone = self.reward_model.members == 1
+        return self.reward_model.combine(members), None if is_alone else self.reward_model.uncertainty_of(members)
+
 
 def reward_of(reward_model: RewardModel, end_id: int | None) -> ModelReward:
     """A reward model as a reward of responses that end with ``end_id``; None reads them to their last token."""
@@ -218,6 +224,11 @@ class Ensemble:
     def uncertainty(self, prompts: Rows, responses: Rows) -> Tensor:
         """(rows,) standard deviation between the members."""
         return disagreement(self.values(prompts, responses))
+
+    def score_with_uncertainty(self, prompts: Rows, responses: Rows) -> tuple[Tensor, Tensor]:
+        """(rows,) scores and (rows,) uncertainty; every member is asked once."""
+        values = self.values(prompts, responses)
+        return combine_scores(values, self.scoring, self.penalty), disagreement(values)
 
     def __call__(self, prompts: Rows, responses: Rows) -> Tensor:
         return combine_scores(self.values(prompts, responses), self.scoring, self.penalty)

@@ -202,8 +202,8 @@ def answer(
     responses = [generation.tokens for generation in drawn]
     read = responses if read is None else read
     found = sequence_log_probs(palm, encoded, read, temperature=config.temperature)
-    rewards = scoring.score(encoded, responses).tolist() if scoring else [None] * len(prompts)
-    uncertainties = scoring.uncertainty(encoded, responses) if scoring else [None] * len(prompts)
+    nothing: list[float | None] = [None] * len(prompts)
+    rewards, uncertainties = scoring.score_with_uncertainty(encoded, responses) if scoring else (nothing, nothing)
     return [
         Answer(
             prompt_id=prompt.prompt_id,

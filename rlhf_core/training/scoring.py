@@ -8,7 +8,7 @@ from torch import Tensor
 from rlhf_core.checkpoint import load_reward_model
 from rlhf_core.errors import CheckpointError, ConfigError
 from rlhf_core.functions import EXAMPLE_REWARD, load_function
-from rlhf_core.rewards import Composite, ModelReward, Reward, Rows, reward_from_function, reward_of
+from rlhf_core.rewards import Composite, ModelReward, Reward, Rows, ask_reward, reward_from_function, reward_of
 from rlhf_core.text.tokenizer import Tokenizer
 from rlhf_core.training.run_directory import RunDirectory
 
@@ -22,20 +22,27 @@ class Scoring:
     Attributes:
         score: the reward.
         model: the part of it that a reward model gives; None where a function scores alone.
+        function: the part that a function gives; None where a reward model scores alone.
         origin: for the manifest of what the run makes: "reward_model", the id of the reward model's checkpoint, and
             "reward", the function's name; None where there is none.
     """
 
     score: Reward
     model: ModelReward | None
+    function: Reward | None
     origin: dict[str, str | None]
 
-    def uncertainty(self, prompts: Rows, responses: Rows) -> list[float | None]:
-        """How far the members of the reward model disagree, one a response; None where it is no ensemble."""
-        if self.model is None or self.model.reward_model.members == 1:
-            return [None] * len(responses)
-        found: list[float | None] = self.model.uncertainty(prompts, responses).tolist()
-        return found
+    def score_with_uncertainty(self, prompts: Rows, responses: Rows) -> tuple[list[float], list[float | None]]:
+        """What ``score`` gives, and how far the members of the reward model disagree: None where it is no ensemble.
+
+        Every member reads the texts once.
+        """
+        if self.model is None:
+            return self.score(prompts, responses).tolist(), [None] * len(responses)
+        scores, uncertainty = self.model.score_with_uncertainty(prompts, responses)
+        if self.function is not None:
+            scores = scores.cpu() + ask_reward(self.function, "function", prompts, responses)
+        return scores.tolist(), [None] * len(responses) if uncertainty is None else uncertainty.tolist()
 
 
 def load_scoring(run: RunDirectory, tokenizer: Tokenizer, device: torch.device) -> Scoring | None:
@@ -47,21 +54,22 @@ def load_scoring(run: RunDirectory, tokenizer: Tokenizer, device: torch.device) 
         CheckpointError: the reward model is damaged, or reads other tokens.
         FunctionError: there is no such function.
     """
-    parts: dict[str, Reward] = {}
     model: ModelReward | None = None
+    function: Reward | None = None
     origin: dict[str, str | None] = {"reward_model": None, "reward": run.inputs.get("reward")}
     if run.inputs.get("reward_model"):
         reward_model, reward_tokenizer, manifest = load_reward_model(run.reward_model)
         if reward_tokenizer.sha256 != tokenizer.sha256:
             raise CheckpointError("the reward model reads other tokens than the policy writes: their tokenizers differ")
-        model = parts["reward model"] = reward_of(reward_model.to(device), tokenizer.end)
+        model = reward_of(reward_model.to(device), tokenizer.end)
         origin["reward_model"] = manifest["id"]
     if origin["reward"]:
-        function = load_function(origin["reward"], "reward", EXAMPLE_REWARD)
-        parts["function"] = told_if_flat(reward_from_function(function, tokenizer), origin["reward"], run)
-    if not parts:
-        return None
-    return Scoring(Composite(parts) if len(parts) > 1 else next(iter(parts.values())), model, origin)
+        named = load_function(origin["reward"], "reward", EXAMPLE_REWARD)
+        function = told_if_flat(reward_from_function(named, tokenizer), origin["reward"], run)
+    if model is not None and function is not None:
+        return Scoring(Composite({"reward model": model, "function": function}), model, function, origin)
+    alone = model or function
+    return None if alone is None else Scoring(alone, model, function, origin)
 
 
 def needed_scoring(run: RunDirectory, tokenizer: Tokenizer, device: torch.device) -> Scoring:

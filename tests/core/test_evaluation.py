@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rlhf_core.checkpoint import save_policy
+from rlhf_core.checkpoint import load_reward_model, save_policy, save_reward_model
 from rlhf_core.config import METRICS, EvaluateConfig
 from rlhf_core.errors import CheckpointError, DatasetError
 from rlhf_core.evaluation import (
@@ -21,10 +21,14 @@ from rlhf_core.evaluation import (
 )
 from rlhf_core.generation.log_probs import sequence_log_probs
 from rlhf_core.kl import k1, sequence_kl
+from rlhf_core.masking import join_sequences
+from rlhf_core.modules.reward_model import RewardModel
 from rlhf_core.records import write_prompts
+from rlhf_core.rewards import Composite, length_reward, reward_of
 from rlhf_core.text.tokenizer import Tokenizer
 from rlhf_core.training.evaluate import SAMPLES, evaluate_policy
 from rlhf_core.training.run_directory import RunDirectory, RunStopped, read_events
+from rlhf_core.training.scoring import Scoring
 
 # Numbers by hand
 
@@ -104,7 +108,7 @@ def policies(tmp_path, make_palm, tiny_tokenizer):
 def make_run(tmp_path, policies, reward_model_path, some_prompts):
     write_prompts(tmp_path / "prompts.jsonl", some_prompts)
 
-    def make(name="run", *, candidate=2, with_reward=True, references=None, **settings):
+    def make(name="run", *, candidate=2, with_reward=True, references=None, reward_model=None, **settings):
         base, parent, _ = policies
         config = {"max_new_tokens": 6, "threads": 1, "batch_size": 3, "temperature": 0.8, **settings}
         return RunDirectory.create(
@@ -113,7 +117,7 @@ def make_run(tmp_path, policies, reward_model_path, some_prompts):
             config=EvaluateConfig(**config),
             store=tmp_path / "store",
             policy=policies[candidate].path,
-            reward_model=reward_model_path if with_reward else None,
+            reward_model=(reward_model or reward_model_path) if with_reward else None,
             prompts=tmp_path / "prompts.jsonl",
             references={"parent": parent.path, "base": base.path} if references is None else references,
         )
@@ -142,6 +146,45 @@ def test_every_policy_answers_every_prompt_once(make_run, policies, some_prompts
     assert report["reward_differences"]["parent"]["value"] == pytest.approx(sum(differences) / 4)
     assert report["reward_differences"]["parent"]["count"] == 4
     assert report["policies"]["base"]["reward"]["value"] == pytest.approx(sum(rewards[policies[0].id]) / 4)
+
+
+@pytest.fixture
+def ensemble(tmp_path, make_palm, tiny_tokenizer):
+    """A stored ensemble whose three members disagree."""
+    torch.manual_seed(1)
+    model = RewardModel(make_palm(), num_binned_output=5, ensemble=3)
+    model.reward_mean.copy_(torch.tensor([0.0, 1.0, -1.0]))
+    return save_reward_model(tmp_path / "store", model, tiny_tokenizer, {}).path
+
+
+def test_an_ensemble_reads_each_answer_once_a_member(make_run, ensemble, monkeypatch):
+    passes, pool = [], RewardModel.pool
+
+    def count(self, x, *args, **kwargs):
+        passes.append(len(x))
+        return pool(self, x, *args, **kwargs)
+
+    monkeypatch.setattr(RewardModel, "pool", count)
+    _, lines = evaluated(make_run(reward_model=ensemble))
+    assert sum(passes) == 3 * len(lines) == 36  # members, answers: three policies to four prompts
+    model = load_reward_model(ensemble)[0]
+    for line in lines:
+        read = join_sequences([line["prompt_tokens"]], [line["tokens"]])
+        assert line["reward"] == pytest.approx(float(model.score(read)), abs=1e-4)
+        assert line["uncertainty"] == pytest.approx(float(model.uncertainty(read)), abs=1e-4)
+        assert line["uncertainty"] > 0.5  # of members at 0, -1 and 1: about 0.8
+
+
+def test_a_function_is_added_to_an_ensembles_scores_and_not_to_their_uncertainty(ensemble):
+    model, read = reward_of(load_reward_model(ensemble)[0], 2), ([[1, 5]] * 2, [[10, 2], [11, 12, 2]])
+    alone, uncertainty = model.score_with_uncertainty(*read)
+    function = length_reward(0, 1)  # -1 and -2 here: both are longer
+    both = Scoring(Composite({"model": model, "function": function}), model, function, {})
+    scores, told = both.score_with_uncertainty(*read)
+    assert scores == pytest.approx([float(alone[0]) - 1, float(alone[1]) - 2])
+    assert scores == pytest.approx(both.score(*read).tolist())
+    assert told == uncertainty.tolist()
+    assert Scoring(function, None, function, {}).score_with_uncertainty(*read) == ([-1.0, -2.0], [None, None])
 
 
 def test_the_kl_is_that_of_the_candidates_responses_at_the_sampling_temperature(make_run, policies, make_palm):

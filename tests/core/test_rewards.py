@@ -121,6 +121,28 @@ def test_an_ensembles_scores_by_hand():
     assert ensemble.uncertainty([[1]] * 2, [[5]] * 2).tolist() == [1.0, 0.0]
 
 
+def test_score_and_uncertainty_come_of_one_pass_of_each_member(make_palm):
+    asked = []
+
+    def member(*values):
+        return lambda prompts, responses: asked.append(1) or torch.tensor(values)
+
+    both = Ensemble([member(1.0, 5.0), member(3.0, 5.0)], "mean").score_with_uncertainty([[1]] * 2, [[5]] * 2)
+    assert [one.tolist() for one in both] == [[2.0, 5.0], [1.0, 0.0]]
+    assert len(asked) == 2
+
+    model = RewardModel(make_palm(), num_binned_output=5, ensemble=3)
+    model.reward_mean.copy_(torch.tensor([0.0, 1.0, -1.0]))  # untrained members are alike: told apart by hand
+    model.combined_std.fill_(2.0)
+    reward, read = reward_of(model, 2), ([[1, 5], [1]], [[10, 2], [11, 12, 2]])
+    apart = reward(*read), reward.uncertainty(*read)
+    passes = []
+    model.palm.register_forward_hook(lambda *_: passes.append(1))
+    torch.testing.assert_close(reward.score_with_uncertainty(*read), apart)
+    assert len(passes) == 3, "the trunk is read once a member"
+    assert reward_of(RewardModel(make_palm()), 2).score_with_uncertainty(*read)[1] is None
+
+
 @pytest.mark.parametrize(
     ("reward", "said"),
     [

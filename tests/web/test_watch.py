@@ -8,7 +8,7 @@ from statistics import NormalDist
 import pytest
 from django.test import Client
 
-from rlhf_core.config import RewardConfig
+from rlhf_core.config import RewardConfig, settings_to_dict
 from tests.studio import Studio, open_studio
 from tests.turns import POLICY, ask_for_policy_run, begin, finish, over_optimise, rate, train_with_judge
 from webapp import queue
@@ -180,6 +180,29 @@ def test_one_click_trains_a_reward_model_with_its_judge(studio, admin):
     sent = {"preset": "CPU", "request_id": uuid.uuid4(), "with_judge": "on"}
     assert admin.post("/p/film-reviews/runs/reward/", sent)["Location"] == "/p/film-reviews/runs/1/"
     assert Run.objects.count() == 2
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_running_one_of_the_two_again_asks_for_both_and_never_for_a_half_alone(studio, admin, number):
+    train_with_judge(studio, epochs=7)
+    html = admin.get(f"/p/film-reviews/runs/reward/?from={number}").content.decode()
+    assert re.search(r'<input type="checkbox" name="with_judge"[^>]* checked', html)
+    assert '<option value="all" selected>' in html
+    assert 'name="epochs" value="7"' in html
+    sent = {**settings_to_dict(RewardConfig(epochs=7)), "request_id": uuid.uuid4(), "with_judge": "on"}
+    assert admin.post("/p/film-reviews/runs/reward/", sent)["Location"] == "/p/film-reviews/runs/3/"
+    assert parts_asked_for() == ["first", "second"] * 2
+
+
+def test_a_half_that_was_chosen_by_hand_stays_chosen(studio, admin):
+    start_reward_run(actor=None, project=studio.project, config=RewardConfig(part="second"), request_id=uuid.uuid4())
+    html = admin.get("/p/film-reviews/runs/reward/?from=1").content.decode()
+    assert '<option value="second" selected>' in html
+    assert not re.search(r'<input type="checkbox" name="with_judge"[^>]* checked', html)
+
+
+def parts_asked_for() -> list[str]:
+    return [run.config["part"] for run in Run.objects.order_by("number")]
 
 
 # --- The page --------------------------------------------------------------------------------------------------------

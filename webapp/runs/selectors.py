@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID, uuid5
 
 from django.db.models import Max, QuerySet
 from django.db.models.functions import Now
@@ -53,6 +54,19 @@ def presets_for(project: Project, kind: str) -> dict[str, Settings]:
 # --- Judges ----------------------------------------------------------------------------------------------------------
 
 JUDGES: FeedbackPart = "second"  # the half of the prompts that judges learn from; what they judge learns from the first
+
+
+def judges_request(request_id: UUID) -> UUID:
+    """The key of the run that trains the judge, where ``request_id`` asks for a reward model with one."""
+    return uuid5(request_id, "judge")
+
+
+def has_judge(run: Run) -> bool:
+    """Whether a reward run is one of the two that were asked for together: a model, or its judge (one query)."""
+    if run.config.get("part") == JUDGES:
+        beside = Run.objects.filter(project=run.project_id, dataset=run.dataset_id, config__part="first")
+        return any(judges_request(key) == run.request_id for key in beside.values_list("request_id", flat=True))
+    return Run.objects.filter(project=run.project_id, request_id=judges_request(run.request_id)).exists()
 
 
 def parts_of(project: Project) -> dict[Any, str]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from django.conf import settings
 from django.db import IntegrityError, connection, transaction
@@ -57,7 +57,7 @@ from webapp.registry.models import Checkpoint
 from webapp.registry.selectors import held_out_prompts, policies, serving
 from webapp.registry.services import record_checkpoint, sampling_settings
 from webapp.runs.models import Evaluation, EvaluationSample, Run, RunEvent, RunMetrics, RunOutput, RunSample
-from webapp.runs.selectors import JUDGES, parts_of, simulated_ratings, simulating
+from webapp.runs.selectors import JUDGES, judges_request, parts_of, simulated_ratings, simulating
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ def start_reward_run(
         if with_judge:
             asked = [
                 (replace(config, part="first"), request_id),
-                (replace(config, part=JUDGES), uuid5(request_id, "judge")),
+                (replace(config, part=JUDGES), judges_request(request_id)),
             ]
         runs = [
             queue_run(

@@ -285,7 +285,8 @@ def build_form(
         return PolicyRunForm(data, project=project, settings=settings)
     if kind == "evaluate":
         return EvaluateRunForm(data, project=project, settings=settings)
-    return RewardRunForm(data, settings=settings)
+    asked_for_two = earlier is not None and selectors.has_judge(earlier)
+    return RewardRunForm(data, settings=settings, initial={"with_judge": True, "part": "all"} if asked_for_two else {})
 
 
 def first_preset(project: Project, kind: str) -> Settings:
