@@ -25,6 +25,7 @@ class JoinForm(forms.Form):
         widget=forms.TextInput(attrs={"autocomplete": "username", "autocapitalize": "none", "autofocus": True}),
     )
     password = forms.CharField(
+        label=gettext_lazy("Password"),
         strip=False,
         help_text=gettext_lazy("At least 10 characters; a few words in a row are good."),
         widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),

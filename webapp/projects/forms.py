@@ -6,6 +6,8 @@ from typing import Any
 
 from django import forms
 from django.utils.text import slugify
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from webapp.errors import SettingsRefused
 from webapp.projects.models import SHARES, Membership, PracticePair, Project
@@ -43,26 +45,31 @@ class SettingsForm(forms.ModelForm):
             "is_paused",
         ]
         labels = {
-            "question": "Question for a pair",
-            "single_question": "Question for one answer",
-            "prompt_label": "Words before the prompt",
-            "pair_percent": "Pairs, in percent",
-            "overlap": "Ratings wanted of each item",
-            "buffer_target": "Items kept ready",
-            "lease_minutes": "Minutes an item is kept for its rater",
-            "use_simulated_ratings": "Train on simulated ratings too",
-            "is_paused": "Pause rating",
+            "name": gettext_lazy("Name"),
+            "question": gettext_lazy("Question for a pair"),
+            "single_question": gettext_lazy("Question for one answer"),
+            "prompt_label": gettext_lazy("Words before the prompt"),
+            "pair_percent": gettext_lazy("Pairs, in percent"),
+            "overlap": gettext_lazy("Ratings wanted of each item"),
+            "buffer_target": gettext_lazy("Items kept ready"),
+            "lease_minutes": gettext_lazy("Minutes an item is kept for its rater"),
+            "use_simulated_ratings": gettext_lazy("Train on simulated ratings too"),
+            "is_paused": gettext_lazy("Pause rating"),
         }
         help_texts = {
-            "question": "One sentence, above every pair.",
-            "single_question": "One sentence, above every single answer.",
-            "prompt_label": "Stand above the prompt, for instance: The review begins.",
-            "pair_percent": "The rest are single answers, rated 1 to 5.",
-            "overlap": "By different people. Holds for items made from now on.",
-            "buffer_target": "The sampler writes new answers when fewer are open.",
-            "lease_minutes": "After that somebody else may get it; a late rating is kept.",
-            "use_simulated_ratings": "They are always marked as simulated. Off: the next dataset leaves them out.",
-            "is_paused": "Raters see that the project is paused. Ratings on their way are still accepted.",
+            "question": gettext_lazy("One sentence, above every pair."),
+            "single_question": gettext_lazy("One sentence, above every single answer."),
+            "prompt_label": gettext_lazy("Stand above the prompt, for instance: The review begins."),
+            "pair_percent": gettext_lazy("The rest are single answers, rated 1 to 5."),
+            "overlap": gettext_lazy("By different people. Holds for items made from now on."),
+            "buffer_target": gettext_lazy("The sampler writes new answers when fewer are open."),
+            "lease_minutes": gettext_lazy("After that somebody else may get it; a late rating is kept."),
+            "use_simulated_ratings": gettext_lazy(
+                "They are always marked as simulated. Off: the next dataset leaves them out."
+            ),
+            "is_paused": gettext_lazy(
+                "Raters see that the project is paused. Ratings on their way are still accepted."
+            ),
         }
         widgets = {"pair_percent": forms.NumberInput(attrs=PERCENT)}
 
@@ -81,11 +88,16 @@ class LinesField(forms.CharField):
         lines = [line.strip() for line in super().clean(value).splitlines() if line.strip()]
         for line in lines:
             if len(line) > self.length:
-                raise forms.ValidationError(f"“{line[:20]}…” has {len(line)} characters: {self.length} at most a line.")
+                raise forms.ValidationError(
+                    _("“%(line)s…” has %(count)s characters: %(length)s at most a line.")
+                    % {"line": line[:20], "count": len(line), "length": self.length}
+                )
             if lines.count(line) > 1:
-                raise forms.ValidationError(f"“{line}” stands there twice: take one of them away.")
+                raise forms.ValidationError(_("“%(line)s” stands there twice: take one of them away.") % {"line": line})
         if len(lines) > self.most:
-            raise forms.ValidationError(f"{len(lines)} lines: {self.most} at most.")
+            raise forms.ValidationError(
+                _("%(count)s lines: %(most)s at most.") % {"count": len(lines), "most": self.most}
+            )
         return lines
 
 
@@ -93,22 +105,34 @@ class ModesForm(forms.ModelForm):
     """Which rating modes a project uses, and how much of each; what is left of 100 % is single answers."""
 
     rules = LinesField(
+        label=gettext_lazy("Rules"),
         most=40,
         length=300,
-        help_text="One a line, each a sentence that an answer keeps to or breaks: “It names no private person.” Each "
-        "item asks one of them, the least asked first. A line that you change is a new rule.",
+        help_text=gettext_lazy(
+            "One a line, each a sentence that an answer keeps to or breaks: “It names no private "
+            "person.” Each item asks one of them, the least asked first. A line that you change is a "
+            "new rule."
+        ),
     )
     axes = LinesField(
+        label=gettext_lazy("Axes"),
         most=5,
         length=30,
-        help_text="One a line, 5 at most, such as helpful, truthful, harmless. A single answer then gets 1 to 5 "
-        "overall, and after that 1 to 5 for each. A reward model learns from the overall score.",
+        help_text=gettext_lazy(
+            "One a line, 5 at most, such as helpful, truthful, harmless. A single answer then gets 1 "
+            "to 5 overall, and after that 1 to 5 for each. A reward model learns from the overall "
+            "score."
+        ),
     )
     flags = LinesField(
+        label=gettext_lazy("Flags"),
         most=9,
         length=40,
-        help_text="One a line, 9 at most; raters set them with X and a number, in every mode. For instance: spam, "
-        "personal data, harmful, wrong language. Empty: no flags. A reason in own words can be given always.",
+        help_text=gettext_lazy(
+            "One a line, 9 at most; raters set them with X and a number, in every mode. For instance: "
+            "spam, personal data, harmful, wrong language. Empty: no flags. A reason in own words can "
+            "be given always."
+        ),
     )
 
     class Meta:
@@ -126,24 +150,30 @@ class ModesForm(forms.ModelForm):
             "flags",
         ]
         labels = {
-            "pair_percent": "Pairs, in percent",
-            "ranking_percent": "Rankings, in percent",
-            "ranking_size": "Answers to a ranking",
-            "ranking_question": "Question for a ranking",
-            "rule_percent": "Rules, in percent",
-            "rule_question": "Question for a rule",
-            "rewrite_percent": "Rewrites, in percent",
-            "rewrite_question": "Question for a rewrite",
+            "pair_percent": gettext_lazy("Pairs, in percent"),
+            "ranking_percent": gettext_lazy("Rankings, in percent"),
+            "ranking_size": gettext_lazy("Answers to a ranking"),
+            "ranking_question": gettext_lazy("Question for a ranking"),
+            "rule_percent": gettext_lazy("Rules, in percent"),
+            "rule_question": gettext_lazy("Question for a rule"),
+            "rewrite_percent": gettext_lazy("Rewrites, in percent"),
+            "rewrite_question": gettext_lazy("Question for a rewrite"),
         }
         help_texts = {
-            "pair_percent": "Two answers: which is better, and by how much? One key.",
-            "ranking_percent": "Several answers are put in order, ties permitted.",
-            "ranking_size": "2 to 6. Each ranking takes as many fresh answers, so the queue fills more slowly.",
-            "ranking_question": "One sentence, above every ranking.",
-            "rule_percent": "One answer is held against one rule: yes, no or unsure, with the passage that shows it.",
-            "rule_question": "One sentence, above the rule.",
-            "rewrite_percent": "One answer is written anew, or called good as it is. Kept as a demonstration.",
-            "rewrite_question": "One sentence, above every answer to be rewritten.",
+            "pair_percent": gettext_lazy("Two answers: which is better, and by how much? One key."),
+            "ranking_percent": gettext_lazy("Several answers are put in order, ties permitted."),
+            "ranking_size": gettext_lazy(
+                "2 to 6. Each ranking takes as many fresh answers, so the queue fills more slowly."
+            ),
+            "ranking_question": gettext_lazy("One sentence, above every ranking."),
+            "rule_percent": gettext_lazy(
+                "One answer is held against one rule: yes, no or unsure, with the passage that shows it."
+            ),
+            "rule_question": gettext_lazy("One sentence, above the rule."),
+            "rewrite_percent": gettext_lazy(
+                "One answer is written anew, or called good as it is. Kept as a demonstration."
+            ),
+            "rewrite_question": gettext_lazy("One sentence, above every answer to be rewritten."),
         }
         widgets = dict.fromkeys(SHARES, forms.NumberInput(attrs=PERCENT))
 
@@ -152,17 +182,19 @@ class CreateForm(SettingsForm):
     """A new project: what raters are asked, and what they are told."""
 
     slug = forms.SlugField(
-        label="Address",
+        label=gettext_lazy("Address"),
         max_length=60,
         required=False,
-        help_text="Stands in the project's links. Empty: made from the name.",
+        help_text=gettext_lazy("Stands in the project's links. Empty: made from the name."),
     )
     guideline_body = forms.CharField(
-        label="Guideline",
+        label=gettext_lazy("Guideline"),
         required=False,
         widget=forms.Textarea(attrs={"rows": 10}),
-        help_text="What makes an answer better, in a sentence; then a good and a bad example. Markdown. "
-        "Each change later on is a new version.",
+        help_text=gettext_lazy(
+            "What makes an answer better, in a sentence; then a good and a bad example. Markdown. Each "
+            "change later on is a new version."
+        ),
     )
 
     class Meta(SettingsForm.Meta):
@@ -172,9 +204,11 @@ class CreateForm(SettingsForm):
         cleaned: dict[str, Any] = super().clean() or self.cleaned_data
         slug = cleaned.get("slug") or slugify(cleaned.get("name", ""))[:60]
         if not slug:
-            self.add_error("slug", "The name has no letters or digits for an address: write one here.")
+            self.add_error("slug", _("The name has no letters or digits for an address: write one here."))
         elif Project.objects.filter(slug=slug).exists():
-            self.add_error("slug", f"Another project has the address “{slug}”: write another one here.")
+            self.add_error(
+                "slug", _("Another project has the address “%(slug)s”: write another one here.") % {"slug": slug}
+            )
         cleaned["slug"] = slug
         return cleaned
 
@@ -183,50 +217,58 @@ class ImportForm(forms.Form):
     """Prompts from a file or from the clipboard."""
 
     FORMATS = [
-        ("", "Find out by the file's name"),
-        ("text", "Text: one prompt a line"),
-        ("jsonl", 'JSON lines: {"prompt": "…", "priority": 5}'),
-        ("csv", "CSV with a column “prompt”, perhaps “priority”"),
+        ("", gettext_lazy("Find out by the file's name")),
+        ("text", gettext_lazy("Text: one prompt a line")),
+        ("jsonl", gettext_lazy('JSON lines: {"prompt": "…", "priority": 5}')),
+        ("csv", gettext_lazy("CSV with a column “prompt”, perhaps “priority”")),
     ]
     ENDINGS = {"txt": "text", "text": "text", "jsonl": "jsonl", "ndjson": "jsonl", "json": "jsonl", "csv": "csv"}
 
     file = forms.FileField(
+        label=gettext_lazy("File"),
         required=False,
-        help_text="UTF-8, 10 MB at most. A prompt may have a priority, -1000 to 1000, 0 by default: among prompts that "
-        "raters were asked about equally often, the higher is answered first, and its items are rated first. Import "
-        "the same prompt again with another priority to change it; items that wait already stay where they are.",
+        help_text=gettext_lazy(
+            "UTF-8, 10 MB at most. A prompt may have a priority, -1000 to 1000, 0 by default: among "
+            "prompts that raters were asked about equally often, the higher is answered first, and its "
+            "items are rated first. Import the same prompt again with another priority to change it; "
+            "items that wait already stay where they are."
+        ),
     )
     text = forms.CharField(
-        label="Or paste them",
+        label=gettext_lazy("Or paste them"),
         required=False,
         strip=False,
         widget=forms.Textarea(attrs={"rows": 10, "spellcheck": "false"}),
     )
-    format = forms.ChoiceField(choices=FORMATS, required=False)
+    format = forms.ChoiceField(label=gettext_lazy("Format"), choices=FORMATS, required=False)
     held_out_percent = forms.IntegerField(
-        label="Held out, in percent",
+        label=gettext_lazy("Held out, in percent"),
         min_value=0,
         max_value=90,
         initial=20,
-        help_text="Never trained on, kept to measure. Fixed by the prompt's text: the same prompt always falls on the "
-        "same side.",
+        help_text=gettext_lazy(
+            "Never trained on, kept to measure. Fixed by the prompt's text: the same prompt always "
+            "falls on the same side."
+        ),
     )
     source = forms.CharField(
-        label="Where they come from",
+        label=gettext_lazy("Where they come from"),
         max_length=60,
         required=False,
-        help_text="A word for yourself, kept with each prompt.",
+        help_text=gettext_lazy("A word for yourself, kept with each prompt."),
     )
 
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or self.cleaned_data
         file, text = cleaned.get("file"), cleaned.get("text", "")
         if file and text.strip():
-            raise forms.ValidationError("There is a file and a pasted text: take one of them away.")
+            raise forms.ValidationError(_("There is a file and a pasted text: take one of them away."))
         if not file and not text.strip():
-            raise forms.ValidationError("Nothing to import: choose a file or paste some prompts.")
+            raise forms.ValidationError(_("Nothing to import: choose a file or paste some prompts."))
         if file and file.size > MAX_FILE_BYTES:
-            raise forms.ValidationError(f"{file.name} is larger than 10 MB: split it, and import the parts in turn.")
+            raise forms.ValidationError(
+                _("%(name)s is larger than 10 MB: split it, and import the parts in turn.") % {"name": file.name}
+            )
         if not cleaned.get("format"):
             cleaned["format"] = self.guess_format(file.name if file else "", text)
         return cleaned
@@ -239,9 +281,9 @@ class ImportForm(forms.Form):
 class InvitationForm(forms.Form):
     """A link by which others join."""
 
-    role = forms.ChoiceField(choices=Membership.Role.choices, initial=Membership.Role.RATER)
-    days = forms.IntegerField(label="Days it works", min_value=1, max_value=90, initial=7)
-    uses = forms.IntegerField(label="People who may use it", min_value=1, max_value=500, initial=1)
+    role = forms.ChoiceField(label=gettext_lazy("Role"), choices=Membership.Role.choices, initial=Membership.Role.RATER)
+    days = forms.IntegerField(label=gettext_lazy("Days it works"), min_value=1, max_value=90, initial=7)
+    uses = forms.IntegerField(label=gettext_lazy("People who may use it"), min_value=1, max_value=500, initial=1)
 
     @property
     def valid_for(self) -> timedelta:
@@ -250,11 +292,11 @@ class InvitationForm(forms.Form):
 
 class GuidelineForm(forms.Form):
     body = forms.CharField(
-        label="Text",
+        label=gettext_lazy("Text"),
         max_length=50_000,
         strip=False,
         widget=forms.Textarea(attrs={"rows": 22, "class": "tall"}),
-        help_text="Markdown: # heading, - list, **strong**, > quote.",
+        help_text=gettext_lazy("Markdown: # heading, - list, **strong**, > quote."),
     )
 
 
@@ -266,10 +308,12 @@ class ConsentForm(forms.ModelForm):
     class Meta:
         model = Project
         fields = ["consent"]
-        labels = {"consent": "What raters agree to"}
+        labels = {"consent": gettext_lazy("What raters agree to")}
         help_texts = {
-            "consent": "Markdown. What is done with ratings, who sees names, what may be unpleasant to read. Empty: "
-            "raters are not asked."
+            "consent": gettext_lazy(
+                "Markdown. What is done with ratings, who sees names, what may be unpleasant to read. "
+                "Empty: raters are not asked."
+            )
         }
         widgets = {"consent": forms.Textarea(attrs={"rows": 8})}
 
@@ -280,8 +324,14 @@ class PracticeForm(forms.ModelForm):
     class Meta:
         model = PracticePair
         fields = ["prompt", "left", "right", "best", "explanation"]
-        labels = {"left": "Answer A", "right": "Answer B", "best": "The answer", "explanation": "Why"}
-        help_texts = {"explanation": "Shown after the rater has answered, right or wrong."}
+        labels = {
+            "prompt": gettext_lazy("Prompt"),
+            "left": gettext_lazy("Answer A"),
+            "right": gettext_lazy("Answer B"),
+            "best": gettext_lazy("The answer"),
+            "explanation": gettext_lazy("Why"),
+        }
+        help_texts = {"explanation": gettext_lazy("Shown after the rater has answered, right or wrong.")}
         widgets = {
             "prompt": forms.Textarea(attrs={"rows": 2}),
             "left": forms.Textarea(attrs={"rows": 4}),

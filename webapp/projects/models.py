@@ -5,11 +5,18 @@ from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from webapp.ids import uuid7
 
-SHARES = ("pair_percent", "ranking_percent", "rule_percent", "rewrite_percent")
-"""Fields of ``Project``: how much of what raters judge is of which mode; the rest are single answers."""
+SHARES = {
+    "pair_percent": gettext_lazy("pair"),
+    "ranking_percent": gettext_lazy("ranking"),
+    "rule_percent": gettext_lazy("rule"),
+    "rewrite_percent": gettext_lazy("rewrite"),
+}
+"""Fields of ``Project``: how much of what raters judge is of which mode, by its name; the rest is single answers."""
 
 
 class Project(models.Model):
@@ -89,9 +96,13 @@ class Project(models.Model):
             return  # the field itself says so
         total = sum(shares.values())
         if total > 100:
-            said = ", ".join(f"{name.removesuffix('_percent')} {share} %" for name, share in shares.items() if share)
+            said = ", ".join(f"{SHARES[name]} {share} %" for name, share in shares.items() if share)
             raise ValidationError(
-                f"The shares of the rating modes add up to {total} % ({said}); 100 % is all there is. Lower one."
+                _(
+                    "The shares of the rating modes add up to %(total)s %% (%(said)s); 100 %% is all there is. "
+                    "Lower one."
+                )
+                % {"total": total, "said": said}
             )
 
 
@@ -115,8 +126,8 @@ class Membership(models.Model):
     """A person's part in a project."""
 
     class Role(models.TextChoices):
-        RATER = "rater"
-        ADMIN = "admin"
+        RATER = "rater", gettext_lazy("Rater")
+        ADMIN = "admin", gettext_lazy("Admin")
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="memberships")
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="memberships")
@@ -171,7 +182,7 @@ class Prompt(models.Model):
 
     class Split(models.TextChoices):
         TRAIN = "train"
-        HELD_OUT = "held_out", "held out"
+        HELD_OUT = "held_out", gettext_lazy("held out")
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="prompts")
@@ -197,7 +208,14 @@ class PracticePair(models.Model):
     prompt = models.TextField()
     left = models.TextField(help_text="answer A")
     right = models.TextField(help_text="answer B")
-    best = models.CharField(max_length=4, choices=[("a", "A is better"), ("b", "B is better"), ("tie", "equal")])
+    best = models.CharField(
+        max_length=4,
+        choices=[
+            ("a", gettext_lazy("A is better")),
+            ("b", gettext_lazy("B is better")),
+            ("tie", gettext_lazy("equal")),
+        ],
+    )
     explanation = models.TextField(help_text="why, in one or two sentences")
     created_at = models.DateTimeField(auto_now_add=True)
 

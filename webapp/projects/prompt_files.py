@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, BinaryIO
 
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
 from webapp.errors import ImportRefused, LineError
 
 FORMATS = ("jsonl", "csv", "text")
@@ -20,7 +23,9 @@ MAX_PROMPTS = 50_000  # of one file: a page must answer within seconds
 MAX_PROMPT_BYTES = 32 * 2**10
 MAX_DIGITS = 100  # of a whole number in JSON: Python refuses very long ones with a message that helps nobody
 LOST = "\ufffd"  # what programs write in place of a letter that they could not read
-OLD_MAC = "a line ends with a carriage return alone, as on an old Mac; save the file with the line ends of today"
+OLD_MAC = gettext_lazy(
+    "a line ends with a carriage return alone, as on an old Mac; save the file with the line ends of today"
+)
 MAX_ERRORS = 200  # enough to mend by; a file of another format is wrong in every line
 
 
@@ -55,11 +60,13 @@ def read_prompts(stream: BinaryIO, format: str) -> list[PromptLine]:
     found = read_csv(lines, errors) if format == "csv" else read_lines(lines, errors, format)
     prompts = list(islice(found, MAX_PROMPTS + 1))
     if len(prompts) > MAX_PROMPTS:
-        errors.append(LineError(0, f"the file has more than {MAX_PROMPTS:,} prompts; split it"))
+        errors.append(
+            LineError(0, _("the file has more than %(most)s prompts; split it") % {"most": f"{MAX_PROMPTS:,}"})
+        )
     if errors:
         raise ImportRefused(sorted(errors, key=lambda error: error.line)[:MAX_ERRORS])
     if not prompts:
-        raise ImportRefused([LineError(0, "the file has no prompts")])
+        raise ImportRefused([LineError(0, _("the file has no prompts"))])
     return prompts
 
 
@@ -76,21 +83,30 @@ def text_lines(stream: BinaryIO, errors: list[LineError]) -> Iterator[tuple[int,
             if not line or size > MAX_FILE_BYTES:
                 break
         if size > MAX_FILE_BYTES:
-            errors.append(LineError(number, f"the file is larger than {MAX_FILE_BYTES // 2**20} MB; split it"))
+            errors.append(
+                LineError(
+                    number, _("the file is larger than %(most)s MB; split it") % {"most": MAX_FILE_BYTES // 2**20}
+                )
+            )
             return
         if too_long:
-            errors.append(LineError(number, f"the line is longer than {MAX_LINE_BYTES:,} bytes"))
+            errors.append(
+                LineError(number, _("the line is longer than %(most)s bytes") % {"most": f"{MAX_LINE_BYTES:,}"})
+            )
             yield number, "\n"
             continue
         if number == 1:
             if line.startswith((b"\xff\xfe", b"\xfe\xff")):
-                errors.append(LineError(1, "the file is in UTF-16; save it as UTF-8"))
+                errors.append(LineError(1, _("the file is in UTF-16; save it as UTF-8")))
                 return
             line = line.removeprefix(b"\xef\xbb\xbf")
         try:
             yield number, line.decode()
         except UnicodeDecodeError as error:
-            reason = f"byte {error.start + 1} (0x{line[error.start]:02x}) is not UTF-8; save the file as UTF-8"
+            reason = _("byte %(at)s (0x%(byte)s) is not UTF-8; save the file as UTF-8") % {
+                "at": error.start + 1,
+                "byte": f"{line[error.start]:02x}",
+            }
             errors.append(LineError(number, reason))
             yield number, "\n"
 
@@ -128,14 +144,19 @@ def read_csv(lines: Iterator[tuple[int, str]], errors: list[LineError]) -> Itera
             if not any(cell.strip() for cell in row):
                 continue
             if len(row) != columns.width:
-                raise LineRefused(f"the row has {len(row)} cells, and the header {columns.width}")
+                raise LineRefused(
+                    _("the row has %(count)s cells, and the header %(width)s")
+                    % {"count": len(row), "width": columns.width}
+                )
             priority = None if columns.priority is None else row[columns.priority].strip()
             yield PromptLine(checked_prompt(row[columns.text]), priority_of_text(priority) if priority else None)
         except StopIteration:
             return
         except csv.Error as error:
             is_old_mac = "new-line character" in str(error)
-            errors.append(LineError(number, OLD_MAC if is_old_mac else f"this is no CSV: {error}"))
+            errors.append(
+                LineError(number, str(OLD_MAC) if is_old_mac else _("this is no CSV: %(error)s") % {"error": error})
+            )
             return  # where a quote is open, no later row can be told apart
         except LineRefused as refused:
             errors.append(LineError(number, str(refused)))
@@ -164,11 +185,16 @@ def find_columns(number: int, header: str, errors: list[LineError]) -> Columns |
             continue
         if len(texts) > 1 or len(priorities) > 1:
             twice = "text or prompt" if len(texts) > 1 else PRIORITY
-            errors.append(LineError(number, f"the header has more than one column named {twice}; keep one of them"))
+            errors.append(
+                LineError(
+                    number,
+                    _("the header has more than one column named %(twice)s; keep one of them") % {"twice": twice},
+                )
+            )
             return None
         return Columns(delimiter, texts[0], priorities[0] if priorities else None, len(names))
     is_old_mac = "\r" in header.rstrip("\r\n")
-    errors.append(LineError(number, OLD_MAC if is_old_mac else "the header has no column named text or prompt"))
+    errors.append(LineError(number, str(OLD_MAC) if is_old_mac else _("the header has no column named text or prompt")))
     return None
 
 
@@ -179,21 +205,23 @@ def prompt_of_json(line: str) -> PromptLine:
             line, object_pairs_hook=unique_pairs, parse_constant=refuse_constant, parse_int=bounded_integer
         )
     except RecursionError:
-        raise LineRefused("this is nested too deeply") from None
+        raise LineRefused(_("this is nested too deeply")) from None
     except json.JSONDecodeError as error:
-        raise LineRefused(f"this is no JSON: {error.msg} at character {error.pos + 1}") from None
+        raise LineRefused(
+            _("this is no JSON: %(msg)s at character %(at)s") % {"msg": error.msg, "at": error.pos + 1}
+        ) from None
     priority = None
     if isinstance(value, dict):
         priority = checked_priority(value.get(PRIORITY))
         columns = [name for name in COLUMNS if name in value]
         if not columns:
-            raise LineRefused('the object has no key "text" or "prompt"')
+            raise LineRefused(_('the object has no key "text" or "prompt"'))
         if len(columns) > 1:
-            raise LineRefused('the object has both "text" and "prompt"; keep one of them')
+            raise LineRefused(_('the object has both "text" and "prompt"; keep one of them'))
         value = value[columns[0]]
     if not isinstance(value, str):
-        kinds = {dict: "an object", list: "a list", bool: "true or false", type(None): "null"}
-        raise LineRefused(f"the prompt is {kinds.get(type(value), 'a number')}, not a string")
+        kinds = {dict: _("an object"), list: _("a list"), bool: _("true or false"), type(None): _("null")}
+        raise LineRefused(_("the prompt is %(kind)s, not a string") % {"kind": kinds.get(type(value), _("a number"))})
     return PromptLine(checked_prompt(value), priority)
 
 
@@ -202,7 +230,10 @@ def checked_priority(value: object) -> int | None:
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or value not in PRIORITIES:
-        raise LineRefused(f"the priority is not a whole number from {PRIORITIES[0]} to {PRIORITIES[-1]}")
+        raise LineRefused(
+            _("the priority is not a whole number from %(least)s to %(most)s")
+            % {"least": PRIORITIES[0], "most": PRIORITIES[-1]}
+        )
     return value
 
 
@@ -217,20 +248,22 @@ def unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise LineRefused(f"the key {ascii(key[:40])} is given twice")
+            raise LineRefused(_("the key %(key)s is given twice") % {"key": ascii(key[:40])})
         found[key] = value
     return found
 
 
 def refuse_constant(name: str) -> None:
     """NaN and Infinity, which Python reads and JSON does not have."""
-    raise LineRefused(f"this is no JSON: {name} is not a number there")
+    raise LineRefused(_("this is no JSON: %(name)s is not a number there") % {"name": name})
 
 
 def bounded_integer(digits: str) -> int:
     """A whole number of bearable length."""
     if len(digits) > MAX_DIGITS:
-        raise LineRefused(f"a number has {len(digits)} digits; at most {MAX_DIGITS} are read")
+        raise LineRefused(
+            _("a number has %(count)s digits; at most %(most)s are read") % {"count": len(digits), "most": MAX_DIGITS}
+        )
     return int(digits)
 
 
@@ -238,18 +271,27 @@ def checked_prompt(text: str) -> str:
     """A prompt that can be stored and shown, without the white space around it."""
     text = text.strip()
     if not text:
-        raise LineRefused("the prompt is empty")
+        raise LineRefused(_("the prompt is empty"))
     if "\0" in text:
-        raise LineRefused(f"character {text.index(chr(0)) + 1} of the prompt is NUL, which cannot be stored")
+        raise LineRefused(
+            _("character %(at)s of the prompt is NUL, which cannot be stored") % {"at": text.index(chr(0)) + 1}
+        )
     if LOST in text:
         at = text.index(LOST) + 1
-        raise LineRefused(f"character {at} of the prompt is U+FFFD: the letter there was lost; save it as UTF-8 anew")
+        raise LineRefused(
+            _("character %(at)s of the prompt is U+FFFD: the letter there was lost; save it as UTF-8 anew") % {"at": at}
+        )
     try:
         size = len(text.encode())
     except UnicodeEncodeError as error:
-        raise LineRefused(f"character {error.start + 1} of the prompt is half of a surrogate pair") from None
+        raise LineRefused(
+            _("character %(at)s of the prompt is half of a surrogate pair") % {"at": error.start + 1}
+        ) from None
     if size > MAX_PROMPT_BYTES:
-        raise LineRefused(f"the prompt has {size:,} bytes; at most {MAX_PROMPT_BYTES:,} are permitted")
+        raise LineRefused(
+            _("the prompt has %(size)s bytes; at most %(most)s are permitted")
+            % {"size": f"{size:,}", "most": f"{MAX_PROMPT_BYTES:,}"}
+        )
     return text
 
 

@@ -10,6 +10,7 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.db.models import F, QuerySet
 from django.db.models.functions import Now
+from django.utils.translation import gettext as _
 
 from webapp.accounts.models import User
 from webapp.accounts.services import create_user, hash_password, record_audit
@@ -95,7 +96,7 @@ def update_project(*, actor: User, project: Project, **fields: Any) -> Project:
     """
     unknown = set(fields) - set(EDITABLE)
     if unknown:
-        raise SettingsRefused({name: ["This cannot be changed."] for name in sorted(unknown)})
+        raise SettingsRefused({name: [_("This cannot be changed.")] for name in sorted(unknown)})
     with transaction.atomic():
         before = Project.objects.select_for_update(no_key=True).get(pk=project.pk)
         changes = {name: [getattr(before, name), value] for name, value in fields.items()}
@@ -119,9 +120,9 @@ def update_modes(*, actor: User, project: Project, rules: Sequence[str], **field
     """
     texts = [" ".join(text.split()) for text in rules]
     if any(not text or len(text) > RULE_LENGTH or "\0" in text for text in texts):
-        raise SettingsRefused({"rules": [f"A rule has 1 to {RULE_LENGTH} characters."]})
+        raise SettingsRefused({"rules": [_("A rule has 1 to %(most)s characters.") % {"most": RULE_LENGTH}]})
     if not texts and fields.get("rule_percent", project.rule_percent):
-        raise SettingsRefused({"rules": ["Rules shall be asked: write one at least, or set their share to 0."]})
+        raise SettingsRefused({"rules": [_("Rules shall be asked: write one at least, or set their share to 0.")]})
     with transaction.atomic():
         project = update_project(actor=actor, project=project, **fields)
         active = set(project.rules.filter(is_active=True).values_list("text", flat=True))
@@ -160,9 +161,9 @@ def create_invitation(
 ) -> str:
     """A token by which ``uses`` people can join as ``role`` within ``valid_for``. It is told only here."""
     if role not in Membership.Role.values:
-        raise SettingsRefused({"role": [f"It is one of {', '.join(Membership.Role.values)}."]})
+        raise SettingsRefused({"role": [_("It is one of %(roles)s.") % {"roles": ", ".join(Membership.Role.values)}]})
     if not 1 <= uses <= 1000:
-        raise SettingsRefused({"uses": ["An invitation serves 1 to 1000 people."]})
+        raise SettingsRefused({"uses": [_("An invitation serves 1 to 1000 people.")]})
     token = new_token()
     with transaction.atomic():
         Invitation.objects.create(
@@ -235,9 +236,9 @@ def save_guideline(*, actor: User, project: Project, body: str) -> Guideline:
     """The next version of what raters are told; the version there is where the text did not change."""
     body = body.replace("\r\n", "\n").strip()
     if not body:
-        raise SettingsRefused({"body": ["The guideline is empty."]})
+        raise SettingsRefused({"body": [_("The guideline is empty.")]})
     if "\0" in body:
-        raise SettingsRefused({"body": ["The guideline has a NUL character, which cannot be stored."]})
+        raise SettingsRefused({"body": [_("The guideline has a NUL character, which cannot be stored.")]})
     sha256 = hashlib.sha256(body.encode("utf-8", "surrogatepass")).hexdigest()
     with transaction.atomic():
         Project.objects.select_for_update(no_key=True).get(pk=project.pk)  # two editors: one version after the other
@@ -287,7 +288,7 @@ def import_prompts(
     if (stream is None) == (text is None):
         raise ValueError("give one of stream and text")
     if not 0 <= held_out_percent <= 100:
-        raise SettingsRefused({"held_out_percent": ["It is a share, 0 to 100."]})
+        raise SettingsRefused({"held_out_percent": [_("It is a share, 0 to 100.")]})
     found = read_prompts(stream if stream is not None else stream_of(text or ""), format)
     by_hash = {hashlib.sha256(prompt.text.encode()).hexdigest(): prompt for prompt in found}
     lines = list(by_hash.items())

@@ -9,6 +9,7 @@ from django.contrib.auth.decorators import login_required
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
+from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
@@ -51,7 +52,9 @@ def create(request: MemberRequest) -> HttpResponse:
     """A new project; the next step is its prompts."""
     form = CreateForm(request.POST or None)
     if form.is_valid() and accepted(form, lambda: services.create_project(actor=request.user, **form.cleaned_data)):
-        messages.success(request, f"The project {form.cleaned_data['name']} is there. Next it needs prompts.")
+        messages.success(
+            request, _("The project %(name)s is there. Next it needs prompts.") % {"name": form.cleaned_data["name"]}
+        )
         return redirect("projects:import", form.cleaned_data["slug"])
     return render(request, "projects/create.html", {"form": form}, status=422 if form.is_bound else 200)
 
@@ -65,11 +68,12 @@ def change_settings(request: MemberRequest, project: Project) -> HttpResponse:
     if form.is_valid() and accepted(
         form, lambda: services.update_project(actor=request.user, project=project, **form.cleaned_data)
     ):
-        told = "The settings are saved."
+        told = _("The settings are saved.")
         if project.overlap != overlap:
-            told += (
-                f" Each item made from now on gets ratings by {project.overlap}; what was made before keeps {overlap}."
-            )
+            told = _(
+                "The settings are saved. Each item made from now on gets ratings by %(overlap)s; what was "
+                "made before keeps %(before)s."
+            ) % {"overlap": project.overlap, "before": overlap}
         messages.success(request, told)
         return redirect("projects:settings", project.slug)
     if form.is_bound:
@@ -87,7 +91,7 @@ def rating_modes(request: MemberRequest, project: Project) -> HttpResponse:
     if form.is_valid() and accepted(
         form, lambda: services.update_modes(actor=request.user, project=project, **form.cleaned_data)
     ):
-        messages.success(request, "The rating modes are saved. They hold for items made from now on.")
+        messages.success(request, _("The rating modes are saved. They hold for items made from now on."))
         return redirect("projects:modes", project.slug)
     if form.is_bound:
         project.refresh_from_db()  # as above
@@ -120,11 +124,17 @@ def import_prompts(request: MemberRequest, project: Project) -> HttpResponse:
                     kept = {**request.POST.dict(), "text": data.decode(), "format": options["format"]}
                     context["form"] = ImportForm(initial=kept)
         else:
-            told = f"{report.created} new prompts"
-            if report.duplicates:
-                told += f"; {report.duplicates} were there already"
-                told += f", {report.reprioritised} with another priority from now on" if report.reprioritised else ""
-            messages.success(request, told + ".")
+            counts = {"created": report.created, "known": report.duplicates, "moved": report.reprioritised}
+            if report.reprioritised:
+                told = _(
+                    "%(created)s new prompts; %(known)s were there already, %(moved)s with another priority "
+                    "from now on."
+                )
+            elif report.duplicates:
+                told = _("%(created)s new prompts; %(known)s were there already.")
+            else:
+                told = _("%(created)s new prompts.")
+            messages.success(request, told % counts)
             return redirect("projects:import", project.slug)
     context["counts"] = selectors.prompt_counts(project)
     return render(request, "projects/import.html", context, status=422 if form.is_bound else 200)
@@ -179,7 +189,7 @@ def join(request: MemberRequest, token: str) -> HttpResponse:
             form.add_error(None, str(error))
         else:
             login(request, user, backend=PASSWORD_BACKEND)
-            messages.success(request, f"Welcome, {user.get_username()}.")
+            messages.success(request, _("Welcome, %(name)s.") % {"name": user.get_username()})
             return redirect("projects:home")
     context = {"invitation": invitation, "form": form}
     return render(request, "projects/join.html", context, status=422 if form.is_bound else 200)
@@ -196,7 +206,7 @@ def guideline(request: MemberRequest, project: Project) -> HttpResponse:
         form,
         lambda: services.save_guideline(actor=request.user, project=project, body=form.cleaned_data["body"]),
     ):
-        messages.success(request, "The guideline is saved. It holds from now on.")
+        messages.success(request, _("The guideline is saved. It holds from now on."))
         return redirect("projects:guideline", project.slug)
     member = selectors.membership_of(request.user, project)
     if not form.is_bound:

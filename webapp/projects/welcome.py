@@ -3,6 +3,7 @@
 from django.db import transaction
 from django.db.models import F
 from django.db.models.functions import Now
+from django.utils.translation import gettext as _
 
 from webapp.accounts.models import User
 from webapp.accounts.services import record_audit
@@ -75,7 +76,9 @@ def save_pair(*, actor: User, project: Project, pair: PracticePair) -> PracticeP
         Project.objects.select_for_update(no_key=True).get(pk=project.pk)
         is_new = pair.pk is None
         if is_new and project.practice_pairs.count() >= MOST_PAIRS:
-            raise SettingsRefused({"prompt": [f"There are {MOST_PAIRS} practice pairs: take one away first."]})
+            raise SettingsRefused(
+                {"prompt": [_("There are %(most)s practice pairs: take one away first.") % {"most": MOST_PAIRS}]}
+            )
         pair.project = project
         pair.save()
         record_audit(actor=actor, action=f"practice.{'add' if is_new else 'change'}", target=project.slug, pair=pair.pk)

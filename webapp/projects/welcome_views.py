@@ -3,6 +3,7 @@
 from django.contrib import messages
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods
 
 from webapp.projects import services, welcome
@@ -19,7 +20,7 @@ def first_visit(request: MemberRequest, project: Project) -> HttpResponse:
     if form.is_valid() and accepted(
         form, lambda: services.update_project(actor=request.user, project=project, **form.cleaned_data)
     ):
-        messages.success(request, "Saved. Raters are asked on their next visit, those who agreed before are not.")
+        messages.success(request, _("Saved. Raters are asked on their next visit, those who agreed before are not."))
         return redirect("projects:first_visit", project.slug)
     context = {
         "project": project,
@@ -41,13 +42,13 @@ def practice_pair(request: MemberRequest, project: Project, number: int = 0) -> 
         raise Http404("no such practice pair")
     if number and "remove" in request.POST:
         welcome.remove_pair(actor=request.user, project=project, pair=pair)
-        messages.success(request, "The practice pair is taken away.")
+        messages.success(request, _("The practice pair is taken away."))
         return redirect("projects:first_visit", project.slug)
     form = PracticeForm(request.POST or None, instance=pair)
     if form.is_valid() and accepted(
         form, lambda: welcome.save_pair(actor=request.user, project=project, pair=form.instance)
     ):
-        messages.success(request, "The practice pair is saved.")
+        messages.success(request, _("The practice pair is saved."))
         return redirect("projects:first_visit", project.slug)
     context = {"project": project, "is_admin": True, "here": "settings", "form": form, "is_new": not number}
     return render(request, "projects/practice_pair.html", context, status=422 if form.is_bound else 200)
