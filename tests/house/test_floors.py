@@ -253,6 +253,28 @@ def test_nothing_unpickles():
     assert loads == ["rlhf_core.weights calls torch.load(path, map_location='cpu', weights_only=True)"]
 
 
+def test_the_studio_loads_no_module_by_a_name_that_was_given():
+    """``rlhf_core.functions`` runs what it is told to: a shell may say that, a page or a task may not."""
+    shell = {"workers.simulation.tastes"}  # of manage.py simulate
+    loaders = {"importlib", "runpy", "pydoc", "django.utils.module_loading", "rlhf_core.functions"}
+    studio = {name: used for name, used in imports().items() if top(name) in {"webapp", "workers"}}
+    assert {name for name, used in studio.items() if used & loaders} == shell
+    reached = {name for name, used in studio.items() if used & shell}
+    assert {name for name in reached if not within(name, "workers.simulation")} == {
+        "workers.management.commands.simulate"
+    }
+    calls = [
+        (name, ast.unparse(node.func), {word.arg for word in node.keywords})
+        for name in studio
+        for node in ast.walk(sources()[name])
+        if isinstance(node, ast.Call)
+    ]
+    made = [words for _, called, words in calls if called == "RunDirectory.create"]
+    assert made
+    assert [words for words in made if words & {"reward", None}] == []
+    assert [name for name, called, _ in calls if called in ("exec", "eval", "__import__")] == []
+
+
 def loaded_by(statement: str) -> set[str]:
     """Top-level packages that a fresh interpreter has loaded after ``statement``."""
     said = subprocess.run(

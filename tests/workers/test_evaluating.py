@@ -1,6 +1,7 @@
 """An evaluation from the wish to the rows: a real process draws, the supervisor writes down, nothing comes twice."""
 
 import json
+import shutil
 import signal
 from uuid import uuid4
 
@@ -11,9 +12,11 @@ from django.db import IntegrityError, transaction
 from rlhf_core import cli
 from rlhf_core.checkpoint import save_reward_model
 from rlhf_core.config import EvaluateConfig, ModelConfig, PolicyConfig
+from rlhf_core.errors import ConfigError
 from rlhf_core.masking import join_sequences
 from rlhf_core.modules.palm import PaLM
 from rlhf_core.modules.reward_model import RewardModel
+from webapp.accounts.models import User
 from webapp.errors import FenceLost, NoHeldOutPrompts, RequestReused, WrongCheckpoint
 from webapp.feedback.models import Comparison, Sample, Slot
 from webapp.feedback.services import slots_missing
@@ -122,6 +125,21 @@ def test_ppo_is_given_the_prompts_that_no_evaluation_is(project, policies, rewar
         assert len(lines) == len(given[split]) > 0
     assert not given["train"] & given["held_out"]
     assert len(given["train"] | given["held_out"]) == Prompt.objects.count()
+
+
+def test_a_function_named_in_a_form_reaches_no_run(client, project, policies, reward_model):
+    client.force_login(User.objects.get(is_superuser=True))
+    sent = {"preset": "CPU", "reward_model": reward_model.pk, "request_id": str(uuid4())}
+    named = {"reward": "os:system", "inputs": '{"reward": "os:system"}'}
+    assert client.post(f"/p/{project.slug}/runs/policy/", {**sent, **named}).status_code == 302
+    run = Run.objects.get()
+    request = json.loads((write_run_directory(run).path / "run.json").read_bytes())
+    assert request["inputs"].keys() == {"policy", "reward_model"}
+    assert "os:system" not in json.dumps(request)
+    shutil.rmtree(run_folder(run))
+    run.config = {**run.config, "reward": "os:system"}  # nor would a row that somebody had altered
+    with pytest.raises(ConfigError, match="reward = 'os:system' is not permitted: no such setting"):
+        write_run_directory(run)
 
 
 def test_raters_never_see_the_answers_of_an_evaluation(project, policies):
