@@ -14,6 +14,7 @@ from tests.turns import POLICY, ask_for_policy_run, begin, finish, over_optimise
 from webapp import queue
 from webapp.errors import NotEnoughFeedback, WrongCheckpoint
 from webapp.runs import charts, services
+from webapp.runs.law import fit_law
 from webapp.runs.models import Run
 from webapp.runs.selectors import board, parts_of
 from webapp.runs.services import start_reward_run
@@ -88,6 +89,46 @@ def test_values_that_were_not_finite_leave_their_update_out():
     curves = curves_of([1.0] * 8, [1.0] * 8)
     curves["judge_score"] = curves["judge_score"][1:]
     assert windows_of(curves)[0].first == 2
+
+
+# --- The law that is fitted to the judge ------------------------------------------------------------------------------
+
+
+def lawful(kls, alpha=2.0, beta=0.5):
+    """Scores that lie on R = d(α - β ln d), d = √KL."""
+    return [math.sqrt(kl) * (alpha - beta * math.log(math.sqrt(kl))) for kl in kls]
+
+
+def test_the_law_of_points_that_lie_on_it_is_found_with_its_peak():
+    kls = [0.5, 1.0, 4.0, 9.0, 16.0]
+    law = fit_law(kls, lawful(kls))
+    assert (law.alpha, law.beta, law.r2) == pytest.approx((2.0, 0.5, 1.0))
+    assert law.at(4.0) == pytest.approx(2 * (2 - 0.5 * math.log(2)))
+    assert law.at(0.0) == 0.0
+    assert law.peak_kl == pytest.approx(math.exp(6))  # ln d = 2/0.5 - 1 = 3, KL = d²
+    best_of_n = fit_law(kls, [math.sqrt(kl) * (2 - 0.5 * math.sqrt(kl)) for kl in kls], is_logarithmic=False)
+    assert (best_of_n.alpha, best_of_n.beta, best_of_n.r2) == pytest.approx((2.0, 0.5, 1.0))
+    assert best_of_n.peak_kl == pytest.approx(4.0)  # d = 2/(2·0.5) = 2
+    assert fit_law(kls, lawful(kls, beta=-0.5)).peak_kl is None, "it never turns down"
+
+
+def test_points_that_leave_many_laws_open_have_none():
+    assert fit_law([4.0, 4.0, 4.0], [1.0, 2.0, 3.0]) is None
+    assert fit_law([0.0, -0.1, 4.0], [0.0, 0.0, 3.0]) is None
+    assert fit_law([], []) is None
+    with pytest.raises(ValueError, match="zip"):
+        fit_law([1.0], [1.0, 2.0])
+
+
+def test_a_run_has_a_law_from_five_windows_on():
+    kls = [float(n) for n in range(1, 8)]
+    assert watch(curves_of(kls[:6], lawful(kls[:6]))).law is None  # six updates are four windows of three
+    found = watch(curves_of(kls, [7 - kl for kl in kls]))  # windows' means: (2, 5), (3, 4) ... (6, 1)
+    assert found.law.r2 > 0.9
+    assert 0 < found.peak_kl < 2, "it was best before the run's first window"
+    assert found.curves["watched_law"] == [[n + 1, pytest.approx(found.law.at(float(n)))] for n in range(2, 7)]
+    assert watch(curves_of(kls, [kl for kl in kls])).peak_kl is None, "still rising where the run has been"
+    assert watch(curves_of(kls, [0.0] * 7, kl=[0.0] * 7)).law is None, "no drift, no law"
 
 
 # --- Runs ------------------------------------------------------------------------------------------------------------
@@ -224,7 +265,10 @@ def test_the_run_page_says_when_the_judge_has_turned_down(studio, admin):
     live = admin.get("/p/film-reviews/runs/3/live/", headers=HTMX).content.decode()
     assert '<div id="watch" hx-swap-oob="true">' in live
     metrics = admin.get("/p/film-reviews/runs/3/curves/").json()["metrics"]
-    assert len(metrics["watched_kl"]) == len(metrics["watched_judge_score"]) == 10
+    assert len(metrics["watched_kl"]) == len(metrics["watched_judge_score"]) == len(metrics["watched_law"]) == 10
+    assert 'data-metrics="watched_score watched_judge_score watched_law"' in html
+    law = fit_law([float(n) for n in range(2, 12)], [window[1] for window in metrics["watched_judge_score"]])
+    assert f"it explains {100 * law.r2:.1f} % of the score’s variance. Its peak lies at KL {law.peak_kl:.2f}." in words
     services.succeed(held, outputs=[{"kind": "policy", "id": "c" * 64}], result=POLICY)
     assert "the independent judge has turned down" in admin.get("/p/film-reviews/policies/2/").content.decode()
 

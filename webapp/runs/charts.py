@@ -69,6 +69,7 @@ WATCH = Chart(
     (
         Curve("watched_score", "score", "what the policy learns to please", "reward"),
         Curve("watched_judge_score", "judge", "the same answers, scored by a model of the other half", "reward"),
+        Curve("watched_law", "law", "d·(α − β·ln d), d = √KL, fitted to the judge’s score", "reward"),
     ),
     by="watched_kl",
 )

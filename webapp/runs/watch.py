@@ -11,9 +11,12 @@ from math import fsum, sqrt
 from statistics import NormalDist, fmean
 from typing import Literal
 
+from webapp.runs.law import Law, fit_law
+
 Curves = Mapping[str, Sequence[Sequence[float]]]
 METRICS = ("kl", "score", "judge_score", "judge_score_error")
 LEAST_WINDOW, WINDOWS_A_RUN = 3, 10
+LEAST_FITTED = 5  # windows that a law of two numbers is fitted to
 FALSE_ALARMS = 0.05  # of runs in which the judge's true score does not fall
 Finding = Literal["early", "confirmed", "unconfirmed", "turned"]
 
@@ -71,9 +74,29 @@ class Watch:
         return error_between(self.best, self.windows[-1]) if self.best else 0.0
 
     @property
+    def law(self) -> Law | None:
+        """Gao's law of the judge's score by KL; None before there are five windows that have drifted.
+
+        The score is the gain that the law is about, since a model's scores have mean 0 at the parent.
+        """
+        drifted = [window for window in self.windows if window.kl > 0]
+        if len(drifted) < LEAST_FITTED:
+            return None
+        return fit_law([window.kl for window in drifted], [window.judge_score for window in drifted])
+
+    @property
+    def peak_kl(self) -> float | None:
+        """Where the law turns down, in nats; None without one, or where that lies beyond what the run has seen."""
+        peak = self.law.peak_kl if self.law else None
+        return peak if peak is not None and peak <= max(window.kl for window in self.windows) else None
+
+    @property
     def curves(self) -> dict[str, list[list[float]]]:
-        """The windows as curves, by their last update."""
+        """The windows as curves, by their last update, and the law of them where there is one."""
+        law = self.law
+        fitted = [[window.last, law.at(window.kl)] for window in self.windows if window.kl > 0] if law else []
         return {
+            "watched_law": fitted,
             "watched_kl": [[window.last, window.kl] for window in self.windows],
             "watched_score": [[window.last, window.score] for window in self.windows],
             "watched_judge_score": [[window.last, window.judge_score] for window in self.windows],

@@ -167,6 +167,7 @@
           label: chart.labels[index],
           stroke: chart.colours[index],
           width: 2,
+          dash: name.endsWith("_law") ? [6, 4] : undefined, // fitted, not measured
           spanGaps: true,
           points: { show: (plot, at) => plot.data[at].filter((value) => value !== null).length === 1 },
         })),
