@@ -50,7 +50,7 @@ def fit_law(kls: Sequence[float], gains: Sequence[float], *, is_logarithmic: boo
     """Least squares of the gain R over the starting policy, all points alike.
 
     Args:
-        kls: nats from the starting policy; points at 0 or below are left out, since there the law says 0 whatever it is.
+        kls: nats from the starting policy; points at 0 or below are left out: there the law says 0 whatever it is.
         gains: R at each, same number.
 
     Returns:
