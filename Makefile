@@ -15,11 +15,11 @@ PYTEST ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up setup test test-gpu lint bench bench-peers figures demo-policy docs clean
+.PHONY: help up setup test test-gpu lint bench bench-peers figures demo-policy docs messages compilemessages clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | while IFS='|' read -r name words; do \
-		printf '  make %-12s %s\n' "$$name" "$$words"; done
+		printf '  make %-15s %s\n' "$$name" "$$words"; done
 	@echo
 	@echo '  make up TORCH=torch==2.13.0 (or the path of a wheel) chooses the build of torch; ARGS="--port 9000" goes to manage.py up.'
 
@@ -55,6 +55,12 @@ demo-policy: $(DONE)/run ## train the demo policy again (hours; interrupt and re
 
 docs: $(DONE)/dev ## write docs/training-settings.md from the settings
 	$(RUN) -m tests.house.training_settings
+
+messages: $(DONE)/dev ## bring webapp/locale/*/django.po up to date with the sources (needs GNU gettext)
+	cd webapp && ../$(RUN) ../manage.py messages
+
+compilemessages: $(DONE)/dev ## write the .mo files that the pages read from the .po files (needs GNU gettext)
+	cd webapp && ../$(RUN) ../manage.py compilemessages --locale de --locale ar
 
 clean: ## remove .venv and caches; your data in .steersman stay
 	rm -rf $(VENV) .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

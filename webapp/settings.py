@@ -214,6 +214,7 @@ DATA_UPLOAD_MAX_NUMBER_FILES = 5
 LANGUAGE_CODE = "en"
 LANGUAGES = [("en", "English"), ("de", "Deutsch"), ("ar", "العربية")]  # each by its own name; docs/translating.md
 LOCALE_PATHS = [BASE_DIR / "webapp" / "locale"]
+FORMAT_MODULE_PATH = "webapp.formats"
 LANGUAGE_COOKIE_NAME = "language"
 LANGUAGE_COOKIE_AGE = 31_536_000  # a year
 LANGUAGE_COOKIE_HTTPONLY = True

@@ -8,6 +8,8 @@ from statistics import fmean
 from uuid import UUID
 
 from django.db.models import QuerySet
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from rlhf_core.config import Settings, setting
 from rlhf_core.records import Demonstration
@@ -21,7 +23,11 @@ from webapp.quality.selectors import sources_used
 LOOKED_AT = 2000  # ratings, the newest, that tell whether fine-tuning may be offered
 VOTED = (Comparison.Kind.PAIR, Comparison.Kind.SINGLE, Comparison.Kind.RANKING, Comparison.Kind.REWRITE)
 GOOD_AS_IT_IS, TO_BE_REWRITTEN = 5, 1  # what a rewrite says of the answer, as a score
-STRENGTHS = {1: "better", 2: "at least clearly better", 3: "much better"}
+STRENGTHS = {
+    1: gettext_lazy("better"),
+    2: gettext_lazy("at least clearly better"),
+    3: gettext_lazy("much better"),
+}
 
 
 @dataclass(frozen=True)
@@ -43,10 +49,10 @@ class DemonstrationRules(Settings):
     @property
     def words(self) -> str:
         """The rule as a noun phrase."""
-        return (
-            f"an answer that a rater wrote, one with a mean score of at least {self.minimum_score:g}, or one that more "
-            f"than half of its comparisons call {STRENGTHS[self.minimum_strength]}"
-        )
+        return _(
+            "an answer that a rater wrote, one with a mean score of at least %(score)s, or one that "
+            "more than half of its comparisons call %(strength)s"
+        ) % {"score": f"{self.minimum_score:g}", "strength": STRENGTHS[self.minimum_strength]}
 
 
 @dataclass(frozen=True, slots=True)

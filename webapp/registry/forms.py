@@ -1,6 +1,7 @@
 """The form that promotes a policy or rolls back to one."""
 
 from django import forms
+from django.utils.translation import gettext_lazy
 
 
 class PromoteForm(forms.Form):
@@ -11,7 +12,7 @@ class PromoteForm(forms.Form):
         max_length=300,
         required=False,
         strip=True,
-        label="Reason",
-        help_text="Kept in the history for ever, beside your name.",
-        widget=forms.TextInput(attrs={"autocomplete": "off", "placeholder": "why, in a few words"}),
+        label=gettext_lazy("Reason"),
+        help_text=gettext_lazy("Kept in the history for ever, beside your name."),
+        widget=forms.TextInput(attrs={"autocomplete": "off", "placeholder": gettext_lazy("why, in a few words")}),
     )

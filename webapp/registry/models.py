@@ -2,6 +2,7 @@
 
 from django.conf import settings
 from django.db import models
+from django.utils.translation import gettext as _
 
 from webapp.ids import uuid7
 from webapp.projects.models import Project
@@ -39,7 +40,11 @@ class Checkpoint(models.Model):
         ordering = ["-version"]
 
     def __str__(self) -> str:
-        return f"v{self.version}" if self.kind == self.Kind.POLICY else f"reward model {self.version}"
+        return (
+            f"v{self.version}"
+            if self.kind == self.Kind.POLICY
+            else _("reward model %(version)s") % {"version": self.version}
+        )
 
 
 class SamplingSettings(models.Model):

@@ -7,6 +7,7 @@ from typing import Any
 from django.db import IntegrityError, transaction
 from django.db.models import F, Max
 from django.db.models.functions import Now
+from django.utils.translation import gettext as _
 
 from rlhf_core.config import SamplingConfig, settings_hash, settings_to_dict
 from webapp import queue
@@ -40,7 +41,10 @@ def record_checkpoint(
         known = Checkpoint.objects.filter(project=project, sha256=sha256).first()
         if known:
             if known.kind != kind:
-                raise WrongCheckpoint(f"Checkpoint {sha256[:12]} is {known}, not a {kind}.")
+                raise WrongCheckpoint(
+                    _("Checkpoint %(sha256)s is %(known)s, not a %(kind)s.")
+                    % {"sha256": sha256[:12], "known": known, "kind": kind}
+                )
             return known
         if kind == Checkpoint.Kind.POLICY and parent is None and source is None:
             source = Checkpoint.objects.filter(sha256=sha256, kind=kind).order_by("created_at").first()
@@ -84,7 +88,10 @@ def promote(
         PromotionConflict: the pointer stands at another epoch; of two at once, one wins.
     """
     if checkpoint.project_id != project.pk or checkpoint.kind != Checkpoint.Kind.POLICY:
-        raise WrongCheckpoint(f"{checkpoint} cannot serve in {project}: it is not one of the project's policies.")
+        raise WrongCheckpoint(
+            _("%(checkpoint)s cannot serve in %(project)s: it is not one of the project's policies.")
+            % {"checkpoint": checkpoint, "project": project}
+        )
     return move_pointer(
         project=project,
         checkpoint=checkpoint,
@@ -160,7 +167,7 @@ def move_pointer(
             raise PromotionConflict(
                 expected_epoch=expected_epoch,
                 epoch=now.epoch if now else 0,
-                serving=str(now.checkpoint) if now else "no policy",
+                serving=str(now.checkpoint) if now else _("no policy"),
             )
         promotion = Promotion.objects.create(
             project=project,

@@ -1,12 +1,23 @@
-"""Which curves a run's page draws and in what order. Help text and unit of a metric come from rlhf_core.config."""
+"""Which curves a run's page draws and in what order. Help text and unit of a metric come from rlhf_core.config.
+
+Titles and texts stand here in English; they are translated where they are read.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from django.utils.translation import gettext_noop
+
 from rlhf_core.config import JUDGE_METRICS, METRICS
+from webapp.runs.core_words import said
 
 MOST_POINTS = 600  # of one curve; a screen shows no more
-AXIS_UNITS = {"reward": "reward-model units", "share": "%", "reward/nat": "units per nat", "nats/response": "nats"}
+AXIS_UNITS = {
+    "reward": gettext_noop("reward-model units"),
+    "share": "%",
+    "reward/nat": gettext_noop("units per nat"),
+    "nats/response": gettext_noop("nats"),
+}
 
 
 @dataclass(frozen=True)
@@ -28,13 +39,17 @@ class Chart:
     by: str = ""  # the metric that runs along the lower axis, as its square root; empty: the step
 
     @property
+    def name(self) -> str:
+        return said(self.title)
+
+    @property
     def unit(self) -> str:
         return self.curves[0].unit
 
     @property
     def axis(self) -> str:
         """What stands along the upright axis: the unit, or the title where there is none."""
-        return AXIS_UNITS.get(self.unit, self.unit) or self.title.lower()
+        return said(AXIS_UNITS.get(self.unit, self.unit)) or self.name.lower()
 
     @property
     def canvas_unit(self) -> str:
@@ -47,13 +62,13 @@ class Chart:
 
     @property
     def labels(self) -> str:
-        return "|".join(curve.label for curve in self.curves)
+        return "|".join(said(curve.label) for curve in self.curves)
 
     @property
     def help(self) -> str:
         if len(self.curves) == 1:
-            return self.curves[0].help
-        return "; ".join(f"{curve.label}: {curve.help}" for curve in self.curves)
+            return said(self.curves[0].help)
+        return "; ".join(f"{said(curve.label)}: {said(curve.help)}" for curve in self.curves)
 
 
 @dataclass(frozen=True)
@@ -63,81 +78,107 @@ class Group:
     title: str
     charts: tuple[Chart, ...]
 
+    @property
+    def name(self) -> str:
+        return said(self.title)
+
 
 WATCH = Chart(
-    "Score by KL",
+    gettext_noop("Score by KL"),
     (
-        Curve("watched_score", "score", "what the policy learns to please", "reward"),
-        Curve("watched_judge_score", "judge", "the same answers, scored by a model of the other half", "reward"),
-        Curve("watched_law", "law", "d·(α − β·ln d), d = √KL, fitted to the judge’s score", "reward"),
+        Curve("watched_score", gettext_noop("score"), gettext_noop("what the policy learns to please"), "reward"),
+        Curve(
+            "watched_judge_score",
+            gettext_noop("judge"),
+            gettext_noop("the same answers, scored by a model of the other half"),
+            "reward",
+        ),
+        Curve(
+            "watched_law",
+            gettext_noop("law"),
+            gettext_noop("d·(α − β·ln d), d = √KL, fitted to the judge’s score"),
+            "reward",
+        ),
     ),
     by="watched_kl",
 )
 """Over-optimisation, as Gao et al. 2022 draw it: against the square root of the KL; means over some updates."""
 MAIN: dict[str, tuple[tuple[str, str], ...]] = {
-    "sft": (("Loss", "loss validation_loss parent_validation_loss"), ("KL to the parent", "kl")),
-    "reward": (("Loss", "loss"), ("Accuracy", "accuracy holdout_accuracy")),
+    "sft": (
+        (gettext_noop("Loss"), "loss validation_loss parent_validation_loss"),
+        (gettext_noop("KL to the parent"), "kl"),
+    ),
+    "reward": ((gettext_noop("Loss"), "loss"), (gettext_noop("Accuracy"), "accuracy holdout_accuracy")),
     "policy": (
-        ("Reward", "score reward judge_score"),
-        ("KL to the parent", "kl"),
-        ("Entropy", "entropy"),
-        ("Response length", "response_length"),
+        (gettext_noop("Reward"), "score reward judge_score"),
+        (gettext_noop("KL to the parent"), "kl"),
+        (gettext_noop("Entropy"), "entropy"),
+        (gettext_noop("Response length"), "response_length"),
     ),
 }
 FOLDED: dict[str, tuple[tuple[str, tuple[tuple[str, str], ...]], ...]] = {
-    "sft": (("Optimiser and speed", ()),),
+    "sft": ((gettext_noop("Optimiser and speed"), ()),),
     "reward": (
-        ("Losses by kind of rating", (("Comparisons", "comparison_loss"), ("Single answers", "score_loss"))),
         (
-            "Held-out prompts",
+            gettext_noop("Losses by kind of rating"),
+            ((gettext_noop("Comparisons"), "comparison_loss"), (gettext_noop("Single answers"), "score_loss")),
+        ),
+        (
+            gettext_noop("Held-out prompts"),
             (
-                ("Calibration error", "holdout_calibration_error"),
-                ("Order of single answers", "holdout_concordance"),
-                ("Verdicts measured", "holdout_count"),
+                (gettext_noop("Calibration error"), "holdout_calibration_error"),
+                (gettext_noop("Order of single answers"), "holdout_concordance"),
+                (gettext_noop("Verdicts measured"), "holdout_count"),
             ),
         ),
-        ("Optimiser and speed", ()),
+        (gettext_noop("Optimiser and speed"), ()),
     ),
     "policy": (
         (
-            "Responses",
-            (("How responses end", "end_rate truncated_rate"), ("Variety of word pairs", "distinct_2")),
-        ),
-        ("Drift", (("Unbiased KL estimate", "k3"), ("KL coefficient", "kl_coefficient"))),
-        (
-            "Clipping",
+            gettext_noop("Responses"),
             (
-                ("Probability ratio", "ratio_min ratio_max"),
-                ("Clipped", "clip_fraction value_clip_fraction"),
+                (gettext_noop("How responses end"), "end_rate truncated_rate"),
+                (gettext_noop("Variety of word pairs"), "distinct_2"),
             ),
         ),
         (
-            "Losses",
+            gettext_noop("Drift"),
+            ((gettext_noop("Unbiased KL estimate"), "k3"), (gettext_noop("KL coefficient"), "kl_coefficient")),
+        ),
+        (
+            gettext_noop("Clipping"),
             (
-                ("Policy loss", "policy_loss"),
-                ("Value loss", "value_loss"),
-                ("Explained variance", "explained_variance"),
+                (gettext_noop("Probability ratio"), "ratio_min ratio_max"),
+                (gettext_noop("Clipped"), "clip_fraction value_clip_fraction"),
             ),
         ),
-        ("Optimiser and speed", (("Gradient norm", "actor_grad_norm critic_grad_norm"),)),
+        (
+            gettext_noop("Losses"),
+            (
+                (gettext_noop("Policy loss"), "policy_loss"),
+                (gettext_noop("Value loss"), "value_loss"),
+                (gettext_noop("Explained variance"), "explained_variance"),
+            ),
+        ),
+        (gettext_noop("Optimiser and speed"), ((gettext_noop("Gradient norm"), "actor_grad_norm critic_grad_norm"),)),
     ),
 }
 LABELS = {
-    "loss": "training",
-    "validation_loss": "held out",
-    "parent_validation_loss": "parent’s",
-    "holdout_accuracy": "held out",
-    "accuracy": "training",
-    "end_rate": "end",
-    "truncated_rate": "cut",
-    "ratio_min": "least",
-    "ratio_max": "most",
-    "clip_fraction": "policy",
-    "value_clip_fraction": "value",
-    "actor_grad_norm": "policy",
-    "critic_grad_norm": "critic",
-    "k3": "k3 estimate",
-    "judge_score": "judge",
+    "loss": gettext_noop("training"),
+    "validation_loss": gettext_noop("held out"),
+    "parent_validation_loss": gettext_noop("parent’s"),
+    "holdout_accuracy": gettext_noop("held out"),
+    "accuracy": gettext_noop("training"),
+    "end_rate": gettext_noop("end"),
+    "truncated_rate": gettext_noop("cut"),
+    "ratio_min": gettext_noop("least"),
+    "ratio_max": gettext_noop("most"),
+    "clip_fraction": gettext_noop("policy"),
+    "value_clip_fraction": gettext_noop("value"),
+    "actor_grad_norm": gettext_noop("policy"),
+    "critic_grad_norm": gettext_noop("critic"),
+    "k3": gettext_noop("k3 estimate"),
+    "judge_score": gettext_noop("judge"),
 }
 
 

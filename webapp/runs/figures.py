@@ -1,11 +1,20 @@
-"""Numbers as pages say them: durations, intervals, values with their unit; pure functions."""
+"""Numbers as pages say them: durations, intervals, values with their unit, in the reader's language."""
 
 from datetime import datetime, timedelta
 from math import floor, log10, sqrt
 from typing import Any
 
+from django.utils.formats import get_format
+from django.utils.translation import gettext as _
+
 EMPTY = "–"
 MINUS = "\N{MINUS SIGN}"
+
+
+def in_figures(text: str) -> str:
+    """A number written as in English, ``1,234.5``, with the separators of the reader's language."""
+    marks = {",": get_format("THOUSAND_SEPARATOR"), ".": get_format("DECIMAL_SEPARATOR")}
+    return text.translate(str.maketrans(marks))
 
 
 def say_duration(seconds: float | None) -> str:
@@ -13,15 +22,19 @@ def say_duration(seconds: float | None) -> str:
     if seconds is None:
         return EMPTY
     if seconds < 9.95:
-        return f"{max(seconds, 0.0):.1f} s"
+        return _("%(seconds)s s") % {"seconds": in_figures(f"{max(seconds, 0.0):.1f}")}
     whole = round(seconds)
     if whole < 60:
-        return f"{whole} s"
+        return _("%(seconds)s s") % {"seconds": whole}
     minutes, rest = divmod(whole, 60)
     if minutes < 60:
-        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+        return (_("%(minutes)s min %(seconds)s s") if rest else _("%(minutes)s min")) % {
+            "minutes": minutes,
+            "seconds": rest,
+        }
     hours, minutes = divmod(minutes, 60)
-    return f"{hours:,} h {minutes} min" if minutes else f"{hours:,} h"
+    values = {"hours": in_figures(f"{hours:,}"), "minutes": minutes}
+    return (_("%(hours)s h %(minutes)s min") if minutes else _("%(hours)s h")) % values
 
 
 def say_about(seconds: float | None) -> str:
@@ -29,8 +42,10 @@ def say_about(seconds: float | None) -> str:
     if seconds is None:
         return ""
     if seconds < 55:
-        return f"about {max(5, 5 * round(seconds / 5))} s"
-    return f"about {say_duration(60 * max(1, round(seconds / 60)))}"
+        duration = _("%(seconds)s s") % {"seconds": max(5, 5 * round(seconds / 5))}
+    else:
+        duration = say_duration(60 * max(1, round(seconds / 60)))
+    return _("about %(duration)s") % {"duration": duration}
 
 
 def say_value(value: Any, unit: str = "") -> str:
@@ -38,12 +53,12 @@ def say_value(value: Any, unit: str = "") -> str:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return EMPTY
     if value != value:
-        return "not a number"
+        return _("not a number")
     if unit == "share":
-        return f"{100 * value:.1f} %".replace("-", MINUS)
+        return f"{in_figures(f'{100 * value:.1f}')} %".replace("-", MINUS)
     if isinstance(value, int) or (unit == "verdicts" and value.is_integer()):
-        return f"{value:,.0f}".replace("-", MINUS)
-    return say_number(value).replace("-", MINUS)
+        return in_figures(f"{value:,.0f}").replace("-", MINUS)
+    return in_figures(say_number(value)).replace("-", MINUS)
 
 
 def say_number(value: float) -> str:
@@ -67,7 +82,11 @@ def say_difference(value: Any) -> str:
 
 def say_ends(low: Any, high: Any) -> str:
     """An interval's ends: ``0.31 to 0.52``; empty where it has none."""
-    return "" if low is None or high is None else f"{say_value(low)} to {say_value(high)}"
+    return (
+        ""
+        if low is None or high is None
+        else _("%(low)s to %(high)s") % {"low": say_value(low), "high": say_value(high)}
+    )
 
 
 def interval_of_share(share: float, count: int) -> tuple[float, float] | None:

@@ -7,6 +7,9 @@ from typing import Any, get_args, get_type_hints
 
 from django import forms
 from django.core.exceptions import ValidationError
+from django.utils.formats import sanitize_separators
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from rlhf_core.config import (
     RUN_CONFIGS,
@@ -20,35 +23,33 @@ from webapp.projects.models import Project
 from webapp.quality.demonstrations import DemonstrationRules
 from webapp.registry.models import Checkpoint
 from webapp.registry.selectors import reward_models
+from webapp.runs.core_words import said, spelled
+from webapp.runs.figures import in_figures
 from webapp.runs.selectors import JUDGES, parts_of, presets_for
 
-WITH_JUDGE = (
-    "two runs, each on one half of the prompts: the second reward model then watches PPO, which pleases the first, for "
-    "over-optimisation. The price is that the first knows half as much"
+WITH_JUDGE = gettext_lazy(
+    "two runs, each on one half of the prompts: the second reward model then watches PPO, "
+    "which pleases the first, for over-optimisation. The price is that the first knows half as "
+    "much"
 )
-SHORT = {"kl": "KL", "lora": "LoRA", "ppo": "PPO", "gae": "GAE"}
-
-
-def words(name: str) -> str:
-    """A setting's name as it is read: ``kl_target`` -> ``KL target``."""
-    spoken = " ".join(SHORT.get(word, word) for word in name.split("_"))
-    return spoken[0].upper() + spoken[1:]
 
 
 def range_in_words(metadata: Mapping[str, Any]) -> str:
     """The permitted range as one says it: ``1 to 1,000,000``, ``above 0, up to 1``."""
     low, high, above = (say_bound(metadata[name]) for name in ("minimum", "maximum", "above"))
     if low and high:
-        return f"{low} to {high}"
+        return _("%(low)s to %(high)s") % {"low": low, "high": high}
     if above and high:
-        return f"above {above}, up to {high}"
-    if low or above:
-        return f"{low} or more" if low else f"above {above}"
-    return f"up to {high}" if high else "any number"
+        return _("above %(above)s, up to %(high)s") % {"above": above, "high": high}
+    if low:
+        return _("%(low)s or more") % {"low": low}
+    if above:
+        return _("above %(above)s") % {"above": above}
+    return _("up to %(high)s") % {"high": high} if high else _("any number")
 
 
 def say_bound(value: float | None) -> str:
-    return "" if value is None else f"{value:,.10g}"
+    return "" if value is None else in_figures(f"{value:,.10g}")
 
 
 class SettingField(forms.Field):
@@ -56,8 +57,10 @@ class SettingField(forms.Field):
 
     def __init__(self, name: str, hint: Any, metadata: Mapping[str, Any], default: Any, widget: forms.Widget) -> None:
         self.name, self.hint, self.metadata = name, hint, metadata
-        self.unit, self.is_advanced, self.permitted = metadata["unit"], metadata["advanced"], ""
-        super().__init__(required=False, label=words(name), help_text=metadata["help"], initial=default, widget=widget)
+        self.unit, self.is_advanced, self.permitted = said(metadata["unit"]), metadata["advanced"], ""
+        super().__init__(
+            required=False, label=said(spelled(name)), help_text=said(metadata["help"]), initial=default, widget=widget
+        )
 
 
 class SwitchField(SettingField):
@@ -76,11 +79,14 @@ class OneOfField(SettingField):
     def __init__(self, name: str, hint: Any, metadata: Mapping[str, Any], default: Any) -> None:
         self.words = get_args(hint)
         super().__init__(name, hint, metadata, default, forms.Select(choices=[(word, word) for word in self.words]))
-        self.permitted = "one of " + ", ".join(self.words)
+        self.permitted = _("one of %(words)s") % {"words": ", ".join(self.words)}
 
     def to_python(self, value: Any) -> str:
         if value not in self.words:
-            raise ValidationError(f"{self.label} = {str(value)[:40]!r} is not permitted: {self.permitted}.")
+            raise ValidationError(
+                _("%(label)s = %(value)r is not permitted: %(permitted)s.")
+                % {"label": self.label, "value": str(value)[:40], "permitted": self.permitted}
+            )
         return str(value)
 
 
@@ -94,7 +100,8 @@ class NumberField(SettingField):
         mode = "numeric" if self.number_type is int else "decimal"
         widget = forms.TextInput(attrs={"inputmode": mode, "autocomplete": "off", "class": "number"})
         super().__init__(name, hint, metadata, default, widget)
-        self.permitted = range_in_words(metadata) + (", or empty" if self.is_optional else "")
+        permitted = range_in_words(metadata)
+        self.permitted = _("%(range)s, or empty") % {"range": permitted} if self.is_optional else permitted
 
     def prepare_value(self, value: Any) -> Any:
         """Numbers as one would write them: 0.0003, not 3e-04 nor 0.00029999."""
@@ -107,19 +114,27 @@ class NumberField(SettingField):
         if not text:
             if self.is_optional:
                 return None
-            raise ValidationError(f"{self.label} is empty; permitted is {self.permitted}.", code="empty")
-        try:
-            number = self.number_type(text)
-        except ValueError:
-            kind = "a whole number" if self.number_type is int else "a number"
             raise ValidationError(
-                f"{self.label} = {text[:40]!r} is not permitted: {kind}, {self.permitted}.", code="type"
+                _("%(label)s is empty; permitted is %(permitted)s.")
+                % {"label": self.label, "permitted": self.permitted},
+                code="empty",
+            )
+        try:
+            number = self.number_type(sanitize_separators(text))  # 0,5 is what some languages write
+        except ValueError:
+            kind = _("a whole number") if self.number_type is int else _("a number")
+            raise ValidationError(
+                _("%(label)s = %(text)r is not permitted: %(kind)s, %(permitted)s.")
+                % {"label": self.label, "text": text[:40], "kind": kind, "permitted": self.permitted},
+                code="type",
             ) from None
         try:
             check_value(self.name, number, self.hint, self.metadata)
         except ConfigError:
             raise ValidationError(
-                f"{self.label} = {text[:40]} is not permitted: {self.permitted}.", code="range"
+                _("%(label)s = %(text)s is not permitted: %(permitted)s.")
+                % {"label": self.label, "text": text[:40], "permitted": self.permitted},
+                code="range",
             ) from None
         return number
 
@@ -183,7 +198,8 @@ class SettingsForm(forms.Form):
             except ConfigError as error:
                 self.add_error(
                     error.field if error.field in self.fields else None,
-                    f"{words(error.field)} = {error.value} is not permitted: {error.permitted}.",
+                    _("%(label)s = %(value)s is not permitted: %(permitted)s.")
+                    % {"label": said(spelled(error.field)), "value": error.value, "permitted": error.permitted},
                 )
         return values
 
@@ -203,7 +219,9 @@ class RewardRunForm(SettingsForm):
     """Settings of a reward model's training, and whether a judge of it is trained too."""
 
     settings_type = RUN_CONFIGS["reward"]
-    with_judge = forms.BooleanField(required=False, label="With an independent judge", help_text=WITH_JUDGE)
+    with_judge = forms.BooleanField(
+        required=False, label=gettext_lazy("With an independent judge"), help_text=WITH_JUDGE
+    )
 
 
 class SFTRunForm(SettingsForm):
@@ -248,7 +266,7 @@ class ScoredRunForm(SettingsForm):
             self.initial.setdefault("reward_model", newest.pk)
 
 
-FOREIGN_REWARD_MODEL = {"invalid_choice": "That reward model is not one of this project's."}
+FOREIGN_REWARD_MODEL = {"invalid_choice": gettext_lazy("That reward model is not one of this project's.")}
 
 
 class PolicyRunForm(ScoredRunForm):
@@ -258,14 +276,16 @@ class PolicyRunForm(ScoredRunForm):
     reward_model = RewardModelField(
         Checkpoint.objects.none(),
         empty_label=None,
-        help_text="what the policy learns to please; the newest knows the most ratings",
+        help_text=gettext_lazy("what the policy learns to please; the newest knows the most ratings"),
         error_messages=FOREIGN_REWARD_MODEL,
     )
     judge = RewardModelField(
         Checkpoint.objects.none(),
         required=False,
         empty_label="none",
-        help_text="watches for over-optimisation: it must have learned from the other half of the prompts",
+        help_text=gettext_lazy(
+            "watches for over-optimisation: it must have learned from the other half of the prompts"
+        ),
         error_messages=FOREIGN_REWARD_MODEL,
     )
 
@@ -299,7 +319,9 @@ class EvaluateRunForm(ScoredRunForm):
         Checkpoint.objects.none(),
         required=False,
         empty_label="none",
-        help_text="scores all answers; a policy was taught to please its own, so a newer one is the fairer judge",
+        help_text=gettext_lazy(
+            "scores all answers; a policy was taught to please its own, so a newer one is the fairer judge"
+        ),
         error_messages=FOREIGN_REWARD_MODEL,
     )
 
@@ -325,12 +347,17 @@ class PresetForm(forms.Form):
         presets = presets_for(self.project, self.kind)
         name = self.cleaned_data["preset"]
         if name not in presets:
-            raise ValidationError(f"There is no preset {name[:40]!r}; there are {', '.join(presets)}.")
+            raise ValidationError(
+                _("There is no preset %(name)r; there are %(names)s.")
+                % {"name": name[:40], "names": ", ".join(presets)}
+            )
         return presets[name]
 
 
 def describe_reward_model(checkpoint: Checkpoint) -> str:
     """A reward model as an option reads: its number and how often it agrees with raters."""
     accuracy = checkpoint.metrics.get("holdout_accuracy")
-    measured = f", agrees on {100 * accuracy:.1f} %" if isinstance(accuracy, int | float) else ""
-    return f"reward model {checkpoint.version}{measured}"
+    if not isinstance(accuracy, int | float):
+        return _("reward model %(version)s") % {"version": checkpoint.version}
+    values = {"version": checkpoint.version, "share": in_figures(f"{100 * accuracy:.1f}")}
+    return _("reward model %(version)s, agrees on %(share)s %%") % values

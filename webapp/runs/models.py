@@ -4,6 +4,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import MD5
+from django.utils.translation import gettext_lazy
 
 from webapp.feedback.models import Sample
 from webapp.ids import uuid7
@@ -22,13 +23,13 @@ class Run(models.Model):
         EVALUATE = "evaluate", "evaluation"
 
     class State(models.TextChoices):
-        QUEUED = "queued"
-        STARTING = "starting"
-        RUNNING = "running"
-        CANCELLING = "cancelling"
-        SUCCEEDED = "succeeded"
-        FAILED = "failed"
-        CANCELLED = "cancelled"
+        QUEUED = "queued", gettext_lazy("Queued")
+        STARTING = "starting", gettext_lazy("Starting")
+        RUNNING = "running", gettext_lazy("Running")
+        CANCELLING = "cancelling", gettext_lazy("Cancelling")
+        SUCCEEDED = "succeeded", gettext_lazy("Succeeded")
+        FAILED = "failed", gettext_lazy("Failed")
+        CANCELLED = "cancelled", gettext_lazy("Cancelled")
 
     FINISHED = (State.SUCCEEDED, State.FAILED, State.CANCELLED)
 

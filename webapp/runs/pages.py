@@ -11,6 +11,7 @@ from typing import Any
 from django.core.paginator import Page, Paginator
 from django.db.models import Count, Max, Q, QuerySet
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from rlhf_core.config import METRICS, PRESETS, RUN_CONFIGS, RewardConfig
 from webapp.accounts.models import User
@@ -27,6 +28,7 @@ from webapp.registry.selectors import promotions, serving
 from webapp.runs import charts, selectors, tree
 from webapp.runs.calibration import Calibration, calibration_of
 from webapp.runs.charts import AXIS_UNITS
+from webapp.runs.core_words import said
 from webapp.runs.figures import seconds_left
 from webapp.runs.models import Evaluation, EvaluationSample, Run, RunEvent, RunMetrics, RunSample
 from webapp.runs.watch import Watch, watch
@@ -39,7 +41,19 @@ ROWS_LOOKED_AT = 100  # for a metric's first and last value; some are reported o
 SAMPLES_A_PAGE = 8
 RATINGS_A_PAGE = 20
 RUNS_A_PAGE = 50
-STEP_NAMES = {"sft": "step", "reward": "step", "policy": "update", "evaluate": "answer"}
+STEP_NAMES = {
+    "sft": gettext_noop("step"),
+    "reward": gettext_noop("step"),
+    "policy": gettext_noop("update"),
+    "evaluate": gettext_noop("answer"),
+}
+PARTS = {
+    "candidate": gettext_noop("candidate"),
+    "serving": gettext_noop("served then"),
+    "parent": gettext_noop("parent"),
+    "base": gettext_noop("base"),
+}
+NO_SETTING = gettext_noop("no longer a setting")
 TEXTS_SHOWN = 6  # of what a policy in training writes
 EXAMPLES_SHOWN = 3
 PAIRS_A_PAGE = 12
@@ -365,7 +379,7 @@ def read_live(run: Run, *, now: datetime) -> Live:
         texts=selectors.texts_of(run, TEXTS_SHOWN) if run.kind == Run.Kind.SFT else (),
         watched=watched_in(run),
         version=version_of(run),
-        step_name=STEP_NAMES[run.kind],
+        step_name=said(STEP_NAMES[run.kind]),
     )
 
 
@@ -380,7 +394,7 @@ def read_last_values(kind: str, rows: Sequence[Mapping[str, Any]]) -> list[LastV
     for name, (help, unit) in charts.metrics_of(kind).items():
         values = [row[name] for row in rows if row.get(name) is not None]
         if values:
-            found.append(LastValue(name, help, unit, values[0], values[-1]))
+            found.append(LastValue(name, said(help), said(unit), values[0], values[-1]))
     return found
 
 
@@ -389,8 +403,8 @@ def shown_settings(run: Run) -> list[ShownSetting]:
     described = {item.name: item for item in fields(RUN_CONFIGS[run.kind])}  # type: ignore[arg-type]
     shown = []
     for name, value in run.config.items():
-        metadata = described[name].metadata if name in described else {"unit": "", "help": "no longer a setting"}
-        shown.append(ShownSetting(name, value, metadata["unit"], metadata["help"]))
+        metadata = described[name].metadata if name in described else {"unit": "", "help": NO_SETTING}
+        shown.append(ShownSetting(name, value, said(metadata["unit"]), said(metadata["help"])))
     return shown
 
 
@@ -423,7 +437,7 @@ class Compared:
 
     @property
     def words(self) -> str:
-        return ", ".join({"serving": "served then"}.get(part, part) for part in self.parts)
+        return ", ".join(said(PARTS.get(part, part)) for part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -458,12 +472,12 @@ class Findings:
         cuts = [f"top-k {drawn['top_k']}"] if drawn["top_k"] else []
         cuts += [f"top-p {drawn['top_p']:g}"] if drawn["top_p"] < 1 else []
         cuts += [f"min-p {drawn['min_p']:g}"] if drawn.get("min_p") else []  # settings from before have none
-        return " and ".join(cuts)
+        return _(" and ").join(cuts)
 
     @property
     def drift(self) -> str:
         """What the mean log-ratio to another policy is: a KL only where nothing was cut from what was drawn."""
-        return "Mean log-ratio" if self.narrowed else "KL"
+        return _("Mean log-ratio") if self.narrowed else "KL"
 
     @property
     def distinct_ratio(self) -> float | None:
@@ -474,12 +488,12 @@ class Findings:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """What is told of every policy alike, a value a column."""
-        said = METRICS["evaluate"]
+        metrics = METRICS["evaluate"]
         return [
             {
-                "label": label,
-                "help": said[name][0],
-                "unit": said[name][1],
+                "label": said(label),
+                "help": said(metrics[name][0]),
+                "unit": metrics[name][1],
                 "values": [column.numbers[name] for column in self.columns],
             }
             for name, label in TOLD.items()
@@ -487,12 +501,12 @@ class Findings:
 
 
 TOLD = {
-    "response_length": "Response length",
-    "end_rate": "Ends by itself",
-    "distinct_1": "Distinct-1",
-    "distinct_2": "Distinct-2",
-    "distinct_3": "Distinct-3",
-    "repetition": "Repetition",
+    "response_length": gettext_noop("Response length"),
+    "end_rate": gettext_noop("Ends by itself"),
+    "distinct_1": gettext_noop("Distinct-1"),
+    "distinct_2": gettext_noop("Distinct-2"),
+    "distinct_3": gettext_noop("Distinct-3"),
+    "repetition": gettext_noop("Repetition"),
 }
 
 
@@ -607,8 +621,11 @@ def sources_of(policies: Sequence[Checkpoint], reader: User) -> dict[Any, str]:
         return {}
     managed = projects_for(reader, Membership.Role.ADMIN).order_by()
     named = Checkpoint.objects.filter(pk__in=taken.values(), project__in=managed).select_related("project")
-    words = {source.pk: f"{source} of {source.project.name}" for source in named}
-    return {pk: words.get(source, "a policy of another project") for pk, source in taken.items()}
+    words = {
+        source.pk: _("%(policy)s of %(project)s") % {"policy": source, "project": source.project.name}
+        for source in named
+    }
+    return {pk: words.get(source, _("a policy of another project")) for pk, source in taken.items()}
 
 
 def samples_of(policy: Checkpoint, page: str | None) -> Page[Sample]:
@@ -637,8 +654,8 @@ class Relative:
     @property
     def state(self) -> str:
         if self.version.is_serving:
-            return "serving"
-        return "candidate" if self.version.is_candidate else "served before"
+            return _("serving")
+        return _("candidate") if self.version.is_candidate else _("served before")
 
 
 @dataclass(frozen=True)

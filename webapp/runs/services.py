@@ -22,6 +22,7 @@ from django.conf import settings
 from django.db import IntegrityError, connection, transaction
 from django.db.models import Case, F, Max, Q, QuerySet, Value, When
 from django.db.models.functions import Coalesce, Now
+from django.utils.translation import gettext as _
 
 from rlhf_core.config import (
     EvaluateConfig,
@@ -206,7 +207,10 @@ def start_evaluation(
         RequestReused: the key was used for another request.
     """
     if policy.project_id != project.pk or policy.kind != Checkpoint.Kind.POLICY:
-        raise WrongCheckpoint(f"{policy} cannot be evaluated in {project}: it is not one of the project's policies.")
+        raise WrongCheckpoint(
+            _("%(policy)s cannot be evaluated in %(project)s: it is not one of the project's policies.")
+            % {"policy": policy, "project": project}
+        )
     if reward_model is not None:
         check_reward_model(project, reward_model)
     with transaction.atomic():
@@ -233,7 +237,10 @@ def start_evaluation(
 def check_reward_model(project: Project, reward_model: Checkpoint) -> None:
     """Raise WrongCheckpoint where ``reward_model`` is none of the project's reward models."""
     if reward_model.project_id != project.pk or reward_model.kind != Checkpoint.Kind.REWARD_MODEL:
-        raise WrongCheckpoint(f"{reward_model} is not one of the project's reward models: train one, or take another.")
+        raise WrongCheckpoint(
+            _("%(reward_model)s is not one of the project's reward models: train one, or take another.")
+            % {"reward_model": reward_model}
+        )
 
 
 def check_judge(project: Project, reward_model: Checkpoint, judge: Checkpoint) -> None:
@@ -242,8 +249,12 @@ def check_judge(project: Project, reward_model: Checkpoint, judge: Checkpoint) -
     parts = parts_of(project)
     if {parts.get(reward_model.pk), parts.get(judge.pk)} != {"first", JUDGES}:
         raise WrongCheckpoint(
-            f"{judge} can not judge what {reward_model} rewards: only two reward models that learned from different "
-            "halves of the prompts are independent. Train one together with its judge, or go without a judge."
+            _(
+                "%(judge)s can not judge what %(reward_model)s rewards: only two reward models that "
+                "learned from different halves of the prompts are independent. Train one together with its "
+                "judge, or go without a judge."
+            )
+            % {"judge": judge, "reward_model": reward_model}
         )
 
 
@@ -546,7 +557,9 @@ def record_evaluation(run: Run, found: EvaluationResult) -> Evaluation:
         by_policy.setdefault(answer.checkpoint, []).append(answer)
     for sha256, answers in by_policy.items():
         if sha256 not in asked:
-            raise WrongCheckpoint(f"The evaluation has answers of checkpoint {sha256[:12]}, which was not asked.")
+            raise WrongCheckpoint(
+                _("The evaluation has answers of checkpoint %(sha256)s, which was not asked.") % {"sha256": sha256[:12]}
+            )
         samples = record_samples(
             checkpoint=asked[sha256], sampling=sampling, samples=[answer.sample for answer in answers]
         )

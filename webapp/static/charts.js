@@ -15,6 +15,8 @@
     return getComputedStyle(probe).color;
   }
 
+  const LANGUAGE = `${document.documentElement.lang}-u-nu-latn`; // its separators, with the digits of the whole page
+
   const minus = (text) => text.replace("-", "\u2212");
 
   function formatNumber(value, unit) {
@@ -28,7 +30,7 @@
     else if (size >= 10) digits = 1;
     else if (size >= 1) digits = 2;
     else if (size < 0.01) digits = 1 - Math.floor(Math.log10(size));
-    return minus(value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits }));
+    return minus(value.toLocaleString(LANGUAGE, { minimumFractionDigits: digits, maximumFractionDigits: digits }));
   }
 
   /** Columns for the chart: the steps of all its metrics, then one column of values each, null where one has none. */
@@ -187,7 +189,7 @@
     if (gap * scale < 1e-4) return value === 0 ? "0" : minus(value.toExponential(1));
     let digits = 0; // as many as tell one tick from the next: 0.25 needs two
     while (digits < 6 && Math.abs(gap * scale * 10 ** digits - Math.round(gap * scale * 10 ** digits)) > 1e-6) digits += 1;
-    return minus((value * scale).toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits }));
+    return minus((value * scale).toLocaleString(LANGUAGE, { minimumFractionDigits: digits, maximumFractionDigits: digits }));
   }
 
   function readOut(plot, chart) {
@@ -204,6 +206,11 @@
     chart.readout.textContent = `${placeOf(chart, plot.data[0][at])}: ${values.join(", ")}`;
   }
 
+  /** A sentence of the page (see runs/_charts.html) with values in place of #name. */
+  function say(sentence, values) {
+    return sentence.replace(/#(\w+)/g, (whole, name) => values[name] ?? whole);
+  }
+
   /** Where along the lower axis, in words. */
   function placeOf(chart, x) {
     return chart.by ? `KL ${formatNumber(x * x, "")}` : `${chart.stepName} ${x}`;
@@ -216,11 +223,13 @@
       const first = column.find((value) => value !== null);
       const last = lastIndex(column);
       if (last < 0) return [];
-      return [`${chart.labels[index]} from ${formatNumber(first, chart.unit)} to ${formatNumber(column[last], chart.unit)}`];
+      const ends = { first: formatNumber(first, chart.unit), last: formatNumber(column[last], chart.unit) };
+      return [say(chart.words.range, { curve: chart.labels[index], ...ends })];
     });
     const steps = chart.data[0];
-    if (!sentences.length) return `${chart.title}: no numbers yet`;
-    return `${chart.title}: ${sentences.join("; ")}, ${placeOf(chart, steps[0])} to ${placeOf(chart, steps[steps.length - 1])}`;
+    if (!sentences.length) return say(chart.words.none, { title: chart.title });
+    const [first, last] = [steps[0], steps[steps.length - 1]].map((step) => placeOf(chart, step));
+    return say(chart.words.all, { title: chart.title, curves: sentences.join("; "), first, last });
   }
 
   function draw(chart) {
@@ -243,6 +252,7 @@
       by: figure.dataset.by || "",
       axisLabel: figure.dataset.axis,
       stepName: section.dataset.step,
+      words: section.dataset,
       total: 0,
       box: figure.querySelector(".plot"),
       readout: figure.querySelector(".readout"),

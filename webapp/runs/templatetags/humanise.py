@@ -5,6 +5,8 @@ from datetime import datetime, timedelta
 from django import template
 from django.utils import timezone
 from django.utils.formats import date_format
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 register = template.Library()
 
@@ -17,13 +19,13 @@ def when(moment: datetime | None) -> str:
     here, today = timezone.localtime(moment), timezone.localdate()
     days = (today - here.date()).days
     if days == 0:
-        day = "today"
+        day = _("today")
     elif days == 1:
-        day = "yesterday"
+        day = _("yesterday")
     elif 1 < days < 7:
         day = date_format(here, "l")
     else:
-        day = date_format(here, "j M Y" if here.year != today.year else "j M")
+        day = date_format(here, _("j M Y") if here.year != today.year else _("j M"))
     return f"{day} {here:%H:%M}"
 
 
@@ -33,8 +35,10 @@ def ago(moment: datetime | None) -> str:
     if moment is None:
         return "–"
     gone = timezone.now() - moment
-    for unit, size in (("day", timedelta(days=1)), ("hour", timedelta(hours=1)), ("minute", timedelta(minutes=1))):
-        count = gone // size
-        if count >= 1:
-            return f"{count} {unit}{'' if count == 1 else 's'} ago"
-    return "just now"
+    if (count := gone // timedelta(days=1)) >= 1:
+        return ngettext("%(count)s day ago", "%(count)s days ago", count) % {"count": count}
+    if (count := gone // timedelta(hours=1)) >= 1:
+        return ngettext("%(count)s hour ago", "%(count)s hours ago", count) % {"count": count}
+    if (count := gone // timedelta(minutes=1)) >= 1:
+        return ngettext("%(count)s minute ago", "%(count)s minutes ago", count) % {"count": count}
+    return _("just now")
