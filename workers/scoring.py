@@ -12,6 +12,7 @@ from uuid import UUID
 from rlhf_core.errors import CheckpointError, QueueFull
 from webapp import queue
 from webapp.feedback.models import Sample
+from webapp.feedback.ordering import order_queue
 from webapp.feedback.scores import NewScore, record_scores, without_score
 from webapp.projects.models import Project
 from webapp.registry.models import Checkpoint
@@ -28,10 +29,14 @@ SLICE_SECONDS = 10.0  # one call begins no batch after this; it asks for its own
 
 
 def score_all() -> int:
-    """Ask for the scoring of each project in which samples wait for a score; returns how many there are."""
+    """Ask for the scoring of each project in which samples wait for a score; returns how many there are.
+
+    The queue of each is put in the order that it wants, which settings and new ratings may have changed.
+    """
     found = 0
     for project in Project.objects.filter(checkpoints__kind=Checkpoint.Kind.REWARD_MODEL).distinct():
         reward_model = current_reward_model(project)
+        order_queue(project=project, reward_model=reward_model)
         if reward_model is not None and without_score(project, reward_model).exists():
             queue.score(project.pk)
             found += 1
@@ -74,6 +79,8 @@ def score(
             except (SamplerUnavailable, QueueFull, CheckpointError) as error:
                 log.warning("project %s: no scores by %s: %s", project.slug, reward_model, error)
                 break
+    if scored:
+        order_queue(project=project, reward_model=current_reward_model(project))
     if is_cut:  # the lock is free again, so whoever takes the message goes on
         queue.score(project_id)
     return scored

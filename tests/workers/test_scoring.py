@@ -23,6 +23,7 @@ from rlhf_core.text.tokenizer import Tokenizer
 from tests.faults.watching import WORKER, until
 from webapp import queue
 from webapp.feedback.models import Sample, SampleScore, Slot
+from webapp.feedback.ordering import most_uncertain
 from webapp.feedback.services import NewSample, record_samples
 from webapp.projects.models import Prompt
 from webapp.registry.selectors import serving
@@ -167,6 +168,22 @@ def test_it_makes_room_after_each_batch_and_asks_for_its_own_continuation(
         assert score(project.pk, client, should_yield=lambda: True) == rest < BATCH_ROWS
         assert channel.queue_declare("sample").message_count == 2, "all is done: nobody needs to go on"
         channel.queue_purge("sample")
+
+
+def test_what_was_scored_orders_the_queue_where_the_project_wants_it(project, start_sampler, steersman_data, add):
+    project.choice = "uncertain"
+    project.save()
+    _, client = start_sampler(steersman_data / "checkpoints")
+    refill(project.pk, client)
+    reward_model, _ = add(ensemble=2)
+    score(project.pk, client)
+    first = Slot.objects.filter(priority=1).values_list("comparison", flat=True)
+    assert set(first) == set(most_uncertain(project, reward_model, limit=3))
+    assert len(first) == 3  # a quarter of twelve
+    project.choice = "random"
+    project.save()
+    score_all()
+    assert not Slot.objects.filter(priority=1).exists()
 
 
 # --- In the sampler --------------------------------------------------------------------------------------------------
