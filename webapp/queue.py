@@ -57,6 +57,11 @@ def refill(project_id: UUID) -> bool:
     return send("workers.refill", str(project_id), queue="sample")
 
 
+def score(project_id: UUID) -> bool:
+    """A project's samples may want scores: some were drawn, or there is a new reward model."""
+    return send("workers.score", str(project_id), queue="sample")
+
+
 def simulate(project_id: UUID) -> bool:
     """Simulated raters are to give ratings in a project; how many stands in its row."""
     return send("workers.simulate_ratings", str(project_id), queue="sample")

@@ -1,9 +1,9 @@
 """The Celery app: ``celery -A workers.celery_app worker -Q train``. A message is a doorbell, the database is the truth.
 
 Queues: ``train`` (one process a device; training runs, acknowledged at once, without a time limit), ``sample`` (filling
-the raters' queue) and ``default`` (the periodic look at the runs; in a process of its own, since filling may take a
-minute and a run whose supervisor died must not wait for it). What a lost message delays, the periodic tasks find
-within seconds.
+the raters' queue, and scoring what is in it while nothing else waits) and ``default`` (the periodic look at runs, in a
+process of its own: filling may take a minute, and a run whose supervisor died must not wait for it). What a lost
+message delays, the periodic tasks find within seconds.
 
 SIGTERM is the way to stop a worker: a training run is told at once, saves its state and goes back into the queue, and
 the worker leaves once it has. Don't remap SIGTERM to SIGQUIT: Celery then sleeps out its soft time-out before it tells
@@ -23,6 +23,7 @@ from workers import heartbeat  # noqa: E402
 
 QUEUES = ("train", "sample", "default")
 VISIBILITY_SECONDS = 900  # three times the hard limit of a short task; a training run is acknowledged before it starts
+SCORE_SECONDS = 60.0  # between two looks for samples without a score; new ones are asked for at once
 VISIBILITY = {"visibility_timeout": VISIBILITY_SECONDS}
 
 app = Celery("steersman", include=["workers.tasks"])
@@ -49,6 +50,8 @@ app.conf.update(
         "workers.supervise": {"queue": "train"},
         "workers.refill": {"queue": "sample"},
         "workers.refill_all": {"queue": "sample"},
+        "workers.score": {"queue": "sample"},
+        "workers.score_all": {"queue": "default"},  # it only looks and asks
         "workers.simulate_ratings": {"queue": "sample"},
         "workers.simulate_all": {"queue": "sample"},
     },
@@ -73,6 +76,11 @@ app.conf.update(
             "task": "workers.simulate_all",
             "schedule": float(settings.REFILL_SECONDS),
             "options": {"expires": settings.REFILL_SECONDS},
+        },
+        "score": {
+            "task": "workers.score_all",
+            "schedule": SCORE_SECONDS,
+            "options": {"expires": SCORE_SECONDS},
         },
         "refill": {
             "task": "workers.refill_all",

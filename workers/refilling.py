@@ -5,9 +5,13 @@ import random
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from uuid import UUID
 
+from django.db import transaction
+
 from rlhf_core.errors import CheckpointError, QueueFull
+from webapp import queue
 from webapp.feedback import services as feedback
 from webapp.feedback.models import Comparison, Sample
 from webapp.feedback.services import NewSample
@@ -79,6 +83,7 @@ def refill(project_id: UUID, client: SamplerClient | None = None) -> int:
                 break
     if made:
         log.info("project %s: %d new items in the queue", project.slug, made)
+        transaction.on_commit(partial(queue.score, project_id), robust=True)  # a hint: the beat looks too
     return made
 
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from celery import shared_task, signals
 
-from workers import reaper, refilling, simulated
+from workers import reaper, refilling, scoring, simulated
 from workers.supervisor import supervise
 
 log = logging.getLogger(__name__)
@@ -92,6 +92,18 @@ def refill_all() -> None:
     refilling.refill_all()
 
 
+@shared_task(name="workers.score", **SHORT)
+def score(project_id: str) -> None:
+    """Score one project's samples, for as long as nothing else waits for this worker."""
+    scoring.score(UUID(project_id), should_yield=lambda: not hears_nothing("sample"))
+
+
+@shared_task(name="workers.score_all", **SHORT)
+def score_all() -> None:
+    """Ask for the scoring of every project in which samples wait for a score."""
+    scoring.score_all()
+
+
 @shared_task(name="workers.simulate_ratings", **SHORT)
 def simulate_ratings(project_id: str) -> None:
     """Let simulated raters give some seconds' worth of the ratings asked for in a project."""
@@ -112,13 +124,18 @@ def reap() -> None:
 
 def trainers_hear_nothing() -> bool:
     """Whether no message waits for the trainers, so that ringing again piles up nothing."""
+    return hears_nothing("train")
+
+
+def hears_nothing(name: str) -> bool:
+    """Whether no message waits in a queue; False too where the broker does not tell."""
     from workers.celery_app import app
 
     try:
         with app.connection_for_write(connect_timeout=3) as connection:
             channel = connection.default_channel
             # not passive: Redis has no list where none waits, and a passive look takes that for an error
-            return int(channel.queue_declare("train").message_count) == 0
-    except Exception as error:  # each transport has errors of its own; the run then waits for the next tick
+            return int(channel.queue_declare(name).message_count) == 0
+    except Exception as error:  # each transport has errors of its own; what depends on it waits for the next tick
         log.warning("the broker does not tell how many messages wait: %s", error)
         return False

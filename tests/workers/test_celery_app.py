@@ -25,7 +25,8 @@ def test_training_is_acknowledged_at_once_and_has_no_time_limit():
 
 
 def test_short_tasks_are_acknowledged_late_and_end_long_before_they_are_delivered_again():
-    for task in (tasks.refill, tasks.refill_all, tasks.simulate_ratings, tasks.simulate_all, tasks.reap):
+    scoring = (tasks.score, tasks.score_all)
+    for task in (tasks.refill, tasks.refill_all, tasks.simulate_ratings, tasks.simulate_all, tasks.reap, *scoring):
         assert task.acks_late
         assert task.ignore_result
         assert task.time_limit * 3 <= app.conf.visibility_timeout

@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+from django.contrib.postgres.expressions import ArraySubquery
+from django.db.models import F, OuterRef, Q, QuerySet
+from django.db.models.functions import JSONObject
 from django.utils.translation import override
 
-from webapp.feedback.models import Rating, load_rankings
+from webapp.feedback.models import Rating, SampleScore, load_rankings
 from webapp.feedback.modes import verdict_in_words
 from webapp.projects.models import Project
 
@@ -17,7 +20,7 @@ CHUNK = 500  # ratings read at once
 
 def rating_lines(project: Project) -> Iterator[str]:
     """One JSON object a line and rating revision, oldest first; docs/admin-guide.md names the fields."""
-    ratings = Rating.objects.filter(project=project).order_by("id")
+    ratings = with_scores(Rating.objects.filter(project=project)).order_by("id")
     rows = ratings.select_related(
         "comparison__prompt",
         "comparison__rule",
@@ -33,9 +36,29 @@ def rating_lines(project: Project) -> Iterator[str]:
             yield json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n"
 
 
-def line_of(rating: Rating) -> dict[str, Any]:
-    """A rating whose samples, prompt and presentation were loaded, as plain values."""
+def with_scores(ratings: QuerySet[Rating]) -> QuerySet[Rating]:
+    """Load what reward models say of what was judged in the same query, the oldest model first."""
+    said = JSONObject(
+        sample=F("sample"),
+        reward_model=F("reward_model__version"),
+        reward_model_sha256=F("reward_model__sha256"),
+        score=F("score"),
+        uncertainty=F("uncertainty"),
+    )
+    scores = SampleScore.objects.order_by("reward_model__version").annotate(said=said).values("said")
+    is_of_two = Q(sample=OuterRef("comparison__first")) | Q(sample=OuterRef("comparison__second"))
+    return ratings.annotate(
+        scores=ArraySubquery(scores.filter(is_of_two)),
+        further_scores=ArraySubquery(scores.filter(sample__ranked_in__comparison=OuterRef("comparison"))),
+    )
+
+
+def line_of(rating: Any) -> dict[str, Any]:
+    """A rating of ``with_scores`` whose samples, prompt and presentation were loaded, as plain values."""
     item, presentation = rating.comparison, rating.presentation
+    scores: dict[str, list[dict[str, Any]]] = {}
+    for said in (*rating.scores, *rating.further_scores):
+        scores.setdefault(said.pop("sample"), []).append(said)
     answers = item.samples
     if presentation.order:
         order = presentation.order
@@ -55,6 +78,7 @@ def line_of(rating: Rating) -> dict[str, Any]:
                 "sha256": answer.text_sha256,
                 "policy": answer.checkpoint.version,
                 "policy_sha256": answer.checkpoint.sha256,
+                "rewards": scores.get(str(answer.pk), []),
             }
             for answer in answers
         ],

@@ -39,6 +39,28 @@ class Sample(models.Model):
         return self.text[:60]
 
 
+class SampleScore(models.Model):
+    """Append-only: what a reward model says of a sample, and how sure it is. Raters never see it.
+
+    Both numbers are in units of the model's score: 0 is the mean of its parent policy's responses, 1 their deviation.
+    """
+
+    # the constraint below begins with the sample, so its index serves
+    sample = models.ForeignKey(Sample, on_delete=models.PROTECT, related_name="scores", db_index=False)
+    reward_model = models.ForeignKey(Checkpoint, on_delete=models.PROTECT, related_name="scores")
+    score = models.FloatField()
+    uncertainty = models.FloatField(
+        null=True, help_text="standard deviation between the members of the reward model; null where it is no ensemble"
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["sample", "reward_model"], name="one_score_a_reward_model")]
+
+    def __str__(self) -> str:
+        return f"{self.score:.2f} for {self.sample_id} by {self.reward_model}"
+
+
 class Comparison(models.Model):
     """What one rater judges at a time: two samples of one prompt, one alone (``second`` empty), or several to rank.
 

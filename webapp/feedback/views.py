@@ -35,6 +35,7 @@ from webapp.feedback.models import Presentation, Rating, load_rankings
 from webapp.feedback.modes import mode_of, verdict_in_words
 from webapp.feedback.modes.base import NOTHING_MORE, REASON_LENGTH, Extras
 from webapp.feedback.page_words import page_words
+from webapp.feedback.scores import load_scores_of
 from webapp.feedback.sittings import last_sitting
 from webapp.feedback.welcome_views import welcomed_first
 from webapp.projects.access import MemberRequest, admin_required, member_required
@@ -364,6 +365,7 @@ def queue(request: MemberRequest, project: Project) -> HttpResponse:
     ratings = selectors.ratings_of(project, source=source or None)
     page = Paginator(ratings, PAGE_SIZE).get_page(request.GET.get("page"))
     load_rankings(rating.comparison for rating in page)
+    load_scores_of(rating.comparison for rating in page)
     context = {
         "project": project,
         "is_admin": True,

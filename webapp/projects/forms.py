@@ -40,6 +40,7 @@ class SettingsForm(forms.ModelForm):
             "pair_percent",
             "overlap",
             "buffer_target",
+            "choice",
             "lease_minutes",
             "use_simulated_ratings",
             "is_paused",
@@ -52,6 +53,7 @@ class SettingsForm(forms.ModelForm):
             "pair_percent": gettext_lazy("Pairs, in percent"),
             "overlap": gettext_lazy("Ratings wanted of each item"),
             "buffer_target": gettext_lazy("Items kept ready"),
+            "choice": gettext_lazy("Rate first"),
             "lease_minutes": gettext_lazy("Minutes an item is kept for its rater"),
             "use_simulated_ratings": gettext_lazy("Train on simulated ratings too"),
             "is_paused": gettext_lazy("Pause rating"),
@@ -63,6 +65,10 @@ class SettingsForm(forms.ModelForm):
             "pair_percent": gettext_lazy("The rest are single answers, rated 1 to 5."),
             "overlap": gettext_lazy("By different people. Holds for items made from now on."),
             "buffer_target": gettext_lazy("The sampler writes new answers when fewer are open."),
+            "choice": gettext_lazy(
+                "The most uncertain: what the members of the newest reward model disagree about, one item a prompt, a "
+                "quarter of what waits. It takes a reward model that is an ensemble; until there is one, any order."
+            ),
             "lease_minutes": gettext_lazy("After that somebody else may get it; a late rating is kept."),
             "use_simulated_ratings": gettext_lazy(
                 "They are always marked as simulated. Off: the next dataset leaves them out."
@@ -72,6 +78,15 @@ class SettingsForm(forms.ModelForm):
             ),
         }
         widgets = {"pair_percent": forms.NumberInput(attrs=PERCENT)}
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if "choice" in self.fields:
+            self.fields["choice"].required = False
+
+    def clean_choice(self) -> str:
+        """What is left out stays as it is."""
+        return str(self.cleaned_data["choice"] or self.instance.choice)
 
 
 class LinesField(forms.CharField):

@@ -22,6 +22,10 @@ SHARES = {
 class Project(models.Model):
     """One question put to raters about one policy and its successors."""
 
+    class Choice(models.TextChoices):
+        RANDOM = "random", gettext_lazy("whatever waits longest")
+        UNCERTAIN = "uncertain", gettext_lazy("the most uncertain")
+
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     name = models.CharField(max_length=120)
     slug = models.SlugField(max_length=60, unique=True)
@@ -69,6 +73,12 @@ class Project(models.Model):
     )
     buffer_target = models.PositiveIntegerField(
         default=40, validators=[MaxValueValidator(5000)], help_text="open slots that the sampler keeps ready"
+    )
+    choice = models.CharField(
+        max_length=9,
+        choices=Choice.choices,
+        default=Choice.RANDOM,
+        help_text="which of the items that wait raters get first",
     )
     lease_minutes = models.PositiveSmallIntegerField(
         default=15, validators=[MinValueValidator(1), MaxValueValidator(1440)]

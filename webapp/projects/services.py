@@ -29,6 +29,7 @@ EDITABLE = (
     "pair_percent",
     "overlap",
     "buffer_target",
+    "choice",
     "lease_minutes",
     "use_simulated_ratings",
     "is_paused",

@@ -3,7 +3,7 @@
 Stands above the selectors and below the views; it changes nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
@@ -18,6 +18,7 @@ from webapp.accounts.models import User
 from webapp.feedback.models import Comparison, Rating, Sample, load_rankings
 from webapp.feedback.modes import verdict_in_words
 from webapp.feedback.modes.pair import STRENGTHS
+from webapp.feedback.scores import load_scores, load_scores_of
 from webapp.feedback.selectors import with_samples
 from webapp.projects.models import Membership, Project, Prompt
 from webapp.projects.selectors import projects_for
@@ -632,7 +633,25 @@ def samples_of(policy: Checkpoint, page: str | None) -> Page[Sample]:
     """Samples of a policy that were made for raters, the newest first; those of evaluations are shown beside others."""
     given = Sample.objects.filter(checkpoint=policy, prompt__split=Prompt.Split.TRAIN)
     samples = given.select_related("prompt", "sampling").order_by("-id")
-    return Paginator(samples, SAMPLES_A_PAGE).get_page(page)
+    found = Paginator(samples, SAMPLES_A_PAGE).get_page(page)
+    load_scores(found.object_list)
+    return found
+
+
+@dataclass(frozen=True)
+class Unscored:
+    """Samples on a page that the reward model of today has not scored; None: there is no such model."""
+
+    count: int
+    reward_model: Checkpoint | None
+
+
+def unscored_among(project: Project, samples: Iterable[Sample]) -> Unscored | None:
+    """What is to be said of the samples of a page, whose scores were loaded, that have none (two queries)."""
+    reward_model = selectors.current_reward_model(project)
+    wanted = None if reward_model is None else reward_model.pk
+    missing = [one for one in samples if not any(wanted in (None, score.reward_model_id) for score in one.scores.all())]
+    return Unscored(len(missing), reward_model) if missing else None
 
 
 def promotions_of(policy: Checkpoint) -> QuerySet[Promotion]:
@@ -708,12 +727,16 @@ def ratings_in(dataset: Dataset, *, source: str, page: str | None) -> tuple[Page
         ratings = ratings.filter(source=source)
     found = Paginator(ratings, RATINGS_A_PAGE).get_page(page)
     load_rankings(rating.comparison for rating in found)
+    load_scores_of(rating.comparison for rating in found)
     return found, [show_rating(rating) for rating in found]
 
 
 def find_rating(project: Project, pk: Any) -> Rating:
-    """A rating of this project with its samples. Raises Rating.DoesNotExist."""
-    return with_samples(Rating.objects.filter(project=project)).select_related("project").get(pk=pk)
+    """A rating of this project with its samples and their scores. Raises Rating.DoesNotExist."""
+    found = with_samples(Rating.objects.filter(project=project)).select_related("project").get(pk=pk)
+    load_rankings([found.comparison])
+    load_scores_of([found.comparison])
+    return found
 
 
 def show_rating(rating: Rating) -> ShownRating:

@@ -20,7 +20,7 @@ from webapp.quality.models import Dataset, DatasetItem
 from webapp.quality.selectors import RatingCounts, usable_ratings
 from webapp.quality.selectors import usable as usable_ones
 from webapp.registry.models import Checkpoint, Promotion, ServingPointer
-from webapp.registry.selectors import policies, promotions, serving
+from webapp.registry.selectors import policies, promotions, reward_models, serving
 from webapp.runs.models import Evaluation, EvaluationSample, Run, RunMetrics, RunOutput, RunSample
 
 SHOWN_RUNS = 30
@@ -74,6 +74,12 @@ def parts_of(project: Project) -> dict[Any, str]:
     made = RunOutput.objects.filter(run__project=project, run__kind=Run.Kind.REWARD)
     rows = made.values_list("checkpoint", "run__config__part")
     return {checkpoint: part or "all" for checkpoint, part in rows}
+
+
+def current_reward_model(project: Project) -> Checkpoint | None:
+    """The newest reward model that policies may be improved against, which is no judge (two queries)."""
+    parts = parts_of(project)
+    return next((model for model in reward_models(project) if parts.get(model.pk) != JUDGES), None)
 
 
 # --- The loop board --------------------------------------------------------------------------------------------------

@@ -560,6 +560,7 @@ def policy_context(
     origin = pages.origin_of(policy)
     history = list(pages.promotions_of(policy))
     is_serving = pointer is not None and pointer.checkpoint_id == policy.pk
+    samples = pages.samples_of(policy, request.GET.get("page"))
     context = {
         "project": project,
         "is_admin": True,
@@ -573,7 +574,8 @@ def policy_context(
         "origin": origin,
         "source": pages.sources_of([policy], request.user).get(policy.pk, ""),
         "seconds": pages.duration_of(origin.run),
-        "samples": pages.samples_of(policy, request.GET.get("page")),
+        "samples": samples,
+        "unscored": pages.unscored_among(project, samples),
         "evaluating": pages.running_evaluation(policy),
         "form": form or PromoteForm(initial={"expected_epoch": pointer.epoch if pointer else 0}),
     }
@@ -674,7 +676,8 @@ def show_ratings(
             context |= {"page": page, "demonstrations": found}
         else:
             page, shown = pages.ratings_in(dataset, source=source, page=request.GET.get("page"))
-            context |= {"page": page, "shown": shown}
+            judged = [sample for one in shown for sample in one.rating.comparison.samples]
+            context |= {"page": page, "shown": shown, "unscored": pages.unscored_among(project, judged)}
     return render(request, "runs/ratings.html", context)
 
 
@@ -693,6 +696,7 @@ def rating(request: MemberRequest, project: Project, pk: uuid.UUID) -> HttpRespo
         "here": "queue",
         "one": pages.show_rating(found),
         "fate": selectors.fate_of(found),
+        "unscored": pages.unscored_among(project, found.comparison.samples),
         "is_taken": found.source in sources_used(project),
         "serving_id": pointer.checkpoint_id if pointer else None,
     }

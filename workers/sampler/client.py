@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_core.errors import CheckpointError, QueueFull, SteersmanError
-from workers.sampler.wire import DrawnSample
+from workers.sampler.wire import DrawnSample, OtherTokens, Scored
 
 CONNECT_SECONDS = 3.0
 GRACE_SECONDS = 10.0  # beyond the deadline, within which the sampler itself should answer
@@ -75,18 +75,49 @@ class SamplerClient:
             "sampling": dict(sampling),
             "deadline_seconds": deadline_seconds,
         }
-        status, headers, answer = self.ask("POST", "/sample", request, deadline_seconds + GRACE_SECONDS)
+        answer = self.demand("/sample", request, deadline_seconds)
+        samples = [DrawnSample(**sample) for sample in answer["samples"]]
+        return Drawn(checkpoint=str(answer["checkpoint"]), samples=samples)
+
+    def score(
+        self,
+        reward_model: str,
+        policy: str,
+        prompts: Sequence[Sequence[int]],
+        responses: Sequence[Sequence[int]],
+        *,
+        deadline_seconds: float = 10.0,
+    ) -> Scored:
+        """What the reward model with the SHA-256 ``reward_model`` says of responses of ``policy``, all as token ids.
+
+        Raises:
+            OtherTokens: the reward model reads other tokens than the policy writes.
+            QueueFull, CheckpointError, SamplerUnavailable, ValueError: as for ``draw``.
+        """
+        request = {
+            "reward_model": reward_model,
+            "policy": policy,
+            "prompts": list(map(list, prompts)),
+            "responses": list(map(list, responses)),
+            "deadline_seconds": deadline_seconds,
+        }
+        return Scored(**self.demand("/score", request, deadline_seconds))
+
+    def demand(self, path: str, request: dict[str, Any], deadline_seconds: float) -> dict[str, Any]:
+        """The answer to a request; a refusal as the error that it stands for."""
+        status, headers, answer = self.ask("POST", path, request, deadline_seconds + GRACE_SECONDS)
         message = str(answer.get("error", f"status {status}"))
         if status == HTTPStatus.TOO_MANY_REQUESTS:
             raise QueueFull(float(headers.get("Retry-After", "1")))
         if status == HTTPStatus.CONFLICT:
             raise CheckpointError(message)
+        if status == HTTPStatus.UNPROCESSABLE_ENTITY:
+            raise OtherTokens(message)
         if status in (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
             raise ValueError(message)
         if status != HTTPStatus.OK:
             raise SamplerUnavailable(message)
-        samples = [DrawnSample(**sample) for sample in answer["samples"]]
-        return Drawn(checkpoint=str(answer["checkpoint"]), samples=samples)
+        return answer
 
     def health(self) -> dict[str, Any]:
         """What the sampler is doing.

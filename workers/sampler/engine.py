@@ -1,11 +1,11 @@
 """Drawing samples: the policies held in memory, the bounded queue before them, and the loop that batches what waits.
 
-Handler threads call ``Sampler.draw`` and wait; one thread runs ``Sampler.run`` and is the only one that computes.
+Handler threads call ``Sampler.draw`` and wait; one thread runs ``Sampler.run`` and is the only one that computes. While
+nothing waits to be drawn, it scores responses by reward models (``Sampler.score``).
 """
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +21,15 @@ from rlhf_core.modules.palm import PaLM
 from rlhf_core.store import checkpoint_path
 from rlhf_core.text.template import encode_prompt
 from rlhf_core.text.tokenizer import Tokenizer
-from workers.sampler.wire import DrawnSample
+from workers.sampler.held import Held
+from workers.sampler.scoring import Judge, ScoreTicket, load_judge, make_ticket, tokenizer_of
+from workers.sampler.wire import DrawnSample, Scored
 
 POLICIES_HELD = 2
+REWARD_MODELS_HELD = 2
+TOKENIZERS_KNOWN = 1024  # their hashes
+SCORES_WAITING = 4  # requests; more are told to come again
+SCORES_RETRY_SECONDS = 5.0
 
 
 class DeadlinePassed(SteersmanError):
@@ -43,44 +49,14 @@ class Policy:
     tokenizer: Tokenizer
 
 
-class Policies:
-    """The policies used last, ``held`` at most. A new one is loaded beside the old ones, which go on serving."""
+def load_served(store: Path, identity: str, device: torch.device) -> Policy:
+    """The policy of a checkpoint.
 
-    def __init__(self, store: Path, device: torch.device, held: int = POLICIES_HELD) -> None:
-        self.store = store
-        self.device = device
-        self.held = held
-        self.policies: OrderedDict[str, Policy] = OrderedDict()
-        self.lock = threading.Lock()
-        self.loading = threading.Lock()
-
-    def get(self, identity: str) -> Policy:
-        """The policy of checkpoint ``identity``.
-
-        Raises:
-            CheckpointError: it is missing, altered, or no policy; the others stay.
-        """
-        found = self.held_now(identity)
-        if found is not None:
-            return found
-        with self.loading:
-            found = self.held_now(identity)
-            if found is not None:
-                return found
-            palm, tokenizer, manifest = load_policy(checkpoint_path(self.store, identity), self.device)
-            policy = Policy(manifest["id"], palm, tokenizer)
-            with self.lock:
-                self.policies[identity] = policy
-                while len(self.policies) > self.held:
-                    self.policies.popitem(last=False)
-            return policy
-
-    def held_now(self, identity: str) -> Policy | None:
-        with self.lock:
-            found = self.policies.get(identity)
-            if found is not None:
-                self.policies.move_to_end(identity)
-            return found
+    Raises:
+        CheckpointError: it is missing, altered, or no policy.
+    """
+    palm, tokenizer, manifest = load_policy(checkpoint_path(store, identity), device)
+    return Policy(manifest["id"], palm, tokenizer)
 
 
 @dataclass
@@ -130,14 +106,18 @@ class Sampler:
         batch_rows: int = 32,
         window_seconds: float = 0.03,
     ) -> None:
-        self.policies = Policies(store, torch.device(device))
+        self.device = torch.device(device)
+        self.policies: Held[Policy] = Held(lambda id_: load_served(store, id_, self.device), POLICIES_HELD)
+        self.judges: Held[Judge] = Held(lambda id_: load_judge(store, id_, self.device), REWARD_MODELS_HELD)
+        self.tokenizers: Held[str] = Held(lambda id_: tokenizer_of(store, id_), TOKENIZERS_KNOWN)
         self.capacity = capacity
         self.batch_rows = batch_rows
         self.window_seconds = window_seconds
         self.waiting: list[Ticket] = []
+        self.to_score: list[ScoreTicket] = []
         self.changed = threading.Condition()
         self.is_stopped = False
-        self.drawn = 0
+        self.drawn = self.scored = 0
         self.rows_per_second = 0.0
 
     def draw(
@@ -183,16 +163,82 @@ class Sampler:
             if waiting + rows > self.capacity:
                 raise QueueFull(retry_after_seconds=max(1.0, round(waiting / max(self.rows_per_second, 1.0))))
 
+    def score(
+        self,
+        reward_model: str,
+        policy: str,
+        prompts: Sequence[list[int]],
+        responses: Sequence[list[int]],
+        deadline_seconds: float,
+    ) -> Scored:
+        """What the reward model of checkpoint ``reward_model`` says of responses, once nothing waits to be drawn.
+
+        Args:
+            policy: the checkpoint that wrote the responses; it is not loaded.
+            prompts, responses: token ids.
+
+        Raises:
+            QueueFull: enough waits to be scored already.
+            DeadlinePassed: they could not be scored in time.
+            CheckpointError: the reward model can not be loaded, or the policy's manifest not be read.
+            OtherTokens: the reward model reads other tokens than the policy writes.
+            ValueError: prompts and responses differ in number, there are none or too many, or a token is none.
+        """
+        if len(prompts) != len(responses) or not 0 < len(responses) <= self.batch_rows:
+            raise ValueError(f"{len(prompts)} prompts, {len(responses)} responses: one each, 1 to {self.batch_rows}")
+        end = time.monotonic() + deadline_seconds
+        self.check_room_to_score()
+        judge, tokenizer = self.judges.get(reward_model), self.tokenizers.get(policy)
+        ticket = make_ticket(judge, tokenizer, prompts, responses, end - time.monotonic())
+        with self.changed:
+            self.check_room_to_score()
+            self.to_score.append(ticket)
+            self.changed.notify_all()
+        if not ticket.done.wait(max(0.0, end - time.monotonic()) + 5.0):
+            raise DeadlinePassed(f"not scored within {deadline_seconds:g} s")
+        return ticket.answer()
+
+    def check_room_to_score(self) -> None:
+        with self.changed:
+            if self.is_stopped:
+                raise SamplerStopped("the sampler is shutting down")
+            if len(self.to_score) >= SCORES_WAITING:
+                raise QueueFull(retry_after_seconds=SCORES_RETRY_SECONDS)
+
     def run(self) -> None:
-        """Draw what waits, batch by batch, until ``stop``."""
+        """Draw what waits, batch by batch, until ``stop``; score a few responses whenever nothing does."""
         while not self.is_stopped:
             tickets = self.next_batch()
             if tickets:
                 self.draw_batch(tickets)
+            else:
+                self.score_some()
+        stopped = SamplerStopped("the sampler is shutting down")
         with self.changed:
             for ticket in self.waiting:
-                ticket.finish(error=SamplerStopped("the sampler is shutting down"))
+                ticket.finish(error=stopped)
+            for asked in self.to_score:
+                asked.finish(error=stopped)
             self.waiting.clear()
+            self.to_score.clear()
+
+    def score_some(self) -> None:
+        """Score the next few responses of the request that came first; whatever fails reaches who asked alone."""
+        with self.changed:
+            ticket = self.to_score[0] if self.to_score else None
+        if ticket is None:
+            return
+        if ticket.deadline <= time.monotonic():
+            ticket.finish(error=DeadlinePassed("the deadline passed while the request to score waited"))
+        else:
+            try:
+                ticket.go_on()
+            except Exception as error:
+                ticket.finish(error=error)
+        if ticket.done.is_set():
+            with self.changed:
+                self.to_score.remove(ticket)
+                self.scored += len(ticket.scores)
 
     def stop(self) -> None:
         """Refuse what waits and let ``run`` return; a batch being drawn is broken off."""
@@ -201,11 +247,14 @@ class Sampler:
             self.changed.notify_all()
 
     def next_batch(self) -> list[Ticket]:
-        """Wait for a request, then a little for others like it; take as many as fit, in order of arrival."""
+        """Wait for a request, then a little for others like it; take as many as fit, in order of arrival.
+
+        Empty: the sampler is to stop, or there is something to score and nothing to draw.
+        """
         with self.changed:
-            while not self.waiting and not self.is_stopped:
+            while not self.waiting and not self.to_score and not self.is_stopped:
                 self.changed.wait()
-            if self.is_stopped:
+            if self.is_stopped or not self.waiting:
                 return []
             until = self.waiting[0].arrived + self.window_seconds
             while len(self.joinable()) == len(self.waiting) and time.monotonic() < until and not self.is_stopped:
@@ -259,15 +308,15 @@ class Sampler:
         """What the sampler is doing, in numbers."""
         with self.changed:
             waiting = sum(ticket.rows for ticket in self.waiting)
-        with self.policies.lock:
-            held = [policy.id for policy in self.policies.policies.values()]
         return {
-            "policies": held,
+            "policies": self.policies.ids(),
+            "reward_models": self.judges.ids(),
             "waiting": waiting,
             "capacity": self.capacity,
             "drawn": self.drawn,
             "samples_per_second": round(self.rows_per_second, 2),
-            "device": str(self.policies.device),
+            "scored": self.scored,
+            "device": str(self.device),
         }
 
 

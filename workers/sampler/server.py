@@ -3,7 +3,9 @@ or on an internal network.
 
 ``POST /sample``: {"checkpoint", "prompts", "seeds", "sampling", "deadline_seconds"} -> {"checkpoint", "samples"};
 400 malformed, 409 the policy can not be loaded, 413 too large, 429 with Retry-After while the queue is full, 503
-shutting down, 504 the deadline passed. ``GET /health``: what it is doing.
+shutting down, 504 the deadline passed. ``POST /score``: {"reward_model", "policy", "prompts", "responses",
+"deadline_seconds"}, both in token ids -> {"reward_model", "scores", "uncertainties"}; the same refusals, and 422 where
+the reward model reads other tokens than the policy writes. ``GET /health``: what it is doing.
 """
 
 import json
@@ -21,11 +23,13 @@ from typing import Any
 from rlhf_core.config import SamplingConfig, settings_from_dict
 from rlhf_core.errors import CheckpointError, QueueFull
 from workers.sampler.engine import DeadlinePassed, Sampler, SamplerStopped
+from workers.sampler.wire import OtherTokens
 
 LARGEST_ROW = 6 * 32_768 + 1024  # bytes; an import takes prompts of 32 KiB, and JSON writes a control character as six
 LARGEST_DRAIN = 64 * 2**20  # bytes of a refused request that are read, so that whoever sends it hears why
 DRAIN_SECONDS = 5.0
 LONGEST_DEADLINE = 300.0  # seconds
+NOWHERE = {"error": "there are only GET /health, POST /sample and POST /score"}
 log = logging.getLogger("sampler")
 
 
@@ -98,14 +102,15 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/health":
             self.answer(HTTPStatus.OK, self.server.sampler.health())
         else:
-            self.answer(HTTPStatus.NOT_FOUND, {"error": "there is only GET /health and POST /sample"})
+            self.answer(HTTPStatus.NOT_FOUND, NOWHERE)
 
     def do_POST(self) -> None:  # noqa: N802
-        if self.path != "/sample":
-            self.answer(HTTPStatus.NOT_FOUND, {"error": "there is only GET /health and POST /sample"})
+        does = {"/sample": self.draw, "/score": self.score}.get(self.path)
+        if does is None:
+            self.answer(HTTPStatus.NOT_FOUND, NOWHERE)
             return
         try:
-            checkpoint, samples = self.server.sampler.draw(**self.read_request())
+            content = does()
         except QueueFull as error:
             self.answer(HTTPStatus.TOO_MANY_REQUESTS, {"error": str(error)}, retry_after=error.retry_after_seconds)
         except DeadlinePassed as error:
@@ -115,22 +120,56 @@ class Handler(BaseHTTPRequestHandler):
         except CheckpointError as error:
             log.warning("%s", error)
             self.answer(HTTPStatus.CONFLICT, {"error": str(error)})
+        except OtherTokens as error:
+            self.answer(HTTPStatus.UNPROCESSABLE_ENTITY, {"error": str(error)})
         except RequestTooLarge as error:
             self.answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {"error": str(error)})
             self.drain(error.length)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             self.answer(HTTPStatus.BAD_REQUEST, {"error": f"{type(error).__name__}: {error}"})
         except Exception as error:
-            log.exception("drawing failed")
+            log.exception("%s failed", self.path)
             self.answer(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": f"{type(error).__name__}: {error}"})
         else:
-            self.answer(HTTPStatus.OK, {"checkpoint": checkpoint, "samples": [asdict(sample) for sample in samples]})
+            self.answer(HTTPStatus.OK, content)
+
+    def draw(self) -> dict[str, Any]:
+        """Responses to prompts."""
+        request = self.read_request()
+        prompts = [str(prompt) for prompt in request["prompts"]]
+        seeds = [int(seed) for seed in request["seeds"]]
+        if any(not 0 <= seed < 2**63 for seed in seeds):
+            raise ValueError("a seed is 0 to 2**63 - 1")
+        checkpoint, samples = self.server.sampler.draw(
+            checkpoint=str(request["checkpoint"]),
+            prompts=prompts,
+            seeds=seeds,
+            sampling=settings_from_dict(SamplingConfig, request["sampling"]),
+            deadline_seconds=deadline_of(request),
+        )
+        return {"checkpoint": checkpoint, "samples": [asdict(sample) for sample in samples]}
+
+    def score(self) -> dict[str, Any]:
+        """What a reward model says of responses."""
+        request = self.read_request()
+        prompts, responses = (
+            [[int(token) for token in row] for row in request[name]] for name in ("prompts", "responses")
+        )
+        return asdict(
+            self.server.sampler.score(
+                reward_model=str(request["reward_model"]),
+                policy=str(request["policy"]),
+                prompts=prompts,
+                responses=responses,
+                deadline_seconds=deadline_of(request),
+            )
+        )
 
     def read_request(self) -> dict[str, Any]:
-        """The arguments of ``Sampler.draw``.
+        """What was asked.
 
         Raises:
-            ValueError, KeyError, TypeError: the request is malformed.
+            ValueError, TypeError: the request is malformed.
         """
         length = int(self.headers.get("Content-Length", ""))
         largest = self.server.sampler.batch_rows * LARGEST_ROW
@@ -138,20 +177,9 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             raise RequestTooLarge(length, f"a request has 1 to {largest} bytes, not {length}")
         request = json.loads(self.rfile.read(length))
-        prompts = [str(prompt) for prompt in request["prompts"]]
-        seeds = [int(seed) for seed in request["seeds"]]
-        if any(not 0 <= seed < 2**63 for seed in seeds):
-            raise ValueError("a seed is 0 to 2**63 - 1")
-        deadline = float(request["deadline_seconds"])
-        if not 0 < deadline <= LONGEST_DEADLINE:
-            raise ValueError(f"deadline_seconds = {deadline:g} is not between 0 and {LONGEST_DEADLINE:g}")
-        return {
-            "checkpoint": str(request["checkpoint"]),
-            "prompts": prompts,
-            "seeds": seeds,
-            "sampling": settings_from_dict(SamplingConfig, request["sampling"]),
-            "deadline_seconds": deadline,
-        }
+        if not isinstance(request, dict):
+            raise ValueError("a request is a JSON object")
+        return request
 
     def drain(self, length: int) -> None:
         """Read what was refused: who is still sending would find the connection broken, and no answer."""
@@ -179,3 +207,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         log.debug(format, *args)
+
+
+def deadline_of(request: dict[str, Any]) -> float:
+    """In how many seconds an answer is wanted. Raises ValueError where that is out of range."""
+    deadline = float(request["deadline_seconds"])
+    if not 0 < deadline <= LONGEST_DEADLINE:
+        raise ValueError(f"deadline_seconds = {deadline:g} is not between 0 and {LONGEST_DEADLINE:g}")
+    return deadline

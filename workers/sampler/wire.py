@@ -1,7 +1,27 @@
-"""What the sampler and its clients say to each other; standard library only."""
+"""What the sampler and its clients say to each other; nothing heavy."""
 
 from dataclasses import dataclass
 from typing import Literal
+
+from rlhf_core.errors import SteersmanError
+
+
+class OtherTokens(SteersmanError):
+    """A reward model reads other tokens than the policy wrote that it is asked about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What a reward model says of responses, in their order.
+
+    Attributes:
+        reward_model: the id of the checkpoint that scored, as the sampler reports it.
+        uncertainties: standard deviation between the model's members; None for each where it is no ensemble.
+    """
+
+    reward_model: str
+    scores: list[float]
+    uncertainties: list[float | None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,341 @@
+"""Scores of what raters are shown: by which model, beside the raters' way, once each whatever happens to a worker."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from django.db import IntegrityError
+from kombu import Connection
+
+from rlhf_core.checkpoint import CheckpointRef, save_reward_model
+from rlhf_core.config import ModelConfig, SamplingConfig
+from rlhf_core.errors import CheckpointError, QueueFull
+from rlhf_core.masking import join_sequences
+from rlhf_core.modules.palm import PaLM
+from rlhf_core.modules.reward_model import RewardModel
+from rlhf_core.store import checkpoint_path
+from rlhf_core.text.tokenizer import Tokenizer
+from tests.faults.watching import WORKER, until
+from webapp import queue
+from webapp.feedback.models import Sample, SampleScore, Slot
+from webapp.feedback.ordering import most_uncertain
+from webapp.feedback.services import NewSample, record_samples
+from webapp.projects.models import Prompt
+from webapp.registry.selectors import serving
+from webapp.registry.services import promote, record_checkpoint
+from workers.refilling import refill
+from workers.sampler.client import SamplerClient, SamplerUnavailable
+from workers.sampler.engine import SCORES_WAITING, Sampler, SamplerStopped
+from workers.sampler.wire import OtherTokens
+from workers.scoring import BATCH_ROWS, score, score_all
+
+WISHES = SamplingConfig(max_new_tokens=6, max_prompt_tokens=8)
+
+
+def make_reward_model(tokenizer: Tokenizer, ensemble: int = 1, seed: int = 7) -> RewardModel:
+    """Untrained; the members of an ensemble disagree by what is subtracted from each."""
+    torch.manual_seed(seed)
+    palm = PaLM.from_config(ModelConfig(num_tokens=tokenizer.vocab_size, dim=16, depth=1, heads=2, dim_head=8))
+    model = RewardModel(palm, num_binned_output=5, ensemble=ensemble)
+    if ensemble > 1:
+        model.reward_mean.copy_(torch.arange(float(ensemble)))
+    return model.eval()
+
+
+@pytest.fixture
+def save(steersman_data, tokenizer):
+    """Save a reward model into the store."""
+
+    def save(model: RewardModel, by: Tokenizer | None = None) -> CheckpointRef:
+        return save_reward_model(steersman_data / "checkpoints", model, by or tokenizer, {})
+
+    return save
+
+
+@pytest.fixture
+def add(project, tokenizer, save):
+    """A new reward model of the project: its row, and the model itself."""
+
+    def add(ensemble: int = 1, seed: int = 7):
+        model = make_reward_model(tokenizer, ensemble, seed)
+        return record_checkpoint(project=project, kind="reward_model", sha256=save(model).id), model
+
+    return add
+
+
+def scores_by(reward_model) -> dict:
+    return {row.sample_id: row for row in SampleScore.objects.filter(reward_model=reward_model)}
+
+
+def test_every_sample_for_raters_is_scored_with_the_ensembles_uncertainty(project, start_sampler, steersman_data, add):
+    _, client = start_sampler(steersman_data / "checkpoints")
+    assert refill(project.pk, client) == 12
+    assert score(project.pk, client) == 0, "without a reward model there is nothing to do"
+    reward_model, model = add(ensemble=3)
+    assert score(project.pk, client) == Sample.objects.count() > BATCH_ROWS
+    found = scores_by(reward_model)
+    for sample in Sample.objects.all():
+        read = join_sequences([sample.prompt_tokens], [sample.tokens])
+        assert found[sample.pk].score == pytest.approx(float(model.score(read)), abs=1e-4)
+        assert found[sample.pk].uncertainty == pytest.approx(float(model.uncertainty(read)), abs=1e-4)
+        assert found[sample.pk].uncertainty > 0
+    assert score(project.pk, client) == 0
+    assert score_all() == 0
+
+
+def test_a_newer_reward_model_scores_anew_and_what_the_older_one_said_stays(
+    project, start_sampler, steersman_data, add
+):
+    _, client = start_sampler(steersman_data / "checkpoints")
+    refill(project.pk, client)
+    older, _ = add()
+    score(project.pk, client)
+    before = scores_by(older)
+    newer, _ = add(seed=8)
+    assert score(project.pk, client) == len(before)
+    assert {row.uncertainty for row in scores_by(newer).values()} == {
+        None
+    }  # one model alone has nobody to disagree with
+    assert {key: row.score for key, row in scores_by(older).items()} == {key: row.score for key, row in before.items()}
+    with pytest.raises(IntegrityError, match="append-only"):
+        SampleScore.objects.filter(reward_model=older).update(score=1.0)
+
+
+def test_what_evaluations_drew_is_left_to_them(project, start_sampler, steersman_data, add):
+    _, client = start_sampler(steersman_data / "checkpoints")
+    pointer = serving(project)
+    held_out = Prompt.objects.filter(project=project, split="held_out").first()
+    drawn = NewSample(held_out.pk, 1, [1, 5], [7, 2], "x", "end", -1.0)
+    record_samples(checkpoint=pointer.checkpoint, sampling=pointer.sampling, samples=[drawn])
+    add()
+    assert score(project.pk, client) == 0
+
+
+def test_a_reward_model_that_fails_stops_no_sample_on_its_way(project, start_sampler, steersman_data, add, caplog):
+    _, client = start_sampler(steersman_data / "checkpoints")
+    reward_model, _ = add()
+    (checkpoint_path(steersman_data / "checkpoints", reward_model.sha256) / "manifest.json").write_text("")
+    assert refill(project.pk, client) == 12
+    assert score(project.pk, client) == 0
+    assert "no scores by reward model 1" in caplog.text
+    assert "altered" in caplog.text
+    assert not SampleScore.objects.exists()
+    Slot.objects.filter(project=project).update(state="void")
+    assert refill(project.pk, client) == 12
+    assert score(project.pk, SamplerClient(steersman_data / "nobody.sock")) == 0
+    assert "does not answer" in caplog.text
+
+
+def test_a_policy_that_writes_other_tokens_is_left_out_and_the_others_are_scored(
+    project, start_sampler, steersman_data, make_policy, save, caplog
+):
+    _, client = start_sampler(steersman_data / "checkpoints")
+    refill(project.pk, client)
+    first = Sample.objects.count()
+    newer = record_checkpoint(
+        project=project, kind="policy", sha256=make_policy(steersman_data / "checkpoints", seed=1).id
+    )
+    promote(project=project, checkpoint=newer, actor=None, expected_epoch=1)
+    refill(project.pk, client)
+    other = Tokenizer.train(["quite other words"] * 3, vocab_size=280)
+    stranger = save(make_reward_model(other), other)
+    record_checkpoint(project=project, kind="reward_model", sha256=stranger.id)
+    assert score(project.pk, client) == 0
+    assert caplog.text.count("reads other tokens than the policy writes") == 2, "each of the two policies is asked once"
+    assert Sample.objects.count() > first
+
+
+def test_it_makes_room_after_each_batch_and_asks_for_its_own_continuation(
+    project, start_sampler, steersman_data, add, broker_url
+):
+    _, client = start_sampler(steersman_data / "checkpoints")
+    refill(project.pk, client)
+    add()
+    queue.sender.cache_clear()
+    with Connection(broker_url) as connection:
+        channel = connection.default_channel
+        channel.queue_purge("sample")
+        assert score(project.pk, client, should_yield=lambda: True) == BATCH_ROWS
+        assert channel.queue_declare("sample").message_count == 1
+        assert score_all() == 1
+        assert channel.queue_declare("sample").message_count == 2
+        rest = Sample.objects.count() - BATCH_ROWS
+        assert score(project.pk, client, should_yield=lambda: True) == rest < BATCH_ROWS
+        assert channel.queue_declare("sample").message_count == 2, "all is done: nobody needs to go on"
+        channel.queue_purge("sample")
+
+
+def test_what_was_scored_orders_the_queue_where_the_project_wants_it(project, start_sampler, steersman_data, add):
+    project.choice = "uncertain"
+    project.save()
+    _, client = start_sampler(steersman_data / "checkpoints")
+    refill(project.pk, client)
+    reward_model, _ = add(ensemble=2)
+    score(project.pk, client)
+    first = Slot.objects.filter(priority=1).values_list("comparison", flat=True)
+    assert set(first) == set(most_uncertain(project, reward_model, limit=3))
+    assert len(first) == 3  # a quarter of twelve
+    project.choice = "random"
+    project.save()
+    score_all()
+    assert not Slot.objects.filter(priority=1).exists()
+
+
+# --- In the sampler --------------------------------------------------------------------------------------------------
+
+
+def test_a_draw_that_comes_in_goes_before_the_rest_of_a_scoring(tmp_path, make_policy, tokenizer):
+    policy = make_policy(tmp_path)
+    reward_model = save_reward_model(tmp_path, make_reward_model(tokenizer), tokenizer, {})
+    sampler = Sampler(tmp_path, window_seconds=0.0)
+    done: list[str] = []
+    draws: list[threading.Thread] = []
+    draw_batch, score_some = sampler.draw_batch, sampler.score_some
+
+    def draw(tickets):
+        draw_batch(tickets)
+        done.append("draw")
+
+    def score_and_ask():
+        score_some()
+        done.append("score")
+        if len(draws) < 2:  # while the first pieces are scored, raters want something
+            words = (policy.id, ["A film"], [len(draws)], WISHES, 30)
+            draws.append(threading.Thread(target=sampler.draw, args=words))
+            draws[-1].start()
+            until(lambda: sampler.waiting, 5, "the draw waits")
+
+    sampler.policies.get(policy.id)
+    sampler.draw_batch, sampler.score_some = draw, score_and_ask
+    loop = threading.Thread(target=sampler.run)
+    loop.start()
+    found = sampler.score(reward_model.id, policy.id, [[1, 5]] * 20, [[7, 2]] * 20, 30)
+    for thread in draws:
+        thread.join(10)
+    sampler.stop()
+    loop.join(10)
+    assert done[:5] == ["score", "draw", "score", "draw", "score"]  # 8, 8 and 4 responses
+    assert len(found.scores) == len(found.uncertainties) == sampler.scored == 20
+    assert found.scores == pytest.approx([found.scores[0]] * 20), "equal responses score alike"
+
+
+def test_refusals_cross_the_socket_by_name(start_sampler, tmp_path, make_policy, tokenizer):
+    policy = make_policy(tmp_path)
+    reward_model = save_reward_model(tmp_path, make_reward_model(tokenizer), tokenizer, {})
+    other = Tokenizer.train(["quite other words"] * 3, vocab_size=280)
+    stranger = save_reward_model(tmp_path, make_reward_model(other), other, {})
+    _, client = start_sampler(tmp_path)
+    assert client.score(reward_model.id, policy.id, [[1, 5]], [[7, 2]]).reward_model == reward_model.id
+    with pytest.raises(OtherTokens):
+        client.score(stranger.id, policy.id, [[1, 5]], [[7, 2]])
+    with pytest.raises(CheckpointError, match="is a policy, not a reward_model"):
+        client.score(policy.id, policy.id, [[1, 5]], [[7, 2]])
+    for prompts, responses, said in (
+        ([[1]], [[]], "a response has no tokens"),
+        ([[1]], [[10**6]], "a token is not between 0 and"),
+        ([[1]], [[-1]], "a token is not between 0 and"),
+        ([[1]] * 2, [[7]], "2 prompts, 1 responses"),
+        ([], [], "one each, 1 to 32"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            client.score(reward_model.id, policy.id, prompts, responses)
+    assert client.score(reward_model.id, policy.id, [[1, 5]], [[7, 2]]).scores
+    assert client.health()["reward_models"] == [reward_model.id]
+
+
+def test_what_waits_to_be_scored_is_bounded_and_told_when_the_sampler_stops(tmp_path, make_policy, tokenizer):
+    policy = make_policy(tmp_path)
+    reward_model = save_reward_model(tmp_path, make_reward_model(tokenizer), tokenizer, {})
+    sampler = Sampler(tmp_path)  # nobody scores, so what comes in waits
+    heard: list[Exception] = []
+
+    def ask():
+        try:
+            sampler.score(reward_model.id, policy.id, [[1, 5]], [[7, 2]], 30)
+        except SamplerStopped as error:
+            heard.append(error)
+
+    asking = [threading.Thread(target=ask) for _ in range(SCORES_WAITING)]
+    for thread in asking:
+        thread.start()
+    until(lambda: len(sampler.to_score) == SCORES_WAITING, 10, "all wait")
+    with pytest.raises(QueueFull):
+        sampler.score(reward_model.id, policy.id, [[1, 5]], [[7, 2]], 30)
+    sampler.stop()
+    sampler.run()
+    for thread in asking:
+        thread.join(10)
+    assert len(heard) == SCORES_WAITING
+
+
+# --- Faults ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def start_worker(process_environment, broker_url, tmp_path: Path):
+    """Start a real worker of the queue ``sample``, in a process group of its own; what is left of it is killed."""
+    queue.sender.cache_clear()
+    begun: list[subprocess.Popen] = []
+
+    def start(address: Path) -> subprocess.Popen:
+        environment = {**process_environment, "SAMPLER_ADDRESS": f"unix:{address}", "STEERSMAN_ROLE": "worker"}
+        with (tmp_path / f"worker-{len(begun)}.log").open("wb") as log:
+            words = [sys.executable, *WORKER, "sample", "-c", "1", "-n", f"n{len(begun)}@%h"]
+            begun.append(
+                subprocess.Popen(words, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+            )
+        return begun[-1]
+
+    yield start
+    for process in begun:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(10)
+
+
+def test_a_worker_that_is_killed_while_it_scores_loses_nothing_and_doubles_nothing(
+    transactional_db, project, start_sampler, steersman_data, add, start_worker, broker_url
+):
+    project.buffer_target = 40
+    project.save()
+    sampler, client = start_sampler(steersman_data / "checkpoints")
+    while refill(project.pk, client):
+        pass
+    reward_model, _ = add(ensemble=2)
+    wanted = Sample.objects.count()
+    assert wanted > 3 * BATCH_ROWS
+    reached, may_go_on = threading.Event(), threading.Event()
+    score_some = sampler.score_some
+
+    def score_slowly():
+        if sampler.scored >= BATCH_ROWS and not may_go_on.is_set():  # in the middle of the second batch
+            reached.set()
+            may_go_on.wait(30)
+        score_some()
+
+    sampler.score_some = score_slowly
+    with Connection(broker_url) as connection:
+        connection.default_channel.queue_purge("sample")
+    worker = start_worker(client.address)
+    queue.score(project.pk)
+    assert reached.wait(60)
+    os.killpg(worker.pid, signal.SIGKILL)
+    worker.wait(10)
+    assert SampleScore.objects.count() == BATCH_ROWS, "what was scored is kept, whole batches of it"
+    may_go_on.set()
+    start_worker(client.address)
+    for _ in range(2):  # the clock's look, twice over
+        assert score_all() == 1
+    until(lambda: SampleScore.objects.count() == wanted, 60, "every sample is scored")
+    assert set(scores_by(reward_model)) == set(Sample.objects.values_list("pk", flat=True))
+    assert Slot.objects.filter(project=project, state="open").count() == 40
+
+
+def test_a_sampler_that_is_gone_is_named(tmp_path):
+    with pytest.raises(SamplerUnavailable, match="does not answer"):
+        SamplerClient(tmp_path / "none.sock").score("a" * 64, "b" * 64, [[1]], [[2]])

@@ -1,0 +1,112 @@
+"""Scoring what raters are shown by the project's reward model: beside the raters' way, and never in it.
+
+A sample is in the queue before anybody asks for its score, and whatever goes wrong here is logged and tried again.
+What was scored is written batch by batch, so a worker that dies loses a batch's time and nothing else.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from uuid import UUID
+
+from rlhf_core.errors import CheckpointError, QueueFull
+from webapp import queue
+from webapp.feedback.models import Sample
+from webapp.feedback.ordering import order_queue
+from webapp.feedback.scores import NewScore, record_scores, without_score
+from webapp.projects.models import Project
+from webapp.registry.models import Checkpoint
+from webapp.runs.selectors import current_reward_model
+from workers.locks import try_lock
+from workers.sampler.client import SamplerClient, SamplerUnavailable, default_client
+from workers.sampler.wire import OtherTokens
+
+log = logging.getLogger(__name__)
+
+BATCH_ROWS = 16  # so few that a filling of the queue, which the same worker does, waits a second at most
+DEADLINE_SECONDS = 10.0
+SLICE_SECONDS = 10.0  # one call begins no batch after this; it asks for its own continuation
+
+
+def score_all() -> int:
+    """Ask for the scoring of each project in which samples wait for a score; returns how many there are.
+
+    The queue of each is put in the order that it wants, which settings and new ratings may have changed.
+    """
+    found = 0
+    for project in Project.objects.filter(checkpoints__kind=Checkpoint.Kind.REWARD_MODEL).distinct():
+        reward_model = current_reward_model(project)
+        order_queue(project=project, reward_model=reward_model)
+        if reward_model is not None and without_score(project, reward_model).exists():
+            queue.score(project.pk)
+            found += 1
+    return found
+
+
+def score(
+    project_id: UUID, client: SamplerClient | None = None, *, should_yield: Callable[[], bool] = lambda: False
+) -> int:
+    """Score the project's samples by its current reward model, the newest first; returns how many were scored.
+
+    One worker a project at a time; another one returns at once. Samples that the model cannot read are left out.
+
+    Args:
+        should_yield: asked after each batch; true ends this call, which asks for another one where samples are left.
+    """
+    project = Project.objects.get(pk=project_id)
+    client = client or default_client()
+    scored, unread, is_cut = 0, set[UUID](), False
+    end = time.monotonic() + SLICE_SECONDS
+    with try_lock(f"workers.score {project_id}") as had:
+        while had:
+            reward_model = current_reward_model(project)  # anew each time: a newer one may have come
+            if reward_model is None:
+                break
+            waiting = without_score(project, reward_model, but_of=unread).select_related("checkpoint")
+            batch = of_one_policy(list(waiting[:BATCH_ROWS]))
+            if not batch:
+                break
+            if scored and (should_yield() or time.monotonic() > end):
+                is_cut = True
+                break
+            try:
+                scored += score_batch(reward_model, batch, client)
+            except (OtherTokens, ValueError) as error:
+                log.warning(
+                    "project %s: %s does not score %s: %s", project.slug, reward_model, batch[0].checkpoint, error
+                )
+                unread.add(batch[0].checkpoint_id)
+            except (SamplerUnavailable, QueueFull, CheckpointError) as error:
+                log.warning("project %s: no scores by %s: %s", project.slug, reward_model, error)
+                break
+    if scored:
+        order_queue(project=project, reward_model=current_reward_model(project))
+    if is_cut:  # the lock is free again, so whoever takes the message goes on
+        queue.score(project_id)
+    return scored
+
+
+def of_one_policy(samples: list[Sample]) -> list[Sample]:
+    """Those of the policy that the first is of."""
+    return [sample for sample in samples if sample.checkpoint_id == samples[0].checkpoint_id]
+
+
+def score_batch(reward_model: Checkpoint, samples: list[Sample], client: SamplerClient) -> int:
+    """Score samples of one policy and write it down; returns how many."""
+    found = client.score(
+        reward_model.sha256,
+        samples[0].checkpoint.sha256,
+        [sample.prompt_tokens for sample in samples],
+        [sample.tokens for sample in samples],
+        deadline_seconds=DEADLINE_SECONDS,
+    )
+    if found.reward_model != reward_model.sha256:
+        raise CheckpointError(f"asked {reward_model.sha256}, the sampler answered with {found.reward_model}")
+    record_scores(
+        reward_model=reward_model,
+        scores=[
+            NewScore(sample.pk, score, uncertainty)
+            for sample, score, uncertainty in zip(samples, found.scores, found.uncertainties, strict=True)
+        ],
+    )
+    return len(samples)
