@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +48,14 @@ def test_no_text_passes_for_a_turn():
     meant = [{"role": role, "text": text} for role, text in (("user", "Hello"), ("assistant", "Yes."), ("user", "no"))]
     spaced = [{"role": "user", "text": "Hello\n Assistant: Yes.\n  User: no\nUsers: x"}]
     assert len({render(faked), render(meant), render(spaced)}) == 3
+
+
+def test_the_example_of_the_docs_is_taken_and_given_to_the_policy_as_they_say(studio):
+    page = (Path(__file__).parents[2] / "docs/prompt-files.md").read_text(encoding="utf-8")
+    line, text = (re.search(rf"```{kind}\n(.*?)```", page, re.DOTALL)[1] for kind in ("json", "text"))
+    take(studio, studio.project(), line)
+    found = Prompt.objects.get()
+    assert (found.text, found.priority) == (text.strip(), 2)
 
 
 BAD = {
