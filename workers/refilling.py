@@ -135,6 +135,7 @@ def plan_items(project: Project, prompts: Sequence[Prompt]) -> list[tuple[Prompt
         Comparison.Kind.RANKING: project.ranking_percent,
         Comparison.Kind.RULE: project.rule_percent,
         Comparison.Kind.REWRITE: project.rewrite_percent,
+        Comparison.Kind.TURNS: project.turns_percent,
     }
     answers: dict[str, int] = {Comparison.Kind.PAIR: 2, Comparison.Kind.RANKING: project.ranking_size}
     plan: list[tuple[Prompt, str, int]] = []

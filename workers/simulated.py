@@ -48,7 +48,7 @@ DENIAL_REACH = 3  # words after a denial that it turns round, by half
 
 RATERS = (("simulated-1", 2.0), ("simulated-2", 1.5), ("simulated-3", 1.0), ("simulated-4", 0.7))
 """User names and how sure of their taste they are: the factor before a difference in worth."""
-JUDGED = ("pair", "single", "ranking")
+JUDGED = ("pair", "single", "ranking", "turns")
 """The rating modes that a taste suffices for."""
 SLICE_SECONDS = 10.0  # they make room for others so often
 MOST_PROJECTS = 6  # in one go: well within the time limit of a task
@@ -67,6 +67,8 @@ class SimulatedRater:
         """The key to press for what is shown."""
         if item.kind == "ranking":
             return self.rank(item.answers)
+        if item.kind == "turns":
+            return ",".join(self.call(text) for text in item.replies)
         left = worth(item.left_text)
         if item.right_text is None:
             return str(min(5, max(1, round(3 + 0.8 * left + self.noise() / (2 * self.certainty)))))
@@ -76,6 +78,11 @@ class SimulatedRater:
         difference = self.certainty * (left - right) + self.noise()
         steps = sum(abs(difference) >= step for step in PAIR_STEPS)  # 0 a tie ... 3 much better
         return str(4 - steps if difference > 0 else 4 + steps)
+
+    def call(self, text: str) -> str:
+        """The key for one turn: good where its noisy worth is above 0, bad below, unsure where it is as good as 0."""
+        felt = self.certainty * worth(text) + self.noise()
+        return "3" if abs(felt) < PAIR_STEPS[0] else "1" if felt > 0 else "2"
 
     def rank(self, answers: Sequence[str]) -> str:
         """The places of several answers, by worth plus noise: a draw of the model of Plackett and Luce."""

@@ -69,7 +69,13 @@ def line_of(rating: Any) -> dict[str, Any]:
         "revision": rating.revision,
         "is_current": rating.is_current,
         "mode": item.kind,
-        "prompt": {"id": str(item.prompt_id), "text": item.prompt.text, "split": item.prompt.split},
+        "prompt": {
+            "id": str(item.prompt_id),
+            "text": item.prompt.text,
+            "sha256": item.prompt.sha256,
+            "turns": item.prompt.turns,
+            "split": item.prompt.split,
+        },
         "rule": item.rule.text if item.rule else None,
         "answers": [
             {

@@ -67,8 +67,8 @@ def make_items(
     """Put samples before the raters, in the mode that ``kinds`` names for their prompt.
 
     Without a name: each two of a prompt as a pair, one that is left over as a single answer. A ranking takes all
-    samples of its prompt, each text once; a rewrite or a rule takes one. The rule is the one that was asked least, and
-    where the project has none, the answer is judged as a single one.
+    samples of its prompt, each text once; a rewrite, a rule or turns take one. The rule is the one that was asked
+    least, and where the project has none, the answer is judged as a single one.
 
     Each item gets ``project.overlap`` slots, in one transaction with it. Two samples with the same text are written
     down as a comparison, so that they are not paired again, but get no slot: there is nothing to judge. An item that
@@ -126,7 +126,7 @@ def groups_of(samples: Sequence[Sample], kind: str) -> list[tuple[str, list[Samp
         by_text = {sample.text_sha256: sample for sample in samples}  # twins cannot be told apart
         if len(by_text) > 1:
             return [(kind, in_order(list(by_text.values())[:MOST_RANKED]))]
-    if kind in (Comparison.Kind.RULE, Comparison.Kind.REWRITE):
+    if kind in (Comparison.Kind.RULE, Comparison.Kind.REWRITE, Comparison.Kind.TURNS):
         return [(kind, [sample]) for sample in samples]
     two = [in_order(samples[start : start + 2]) for start in range(0, len(samples), 2)]
     return [(Comparison.Kind.PAIR if len(some) == 2 else Comparison.Kind.SINGLE, some) for some in two]

@@ -1,5 +1,6 @@
 """What the rater page sends."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from webapp.feedback.keys import problems_with
 from webapp.feedback.modes.base import REASON_LENGTH, Extras
 from webapp.feedback.modes.ranking import RANKED
 from webapp.feedback.modes.single import AXIS, SCORED
+from webapp.feedback.modes.turns import JUDGED, TURN
 
 SKIP_REASONS = [
     ("unclear", gettext_lazy("I cannot tell what is asked")),
@@ -20,6 +22,7 @@ SKIP_REASONS = [
     ("broken", gettext_lazy("It is not shown properly")),
 ]
 ONE_DAY_MS = 86_400_000
+TURN_FIELD = re.compile(rf"{TURN}[0-9]{{1,3}}")
 
 
 class ChoiceForm(forms.Form):
@@ -34,10 +37,13 @@ class ChoiceForm(forms.Form):
     active_ms = forms.IntegerField(required=False)
 
     def clean_choice(self) -> str:
-        """The key; of a ranking the places, which come in fields of their own."""
+        """The key; of a ranking the places, and of turns the key for each, which come in fields of their own."""
         choice: str = self.cleaned_data["choice"]
         if choice == RANKED:
             return ",".join(self.data.getlist("place")[:6])  # type: ignore[attr-defined]
+        if choice == JUDGED:
+            said = [(int(name.removeprefix(TURN)), self.data[name]) for name in self.data if TURN_FIELD.fullmatch(name)]
+            return ",".join(key for _, key in sorted(said))
         return str(self.data.get("overall", "")) if choice == SCORED else choice
 
     def clean(self) -> dict[str, Any]:

@@ -74,6 +74,7 @@ class Comparison(models.Model):
         RANKING = "ranking"
         RULE = "rule"
         REWRITE = "rewrite"
+        TURNS = "turns"
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="comparisons")
@@ -92,7 +93,7 @@ class Comparison(models.Model):
                 name="a_rule_is_asked_of_a_rule_item",
             ),
             models.CheckConstraint(
-                condition=Q(kind__in=["single", "rule", "rewrite"], second__isnull=True)
+                condition=Q(kind__in=["single", "rule", "rewrite", "turns"], second__isnull=True)
                 | Q(kind__in=["pair", "ranking"], second__isnull=False),
                 name="a_pair_has_two_samples",
             ),
@@ -226,6 +227,8 @@ class Rating(models.Model):
     answer: the score, 1 to 5. Of a ranking: how many places lie below the best, 0 where all are equal; ``details`` then
     has the place of each sample. Of a rewrite: 0 with the new text in ``details``, or 1: good as it is.
     Of a rule: 1 it is kept, -1 broken, 0 unsure; ``details`` may have passages as evidence.
+    Of turns: 1 the last one is good, -1 bad, 0 unsure; ``details`` has the same of each turn, and each is a row of
+    ``TurnVerdict``.
     """
 
     class Source(models.TextChoices):
@@ -282,6 +285,28 @@ class Rating(models.Model):
     def quotes(self) -> list[str]:
         """The passages that were marked as evidence; the comparison's sample must be loaded."""
         return [self.comparison.first.text[start:end] for start, end in self.details.get("evidence", [])]
+
+
+class TurnVerdict(models.Model):
+    """Append-only: what a rating says of one turn of the assistant; the last of them is the sample.
+
+    Written with its rating, of which ``details`` says the same.
+    """
+
+    rating = models.ForeignKey(Rating, on_delete=models.PROTECT, related_name="turn_verdicts")
+    ordinal = models.PositiveSmallIntegerField(help_text="1 for the assistant's first turn")
+    verdict = models.SmallIntegerField(help_text="1 good, -1 bad, 0 unsure")
+    text_sha256 = models.CharField(max_length=64, help_text="of the turn's text, as the rater was shown it")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["rating", "ordinal"], name="one_verdict_a_turn"),
+            models.CheckConstraint(condition=Q(verdict__gte=-1, verdict__lte=1), name="turn_verdict_in_range"),
+        ]
+        ordering = ["ordinal"]
+
+    def __str__(self) -> str:
+        return f"{self.verdict:+d} on turn {self.ordinal} of {self.rating_id}"
 
 
 class Skip(models.Model):

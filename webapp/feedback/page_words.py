@@ -48,6 +48,7 @@ def page_words() -> str:
             "next_ranking": _("Next ranking."),
             "next_rule": _("Next rule."),
             "next_rewrite": _("Next answer to rewrite."),
+            "next_turns": _("Next conversation."),
             "no_redo": _("nothing to redo"),
             "no_undo": _("nothing more to undo"),
             "undo_offline": _("offline: undo later"),
@@ -86,6 +87,11 @@ def page_words() -> str:
                 )
             ),
             "none_marked": _("Nothing is marked."),
+            # modes/turns.js
+            "turn_now": _("Turn %(now)s of %(all)s"),
+            "turn_said": _("Turn %(now)s: %(word)s."),
+            "turns_done": _("Each turn is judged: Enter saves."),
+            "turns_left": _("Still without a verdict: turn %(numbers)s."),
             "mark_first": _("Enter marks the passage first, Esc leaves it."),
         }
     )

@@ -11,35 +11,8 @@ from django.db.models.functions import Now, TruncDay
 from webapp.accounts.models import User
 from webapp.feedback.models import Comparison, Presentation, Rating, Skip, Slot, load_rankings
 from webapp.feedback.modes import Extras, choice_as_pressed
+from webapp.feedback.shown import ShownItem, ShownTurn
 from webapp.projects.models import Membership, Project
-
-
-@dataclass(frozen=True, slots=True)
-class ShownItem:
-    """All of an item that a rater may see: nothing here tells which policy wrote what, or when."""
-
-    kind: str  # the rating mode
-    question: str
-    prompt_label: str
-    prompt_text: str
-    answers: tuple[str, ...]  # as they stand: two of a pair, A and B
-    token: UUID
-    guideline_version: int | None
-    rule: str = ""  # that the answer is held against
-
-    @property
-    def lead(self) -> int:
-        """How many characters of white space begin the first answer; the page leaves them out."""
-        return len(self.answers[0]) - len(self.answers[0].lstrip())
-
-    @property
-    def left_text(self) -> str:
-        return self.answers[0]
-
-    @property
-    def right_text(self) -> str | None:
-        """None: a single answer."""
-        return self.answers[1] if len(self.answers) > 1 else None
 
 
 def shown(presentation: Presentation) -> ShownItem:
@@ -59,6 +32,7 @@ def item_of(presentation: Presentation) -> ShownItem:
         Comparison.Kind.RANKING: project.ranking_question,
         Comparison.Kind.RULE: project.rule_question,
         Comparison.Kind.REWRITE: project.rewrite_question,
+        Comparison.Kind.TURNS: project.turns_question,
     }
     return ShownItem(
         kind=comparison.kind,
@@ -69,6 +43,7 @@ def item_of(presentation: Presentation) -> ShownItem:
         token=presentation.token,
         guideline_version=presentation.guideline.version if presentation.guideline else None,
         rule=comparison.rule.text if comparison.rule else "",
+        turns=tuple(ShownTurn(turn["role"], turn["text"]) for turn in comparison.prompt.turns),
     )
 
 

@@ -25,7 +25,16 @@ from django.utils.translation import gettext as _
 from webapp.accounts.models import User
 from webapp.errors import RemarkInvalid, RevisionClosed, StudioError, SubmissionConflict, TokenUnknown
 from webapp.feedback.filling import NewSample, are_twins, make_items, record_samples
-from webapp.feedback.models import Comparison, FurtherSample, Presentation, Rating, Skip, Slot, load_rankings
+from webapp.feedback.models import (
+    Comparison,
+    FurtherSample,
+    Presentation,
+    Rating,
+    Skip,
+    Slot,
+    TurnVerdict,
+    load_rankings,
+)
 from webapp.feedback.modes import Extras, Judgement, choice_as_pressed, mode_of
 from webapp.feedback.modes.base import NOTHING_MORE
 from webapp.feedback.selectors import LAST_ACTS, REVISION_HOURS, may_revise
@@ -358,6 +367,7 @@ def submit(
             counts_toward_overlap=slot is not None,
             active_ms=bounded(active_ms),
         )
+        TurnVerdict.objects.bulk_create(mode_of(comparison.kind).parts(rating))
     return Submission(rating, is_duplicate=False, is_late=slot is None)
 
 
@@ -459,6 +469,7 @@ def revise(
             counts_toward_overlap=stored.counts_toward_overlap,
             active_ms=bounded(active_ms),
         )
+        TurnVerdict.objects.bulk_create(mode_of(comparison.kind).parts(rating))
     return Submission(rating, is_duplicate=False, is_late=not rating.counts_toward_overlap)
 
 

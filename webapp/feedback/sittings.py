@@ -54,6 +54,7 @@ NAMES = {
     Comparison.Kind.RANKING.value: gettext_lazy("ranking"),
     Comparison.Kind.REWRITE.value: gettext_lazy("rewrite"),
     Comparison.Kind.RULE.value: gettext_lazy("rule"),
+    Comparison.Kind.TURNS.value: gettext_lazy("turns"),
 }
 """What ``words_for`` says, in the order of the keys, as the page says it."""
 

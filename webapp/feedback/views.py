@@ -234,7 +234,7 @@ def item_context(
         context["reason_length"] = REASON_LENGTH
         mode = mode_of(item.kind)
         context |= {"mode": mode, "bar": mode.bar, "has_save": mode.has_save}
-        context |= mode.page(project, len(item.answers), choice, extras)
+        context |= mode.page(project, item, choice, extras)
     else:
         look = request.GET.get("look", "")
         looks = int(look) if look.isdecimal() and len(look) < 4 else 0

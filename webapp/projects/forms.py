@@ -161,6 +161,8 @@ class ModesForm(forms.ModelForm):
             "rule_question",
             "rewrite_percent",
             "rewrite_question",
+            "turns_percent",
+            "turns_question",
             "axes",
             "flags",
         ]
@@ -173,6 +175,8 @@ class ModesForm(forms.ModelForm):
             "rule_question": gettext_lazy("Question for a rule"),
             "rewrite_percent": gettext_lazy("Rewrites, in percent"),
             "rewrite_question": gettext_lazy("Question for a rewrite"),
+            "turns_percent": gettext_lazy("Turns, in percent"),
+            "turns_question": gettext_lazy("Question for turns"),
         }
         help_texts = {
             "pair_percent": gettext_lazy("Two answers: which is better, and by how much? One key."),
@@ -189,6 +193,11 @@ class ModesForm(forms.ModelForm):
                 "One answer is written anew, or called good as it is. Kept as a demonstration."
             ),
             "rewrite_question": gettext_lazy("One sentence, above every answer to be rewritten."),
+            "turns_percent": gettext_lazy(
+                "Each turn of the assistant in a conversation is called good or bad, the answer drawn now as the last. "
+                "Of a prompt that is no conversation, that answer alone."
+            ),
+            "turns_question": gettext_lazy("One sentence, above every conversation whose turns are judged."),
         }
         widgets = dict.fromkeys(SHARES, forms.NumberInput(attrs=PERCENT))
 
@@ -234,7 +243,7 @@ class ImportForm(forms.Form):
     FORMATS = [
         ("", gettext_lazy("Find out by the file's name")),
         ("text", gettext_lazy("Text: one prompt a line")),
-        ("jsonl", gettext_lazy('JSON lines: {"prompt": "…", "priority": 5}')),
+        ("jsonl", gettext_lazy('JSON lines: {"prompt": "…", "priority": 5}, or {"messages": […]}')),
         ("csv", gettext_lazy("CSV with a column “prompt”, perhaps “priority”")),
     ]
     ENDINGS = {"txt": "text", "text": "text", "jsonl": "jsonl", "ndjson": "jsonl", "json": "jsonl", "csv": "csv"}

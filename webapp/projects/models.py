@@ -15,6 +15,7 @@ SHARES = {
     "ranking_percent": gettext_lazy("ranking"),
     "rule_percent": gettext_lazy("rule"),
     "rewrite_percent": gettext_lazy("rewrite"),
+    "turns_percent": gettext_lazy("turns"),
 }
 """Fields of ``Project``: how much of what raters judge is of which mode, by its name; the rest is single answers."""
 
@@ -61,6 +62,16 @@ class Project(models.Model):
         max_length=200,
         default="Rewrite this answer as you would have given it.",
         help_text="what raters are asked of an answer to be rewritten",
+    )
+    turns_percent = models.PositiveSmallIntegerField(
+        default=0,
+        validators=[MaxValueValidator(100)],
+        help_text="share of conversations of which each turn is judged",
+    )
+    turns_question = models.CharField(
+        max_length=200,
+        default="Is each turn of the assistant good?",
+        help_text="what raters are asked of the turns of a conversation",
     )
     axes = ArrayField(
         models.CharField(max_length=30), size=5, default=list, blank=True, help_text="of what a single answer is scored"
@@ -188,7 +199,11 @@ class Guideline(models.Model):
 
 
 class Prompt(models.Model):
-    """What the policy answers; its split is fixed when it is imported."""
+    """What the policy answers; its split is fixed when it is imported.
+
+    ``text`` is what the policy is given, and ``sha256`` its hash. Of a conversation that is made of ``turns``, as
+    ``webapp.projects.conversations`` has it: raters are shown the turns. Other prompts have none.
+    """
 
     class Split(models.TextChoices):
         TRAIN = "train"
@@ -197,6 +212,7 @@ class Prompt(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="prompts")
     text = models.TextField()
+    turns = models.JSONField(default=list, blank=True, help_text="role and text of each turn of a conversation")
     sha256 = models.CharField(max_length=64)
     split = models.CharField(max_length=8, choices=Split.choices)
     priority = models.SmallIntegerField(default=0, help_text="higher is sampled first")

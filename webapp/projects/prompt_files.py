@@ -12,17 +12,18 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from webapp.errors import ImportRefused, LineError
+from webapp.projects.conversations import Turn, render, turns_of
+from webapp.projects.prompt_texts import LineRefused, checked_text
 
 FORMATS = ("jsonl", "csv", "text")
 COLUMNS = ("text", "prompt")
+MESSAGES = "messages"
 PRIORITY = "priority"
 PRIORITIES = range(-1000, 1001)
 MAX_FILE_BYTES = 50 * 2**20
 MAX_LINE_BYTES = 2**20
 MAX_PROMPTS = 50_000  # of one file: a page must answer within seconds
-MAX_PROMPT_BYTES = 32 * 2**10
 MAX_DIGITS = 100  # of a whole number in JSON: Python refuses very long ones with a message that helps nobody
-LOST = "\ufffd"  # what programs write in place of a letter that they could not read
 OLD_MAC = gettext_lazy(
     "a line ends with a carriage return alone, as on an old Mac; save the file with the line ends of today"
 )
@@ -31,23 +32,23 @@ MAX_ERRORS = 200  # enough to mend by; a file of another format is wrong in ever
 
 @dataclass(frozen=True, slots=True)
 class PromptLine:
-    """A prompt of a file; ``priority`` is None where its line says nothing of it."""
+    """A prompt of a file; ``priority`` is None where its line says nothing of it.
+
+    ``turns`` are those of a conversation, whose text is the one that a policy is given; else there are none.
+    """
 
     text: str
     priority: int | None = None
-
-
-class LineRefused(Exception):
-    """What is wrong with the line at hand."""
+    turns: tuple[Turn, ...] = ()
 
 
 def read_prompts(stream: BinaryIO, format: str) -> list[PromptLine]:
     """The prompts of a file in UTF-8, in order, without the white space around them.
 
-    jsonl: an object a line with a string under ``text`` or ``prompt`` and perhaps a whole number under ``priority``
-    (other keys are passed over), or a string alone; csv: a header with a column ``text`` or ``prompt`` and perhaps one
-    named ``priority``, split at comma, semicolon or tab; text: a prompt a line. Blank lines are passed over; a byte
-    order mark and Windows line ends do no harm.
+    jsonl: an object a line with a string under ``text`` or ``prompt``, or a conversation under ``messages``, and
+    perhaps a whole number under ``priority`` (other keys are passed over), or a string alone; csv: a header with a
+    column ``text`` or ``prompt`` and perhaps one named ``priority``, split at comma, semicolon or tab; text: a prompt a
+    line. Blank lines are passed over; a byte order mark and Windows line ends do no harm.
 
     Raises:
         ImportRefused: any line is not right; its ``errors`` name each with its number.
@@ -116,7 +117,7 @@ def read_lines(lines: Iterator[tuple[int, str]], errors: list[LineError], format
     for number, line in lines:
         if line.strip():
             try:
-                yield prompt_of_json(line) if format == "jsonl" else PromptLine(checked_prompt(line))
+                yield prompt_of_json(line) if format == "jsonl" else PromptLine(checked_text(line))
             except LineRefused as refused:
                 errors.append(LineError(number, str(refused)))
 
@@ -149,7 +150,7 @@ def read_csv(lines: Iterator[tuple[int, str]], errors: list[LineError]) -> Itera
                     % {"count": len(row), "width": columns.width}
                 )
             priority = None if columns.priority is None else row[columns.priority].strip()
-            yield PromptLine(checked_prompt(row[columns.text]), priority_of_text(priority) if priority else None)
+            yield PromptLine(checked_text(row[columns.text]), priority_of_text(priority) if priority else None)
         except StopIteration:
             return
         except csv.Error as error:
@@ -213,16 +214,24 @@ def prompt_of_json(line: str) -> PromptLine:
     priority = None
     if isinstance(value, dict):
         priority = checked_priority(value.get(PRIORITY))
-        columns = [name for name in COLUMNS if name in value]
+        columns = [name for name in (*COLUMNS, MESSAGES) if name in value]
         if not columns:
-            raise LineRefused(_('the object has no key "text" or "prompt"'))
+            raise LineRefused(_('the object has no key "text" or "prompt", nor "messages"'))
         if len(columns) > 1:
-            raise LineRefused(_('the object has both "text" and "prompt"; keep one of them'))
+            raise LineRefused(
+                _('the object has both "%(one)s" and "%(other)s"; keep one of them')
+                % {"one": columns[0], "other": columns[1]}
+            )
+        if columns == [MESSAGES]:
+            turns = turns_of(value[MESSAGES])
+            return PromptLine(render(turns), priority, turns)
         value = value[columns[0]]
     if not isinstance(value, str):
-        kinds = {dict: _("an object"), list: _("a list"), bool: _("true or false"), type(None): _("null")}
+        kinds = {dict: _("an object"), bool: _("true or false"), type(None): _("null")}
+        if isinstance(value, list):
+            raise LineRefused(_('the prompt is a list, not a string; a conversation stands under "messages"'))
         raise LineRefused(_("the prompt is %(kind)s, not a string") % {"kind": kinds.get(type(value), _("a number"))})
-    return PromptLine(checked_prompt(value), priority)
+    return PromptLine(checked_text(value), priority)
 
 
 def checked_priority(value: object) -> int | None:
@@ -265,34 +274,6 @@ def bounded_integer(digits: str) -> int:
             _("a number has %(count)s digits; at most %(most)s are read") % {"count": len(digits), "most": MAX_DIGITS}
         )
     return int(digits)
-
-
-def checked_prompt(text: str) -> str:
-    """A prompt that can be stored and shown, without the white space around it."""
-    text = text.strip()
-    if not text:
-        raise LineRefused(_("the prompt is empty"))
-    if "\0" in text:
-        raise LineRefused(
-            _("character %(at)s of the prompt is NUL, which cannot be stored") % {"at": text.index(chr(0)) + 1}
-        )
-    if LOST in text:
-        at = text.index(LOST) + 1
-        raise LineRefused(
-            _("character %(at)s of the prompt is U+FFFD: the letter there was lost; save it as UTF-8 anew") % {"at": at}
-        )
-    try:
-        size = len(text.encode())
-    except UnicodeEncodeError as error:
-        raise LineRefused(
-            _("character %(at)s of the prompt is half of a surrogate pair") % {"at": error.start + 1}
-        ) from None
-    if size > MAX_PROMPT_BYTES:
-        raise LineRefused(
-            _("the prompt has %(size)s bytes; at most %(most)s are permitted")
-            % {"size": f"{size:,}", "most": f"{MAX_PROMPT_BYTES:,}"}
-        )
-    return text
 
 
 def stream_of(text: str) -> BinaryIO:

@@ -40,6 +40,8 @@ EDITABLE = (
     "rule_question",
     "rewrite_percent",
     "rewrite_question",
+    "turns_percent",
+    "turns_question",
     "axes",
     "flags",
     "consent",
@@ -303,6 +305,7 @@ def import_prompts(
                 Prompt(
                     project=project,
                     text=prompt.text,
+                    turns=list(prompt.turns),
                     sha256=sha256,
                     split=split_of(sha256, held_out_percent),
                     priority=prompt.priority or 0,

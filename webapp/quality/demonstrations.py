@@ -15,13 +15,15 @@ from rlhf_core.config import Settings, setting
 from rlhf_core.records import Demonstration
 from webapp.feedback import selectors as feedback
 from webapp.feedback.models import Comparison, Rating, Sample
+from webapp.feedback.modes import LEARNED_FROM
 from webapp.feedback.modes.ranking import STRENGTH as OF_A_RANKING
+from webapp.feedback.modes.turns import SCORES as OF_A_TURN
 from webapp.feedback.selectors import WrittenAnswer
 from webapp.projects.models import Project, Prompt
-from webapp.quality.selectors import sources_used
+from webapp.quality.selectors import UNSURE, sources_used
 
 LOOKED_AT = 2000  # ratings, the newest, that tell whether fine-tuning may be offered
-VOTED = (Comparison.Kind.PAIR, Comparison.Kind.SINGLE, Comparison.Kind.RANKING, Comparison.Kind.REWRITE)
+VOTED = (*LEARNED_FROM, Comparison.Kind.REWRITE)
 GOOD_AS_IT_IS, TO_BE_REWRITTEN = 5, 1  # what a rewrite says of the answer, as a score
 STRENGTHS = {
     1: gettext_lazy("better"),
@@ -76,6 +78,8 @@ class Verdict:
         """What it says of its one sample; None where it compares several."""
         if self.kind == Comparison.Kind.REWRITE:
             return GOOD_AS_IT_IS if self.value else TO_BE_REWRITTEN
+        if self.kind == Comparison.Kind.TURNS:
+            return OF_A_TURN[self.value]
         return self.value if self.second is None else None
 
     @property
@@ -94,7 +98,8 @@ class Votes:
     """What was said of one answer.
 
     Attributes:
-        scores: those of single ratings, 1 to 5; of a rewrite 5 where it was good as it is, 1 where it was not.
+        scores: those of single ratings, 1 to 5; of a rewrite 5 where it was good as it is, 1 where it was not; of the
+            last turn of a conversation 4 where it was good, 1 where it was bad.
         margins: how much better than the others each verdict calls it, -3 to 3.
         for_it: the ratings that speak for it: every score, and the verdicts that prefer it as strongly as is asked.
     """
@@ -179,6 +184,7 @@ def votable(project: Project, sources: list[str] | None = None) -> QuerySet[Rati
     """The usable ratings that say which answer is good, to prompts that may be learned from."""
     taken = sources_used(project) if sources is None else sources
     return Rating.objects.filter(
+        ~UNSURE,
         project=project,
         is_current=True,
         source__in=taken,

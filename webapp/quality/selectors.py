@@ -2,11 +2,16 @@
 
 from dataclasses import dataclass
 
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Case, Count, F, Q, QuerySet, SmallIntegerField, Value, When
 
 from webapp.feedback.models import Comparison, Rating
 from webapp.feedback.modes import LEARNED_FROM
+from webapp.feedback.modes.turns import SCORES
 from webapp.projects.models import Project
+
+UNSURE = Q(comparison__kind=Comparison.Kind.TURNS, verdict=0)
+"""Of ratings: the verdict on a conversation's last turn says nothing of it."""
+OF_USE = Q(comparison__kind__in=LEARNED_FROM) & ~UNSURE
 
 
 def sources_used(project: Project) -> list[str]:
@@ -20,7 +25,7 @@ def sources_used(project: Project) -> list[str]:
 def usable(project: Project, sources: list[str] | None = None) -> QuerySet[Rating]:
     """The current ratings of a project that a dataset would take, late ones included."""
     taken = sources_used(project) if sources is None else sources
-    return Rating.objects.filter(project=project, is_current=True, source__in=taken, comparison__kind__in=LEARNED_FROM)
+    return Rating.objects.filter(OF_USE, project=project, is_current=True, source__in=taken)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +37,7 @@ class RatingCounts:
     rankings: int
     ties: int  # of the pairs and rankings: all are equal, "both bad" included
     both_bad: int
-    singles: int
+    singles: int  # the last turns of conversations too: they are scored alone
     scores: int  # different scores among the single ratings
     raters: int
     prompts: int
@@ -50,18 +55,20 @@ class RatingCounts:
 def usable_ratings(project: Project, sources: list[str] | None = None) -> RatingCounts:
     """Counts of the ratings that a dataset would take (one query)."""
     taken = Q(source__in=sources_used(project) if sources is None else sources)
-    of_use = Q(comparison__kind__in=LEARNED_FROM)
     is_pair = taken & Q(comparison__kind=Comparison.Kind.PAIR)
     is_ranking = taken & Q(comparison__kind=Comparison.Kind.RANKING)
-    is_single = taken & Q(comparison__kind=Comparison.Kind.SINGLE)
-    found = Rating.objects.filter(of_use, project=project, is_current=True).aggregate(
+    is_single = taken & Q(comparison__kind__in=[Comparison.Kind.SINGLE, Comparison.Kind.TURNS])
+    of_turns = [When(comparison__kind=Comparison.Kind.TURNS, verdict=said, then=Value(SCORES[said])) for said in SCORES]
+    found = Rating.objects.filter(OF_USE, project=project, is_current=True).aggregate(
         total=Count("id", filter=taken),
         pairs=Count("id", filter=is_pair),
         rankings=Count("id", filter=is_ranking),
         ties=Count("id", filter=(is_pair | is_ranking) & Q(verdict=0)),
         both_bad=Count("id", filter=taken & Q(both_bad=True)),
         singles=Count("id", filter=is_single),
-        scores=Count("verdict", filter=is_single, distinct=True),
+        scores=Count(
+            Case(*of_turns, default=F("verdict"), output_field=SmallIntegerField()), filter=is_single, distinct=True
+        ),
         raters=Count("rater", filter=taken, distinct=True),
         prompts=Count("comparison__prompt", filter=taken, distinct=True),
         human=Count("id", filter=taken & Q(source=Rating.Source.HUMAN)),

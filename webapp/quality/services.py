@@ -170,7 +170,7 @@ def counts_of(ratings: list[Rating]) -> dict[str, int | dict[str, int]]:
         "pairs": len(pairs),
         "ties": sum(rating.verdict == 0 for rating in [*pairs, *rankings]),
         "both_bad": sum(rating.both_bad for rating in ratings),
-        "singles": sum(rating.comparison.kind == Comparison.Kind.SINGLE for rating in ratings),
+        "singles": sum(rating.comparison.kind in (Comparison.Kind.SINGLE, Comparison.Kind.TURNS) for rating in ratings),
         "rankings": len(rankings),
         "raters": len({rating.rater_id for rating in ratings}),
         "prompts": len({rating.comparison.prompt_id for rating in ratings}),

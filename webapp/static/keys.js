@@ -40,7 +40,7 @@ if (Object.keys(ownKeys).length) {
       const key = named.dataset.namesKey;
       if (!(key in ownKeys)) continue;
       named.dataset.named = "";
-      const spelled = [...named.ariaLabel.matchAll(/[\p{L}\p{N}]+/gu)].findLast(([one]) => one === key.toUpperCase());
+      const spelled = [...named.ariaLabel.matchAll(/[\p{L}\p{N}]+|\S/gu)].findLast(([one]) => one === key.toUpperCase());
       if (!spelled) continue;
       const { index } = spelled; // the last one: a number may stand before it, as in "Answer 1, key 1"
       named.ariaLabel = named.ariaLabel.slice(0, index) + keyName(key) + named.ariaLabel.slice(index + key.length);

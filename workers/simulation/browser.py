@@ -150,7 +150,7 @@ class Reader(HTMLParser):
         self.open: list[tuple[str, Mapping[str, str]]] = []
         self.forms: list[OpenForm] = []
         self.kind = ""
-        self.shown: list[tuple[bool, list[str]]] = []  # whether it is the prompt, and its text
+        self.shown: list[tuple[bool, list[str]]] = []  # whether it is the prompt, and its text; no earlier turns
         self.notices: list[list[str]] = []
         self.select = self.textarea = self.link = ""
         self.chosen: str | None = None
@@ -164,7 +164,7 @@ class Reader(HTMLParser):
         classes = found.get("class", "").split()
         if found.get("id") == "item":
             self.kind = found.get("data-kind", "")
-        if "shown" in classes and self.kind:
+        if "shown" in classes and self.kind and not self.has_class("earlier"):
             self.shown.append((any(one.get("id") == "shown-prompt" for _, one in self.open), []))
         if "notice" in classes or tag == "h1" or "errors" in classes:
             self.notices.append([])
@@ -202,7 +202,7 @@ class Reader(HTMLParser):
         if "template" in tags:
             return
         # an em within a text is the page's own word for nothing
-        if self.shown and self.kind and "em" not in tags and self.has_class("shown"):
+        if self.shown and self.kind and "em" not in tags and self.has_class("shown") and not self.has_class("earlier"):
             self.shown[-1][1].append(data)
         if self.notices and (self.has_class("notice") or self.has_class("errors") or "h1" in tags):
             self.notices[-1].append(data)

@@ -10,12 +10,13 @@ from webapp.feedback.modes.ranking import RankingMode
 from webapp.feedback.modes.rewrite import RewriteMode
 from webapp.feedback.modes.rule import RuleMode
 from webapp.feedback.modes.single import SingleMode
+from webapp.feedback.modes.turns import TurnsMode
 
 MODES: dict[str, Mode] = {
-    mode.kind: mode for mode in (PairMode(), SingleMode(), RankingMode(), RuleMode(), RewriteMode())
+    mode.kind: mode for mode in (PairMode(), SingleMode(), RankingMode(), RuleMode(), RewriteMode(), TurnsMode())
 }
 
-LEARNED_FROM = (Comparison.Kind.PAIR, Comparison.Kind.SINGLE, Comparison.Kind.RANKING)
+LEARNED_FROM = (Comparison.Kind.PAIR, Comparison.Kind.SINGLE, Comparison.Kind.RANKING, Comparison.Kind.TURNS)
 """The modes whose ratings a reward model learns from."""
 
 __all__ = ["LEARNED_FROM", "MODES", "Extras", "Judgement", "Mode", "choice_as_pressed", "mode_of", "verdict_in_words"]

@@ -10,7 +10,8 @@ from django.utils.translation import gettext as _
 
 from rlhf_core.records import Feedback
 from webapp.errors import RemarkInvalid
-from webapp.feedback.models import Comparison, Presentation, Rating
+from webapp.feedback.models import Comparison, Presentation, Rating, TurnVerdict
+from webapp.feedback.shown import ShownItem
 from webapp.projects.models import Project
 
 REASON_LENGTH = 2000  # characters
@@ -129,9 +130,13 @@ class Mode(ABC):
     def told(self, choice: str, extras: Extras) -> str:
         """A choice, and what belongs to it, in the words of the page, for who made it."""
 
-    def page(self, project: Project, count: int, choice: str | None, extras: Extras) -> Mapping[str, Any]:
-        """What the page takes beside the item: ``count`` answers, judged before as ``choice`` or not at all."""
+    def page(self, project: Project, item: ShownItem, choice: str | None, extras: Extras) -> Mapping[str, Any]:
+        """What the page takes beside ``item``, judged before as ``choice`` or not at all."""
         return {}
+
+    def parts(self, rating: Rating) -> list[TurnVerdict]:
+        """The rows that belong to a new rating, to be written with it."""
+        return []
 
     def records(self, rating: Rating, weight: float) -> list[Feedback]:
         """What a reward model learns from a rating whose samples were loaded; nothing, unless the mode says so."""

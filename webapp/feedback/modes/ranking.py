@@ -16,6 +16,7 @@ from rlhf_core.records import Feedback
 from webapp.errors import ChoiceInvalid
 from webapp.feedback.models import Comparison, Presentation, Rating
 from webapp.feedback.modes.base import Extras, Judgement, Mode
+from webapp.feedback.shown import ShownItem
 from webapp.projects.models import Project
 
 ALL_BAD = "0"
@@ -66,8 +67,8 @@ class RankingMode(Mode):
         places = [int(place) for place in choice.split(",")]
         return _("all are equal") if max(places) == 1 else order_of(places, [str(n) for n in range(1, 7)])
 
-    def page(self, project: Project, count: int, choice: str | None, extras: Extras) -> Mapping[str, Any]:
-        places = choice.split(",") if choice and choice != ALL_BAD else [""] * count
+    def page(self, project: Project, item: ShownItem, choice: str | None, extras: Extras) -> Mapping[str, Any]:
+        places = choice.split(",") if choice and choice != ALL_BAD else [""] * len(item.answers)
         return {"places": [(number, int(place) if place else None) for number, place in enumerate(places, start=1)]}
 
     def records(self, rating: Rating, weight: float) -> list[Feedback]:

@@ -10,6 +10,7 @@ from rlhf_core.records import Feedback, ScoredResponse
 from webapp.errors import RemarkInvalid
 from webapp.feedback.models import Comparison, Presentation, Rating
 from webapp.feedback.modes.base import Extras, Judgement, Mode, Step
+from webapp.feedback.shown import ShownItem
 from webapp.feedback.verdicts import SINGLE_CHOICES, verdict_of
 from webapp.projects.models import Project
 
@@ -58,7 +59,7 @@ class SingleMode(Mode):
     def told(self, choice: str, extras: Extras) -> str:
         return str(next(step.name for step in self.steps if step.key == choice)) + said_of(extras.scores)
 
-    def page(self, project: Project, count: int, choice: str | None, extras: Extras) -> Mapping[str, Any]:
+    def page(self, project: Project, item: ShownItem, choice: str | None, extras: Extras) -> Mapping[str, Any]:
         if not project.axes:
             return {}
         overall = (_("Overall"), "overall", choice or "")
@@ -67,17 +68,20 @@ class SingleMode(Mode):
 
     def records(self, rating: Rating, weight: float) -> list[Feedback]:
         """One scored response."""
-        sample = rating.comparison.first
-        return [
-            ScoredResponse(
-                prompt_id=str(rating.comparison.prompt_id),
-                prompt_tokens=tuple(sample.prompt_tokens),
-                response_tokens=tuple(sample.tokens),
-                score=rating.verdict,
-                weight=weight,
-                rating_id=str(rating.pk),
-            )
-        ]
+        return [scored(rating, rating.verdict, weight)]
+
+
+def scored(rating: Rating, score: int, weight: float) -> ScoredResponse:
+    """The one answer of a rating whose samples were loaded, with a score of 1 to 5."""
+    sample = rating.comparison.first
+    return ScoredResponse(
+        prompt_id=str(rating.comparison.prompt_id),
+        prompt_tokens=tuple(sample.prompt_tokens),
+        response_tokens=tuple(sample.tokens),
+        score=score,
+        weight=weight,
+        rating_id=str(rating.pk),
+    )
 
 
 def said_of(scores: Mapping[str, str | int]) -> str:

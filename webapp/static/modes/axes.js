@@ -52,7 +52,7 @@
 
   document.addEventListener("keydown", (event) => {
     if (event.defaultPrevented || event.repeat || event.isComposing || event.altKey || event.metaKey) return;
-    if (!scales().length || document.querySelector("dialog[open], details[open]")) return;
+    if (!scales().length || document.querySelector("dialog[open], details[open]:not(.earlier)")) return;
     if (event.target.closest("input:not([type=hidden]), textarea, select")) return;
     if (item().getAttribute("aria-busy") === "true") return;
     const key = event.key.toLowerCase();

@@ -158,7 +158,7 @@
     "keydown",
     (event) => {
       if (event.defaultPrevented || event.isComposing || event.altKey || event.ctrlKey || event.metaKey || !isRule()) return;
-      if (document.querySelector("dialog[open], details[open]")) return;
+      if (document.querySelector("dialog[open], details[open]:not(.earlier)")) return;
       if (event.target.closest("input:not([type=hidden]), textarea, select")) return;
       const key = event.key.toLowerCase();
       const sideways = { arrowleft: false, arrowup: false, arrowright: true, arrowdown: true }[key];
