@@ -1,8 +1,9 @@
 """Raters at work, over HTTP, against a real studio: ``python -m benchmarks.feedback {exact,think,steady}``; JSON out.
 
-``exact``: clients without pause want ratings, four of each pair, and send 30 % of their verdicts twice; goal: 0
-overshoot, 0 duplicates, 0 lost. ``--tabs 2`` gives each rater two clients, which stand before the same item. ``think``:
-20 raters think 2 to 5 seconds. ``steady``: verdicts arrive by a Poisson clock, 30 a second, whether or not those before
+``exact``: clients without pause want ratings, four of each item, and send 30 % of their verdicts twice; goal: 0
+overshoot, 0 duplicates, 0 lost. ``--mixed`` has items of all rating modes by turns, with axes, flags and reasons, else
+there are pairs alone; ``--tabs 2`` gives each rater two clients, which stand before the same item. ``think``: 20 raters
+think 2 to 5 seconds. ``steady``: verdicts arrive by a Poisson clock, 30 a second, whether or not those before
 them were answered, and each claims the next item; a client's time runs from when its verdict was due. Goal of both:
 submit-and-next takes the server p95 <= 50 ms, as its Server-Timing header says; ``at_client`` is what these clients
 saw, which share the cores. Clients bring a session, since logging in is slow on purpose. A project of its own; the
@@ -24,6 +25,7 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from benchmarks.feedback_project import make_project, make_sessions
+from benchmarks.feedback_verdicts import Fields, verdict_on
 from benchmarks.studio import cpu_seconds, studio, web_pid
 
 FIELD = re.compile(r'name="(token|submission_id)" value="([0-9a-f-]{36})"')
@@ -38,7 +40,7 @@ class Tally:
 
     seconds: list[float] = field(default_factory=list)  # from sending to the end of the answer
     server_seconds: list[float] = field(default_factory=list)  # of it, what the server says it took
-    acknowledged: list[tuple[str, str]] = field(default_factory=list)  # token and key of each verdict said to be saved
+    acknowledged: list[tuple[str, Fields]] = field(default_factory=list)  # token and what was sent and said to be saved
     refused: int = 0  # another verdict on the same item was there first
     due: int = 0  # verdicts that a clock asked for
     errors: list[str] = field(default_factory=list)
@@ -59,8 +61,8 @@ class Client:
         self.connection.request("GET", self.path, headers=self.headers)
         return self.read()
 
-    def post(self, **fields: str) -> str:
-        body = urlencode({"csrfmiddlewaretoken": CSRF, **fields})
+    def post(self, **fields: str | list[str]) -> str:
+        body = urlencode({"csrfmiddlewaretoken": CSRF, **fields}, doseq=True)
         form = {"Content-Type": "application/x-www-form-urlencoded"}
         self.connection.request("POST", self.path, body, headers={**self.headers, **form})
         return self.read()
@@ -81,17 +83,17 @@ def rate(client: Client, tally: Tally, dice: random.Random, *, pause: Callable[[
         page = client.get()
         while time.monotonic() < until and (item := dict(FIELD.findall(page))).get("submission_id"):
             time.sleep(pause())
-            choice = str(dice.randrange(8))
+            verdict = verdict_on(page, dice)
             begun = time.monotonic()
-            page = client.post(**item, choice=choice, active_ms="1000")
+            page = client.post(**item, **verdict, active_ms="1000")
             tally.seconds.append(time.monotonic() - begun)
             tally.server_seconds.append(client.server_seconds)
             if client.is_refused:
                 tally.refused += 1
             else:
-                tally.acknowledged.append((item["token"], choice))
+                tally.acknowledged.append((item["token"], verdict))
             if dice.random() < 0.3:
-                page = client.post(**item, choice=choice, active_ms="1000")
+                page = client.post(**item, **verdict, active_ms="1000")
     except Exception as error:  # a thread's border: what went wrong is part of the report
         tally.errors.append(repr(error))
 
@@ -120,9 +122,10 @@ def percentiles(seconds: list[float]) -> dict[str, float]:
     return {name: round(1000 * cuts[n - 1], 1) for name, n in (("p50_ms", 50), ("p95_ms", 95), ("p99_ms", 99))}
 
 
-def exact(url: str, *, ratings: int, clients: int, tabs: int, seconds: float) -> dict[str, Any]:
+def exact(url: str, *, ratings: int, clients: int, tabs: int, seconds: float, is_mixed: bool = False) -> dict[str, Any]:
     """``ratings`` wanted ratings by ``clients`` clients, ``tabs`` of which are one rater's."""
-    project = make_project("exact", pairs=ratings // OVERLAP, overlap=OVERLAP)
+    shape = mixed() if is_mixed else {}
+    project = make_project("exact-mixed" if is_mixed else "exact", items=ratings // OVERLAP, overlap=OVERLAP, **shape)
     begun = time.monotonic()
     tally = run_raters(url, project, raters=clients // tabs, tabs=tabs, pause=lambda dice: 0.0, seconds=seconds)
     return {
@@ -130,6 +133,7 @@ def exact(url: str, *, ratings: int, clients: int, tabs: int, seconds: float) ->
         "seconds": round(time.monotonic() - begun, 1),
         "wanted": ratings,
         **count_faults(project, tally.acknowledged),
+        "by_mode": count_by_mode(project),
         "refused": tally.refused,
         "errors": tally.errors,
         "submit_and_next": percentiles(tally.server_seconds),
@@ -137,42 +141,56 @@ def exact(url: str, *, ratings: int, clients: int, tabs: int, seconds: float) ->
     }
 
 
-def count_faults(project: Any, acknowledged: Iterable[tuple[str, str]]) -> dict[str, int]:
+def mixed() -> dict[str, Any]:
+    """All rating modes, and all that may be said beside a verdict."""
+    from webapp.feedback.modes import MODES
+
+    return {"kinds": list(MODES), "axes": ["helpful", "true"], "flags": ["spam", "personal data", "harmful"]}
+
+
+def count_by_mode(project: Any) -> dict[str, int]:
+    """How many current ratings there are of each mode."""
+    from django.db.models import Count
+
+    from webapp.feedback.models import Rating
+
+    current = Rating.objects.filter(project=project, is_current=True).order_by()
+    return dict(current.values_list("comparison__kind").annotate(n=Count("id")))
+
+
+def count_faults(project: Any, acknowledged: Iterable[tuple[str, Fields]]) -> dict[str, int]:
     """What the database has of the wanted ratings, and what it has too much or too little of.
 
     Args:
-        acknowledged: the token of an item as it was shown, and the key whose verdict was said to be saved.
+        acknowledged: the token of an item as it was shown, and what was sent of it and said to be saved.
 
     Returns:
         ``claims``: presentations. ``counted``: ratings that count toward an overlap. ``overshoot``: those beyond the
         project's overlap. ``duplicates``: pairs of rater and item with more than one current rating. ``lost``:
-        acknowledged verdicts that do not stand as they were pressed.
+        acknowledged verdicts that do not stand as they were sent.
     """
     from django.db.models import Count
 
-    from webapp.feedback.models import Presentation, Rating
-    from webapp.feedback.verdicts import verdict_of
+    from webapp.feedback.models import Presentation, Rating, load_rankings
+    from webapp.feedback.modes import Judgement
 
     current = Rating.objects.filter(project=project, is_current=True)
     counted = current.filter(counts_toward_overlap=True)
     per_item = counted.order_by().values_list("comparison").annotate(n=Count("id"))
     twice = current.order_by().values("comparison", "rater").annotate(n=Count("id")).filter(n__gt=1)
-    shown = Presentation.objects.filter(slot__project=project)
-    presented = {
-        str(token): (item, rater, kind, first_is_left)
-        for token, item, rater, kind, first_is_left in shown.values_list(
-            "token", "slot__comparison", "rater", "slot__comparison__kind", "first_is_left"
+    shown = list(
+        Presentation.objects.filter(slot__project=project).select_related(
+            "slot__project", "slot__comparison__first", "slot__comparison__second"
         )
-    }
-    stands = {
-        (item, rater): (verdict, both_bad)
-        for item, rater, verdict, both_bad in current.values_list("comparison", "rater", "verdict", "both_bad")
-    }
+    )
+    load_rankings(one.slot.comparison for one in shown)
+    presented = {str(one.token): one for one in shown}
+    stands = {(rating.comparison_id, rating.rater_id): Judgement.of(rating) for rating in current}
     lost = 0
-    for token, choice in acknowledged:
-        item, rater, kind, first_is_left = presented[token]
-        pressed = verdict_of(choice=choice, kind=kind, first_is_left=first_is_left)
-        lost += stands.get((item, rater)) != pressed
+    for token, fields in acknowledged:
+        presentation = presented[token]
+        item = (presentation.slot.comparison_id, presentation.rater_id)
+        lost += stands.get(item) != as_sent(project, presentation, fields)
     return {
         "claims": len(presented),
         "counted": counted.count(),
@@ -180,6 +198,20 @@ def count_faults(project: Any, acknowledged: Iterable[tuple[str, str]]) -> dict[
         "duplicates": twice.count(),
         "lost": lost,
     }
+
+
+def as_sent(project: Any, presentation: Any, fields: Fields) -> Any:
+    """The verdict (a ``Judgement``) that these fields mean of the samples that were shown."""
+    from django.http import QueryDict
+
+    from webapp.feedback.forms import VerdictForm
+    from webapp.feedback.services import judge
+
+    sent = {"token": str(presentation.token), "submission_id": str(presentation.token), **fields}
+    form = VerdictForm(QueryDict(urlencode(sent, doseq=True)))
+    if not form.is_valid():
+        raise ValueError(f"{fields} is no verdict: {form.errors.as_text()}")
+    return judge(presentation, project, form.cleaned_data["choice"], form.cleaned_data["extras"])
 
 
 def think(url: str, seconds: float) -> dict[str, Any]:
@@ -202,7 +234,7 @@ def answer_arrivals(client: Client, page: str, arrivals: "queue.Queue[float | No
             page = client.post(**item, choice="4", active_ms="1000")
             tally.seconds.append(time.monotonic() - due)
             tally.server_seconds.append(client.server_seconds)
-            tally.acknowledged.append((item["token"], "4"))
+            tally.acknowledged.append((item["token"], {"choice": "4"}))
     except Exception as error:  # a thread's border: what went wrong is part of the report
         tally.errors.append(repr(error))
 
@@ -278,15 +310,16 @@ def main() -> None:
     parser.add_argument("--rate", type=positive, default=30.0, help="verdicts a second of 'steady'")
     parser.add_argument("--ratings", type=int, default=600, help=f"wanted by 'exact', a multiple of {OVERLAP}")
     parser.add_argument("--clients", type=int, default=32, help="of 'exact', a multiple of --tabs")
+    parser.add_argument("--mixed", action="store_true", help="items of all rating modes, of 'exact'")
     parser.add_argument("--tabs", type=int, default=1, help="clients that are one rater's, of 'exact'")
     given = parser.parse_args()
     if given.ratings < OVERLAP or given.ratings % OVERLAP:
-        parser.error(f"--ratings {given.ratings}: must be a multiple of {OVERLAP}, since each pair is rated so often")
+        parser.error(f"--ratings {given.ratings}: must be a multiple of {OVERLAP}, since each item is rated so often")
     if given.tabs < 1 or given.clients < OVERLAP * given.tabs or given.clients % given.tabs:
         parser.error(f"--clients {given.clients} --tabs {given.tabs}: {OVERLAP} raters or more, each with so many tabs")
     with studio() as url:
         if given.what == "exact":
-            shape = {"ratings": given.ratings, "clients": given.clients, "tabs": given.tabs}
+            shape = {"ratings": given.ratings, "clients": given.clients, "tabs": given.tabs, "is_mixed": given.mixed}
             result = exact(url, **shape, seconds=given.seconds or 120)
         elif given.what == "steady":
             result = steady(url, rate=given.rate, seconds=given.seconds or 60)

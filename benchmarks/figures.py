@@ -69,9 +69,9 @@ MEASUREMENTS: dict[str, Measurement] = {
         "32 clients without pause want 600 ratings and send 30 % of them twice", ("benchmarks.feedback", "exact"), 1
     ),
     "feedback-exact-64": Measurement(
-        "64 clients, two of each rater, want 10,000 ratings and send 30 % of them twice",
+        "64 clients, two of each rater, want 10,000 ratings of all modes by turns and send 30 % of them twice",
         (
-            *("benchmarks.feedback", "exact", "--ratings", "10000", "--clients", "64", "--tabs", "2"),
+            *("benchmarks.feedback", "exact", "--mixed", "--ratings", "10000", "--clients", "64", "--tabs", "2"),
             "--seconds",
             "1800",
         ),

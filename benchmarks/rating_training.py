@@ -45,7 +45,7 @@ def training() -> Iterator[Training]:
     rated = Rating.objects.filter(project=project, is_current=True)
     ask_for_simulated_ratings(actor=admin, project=project, count=RATINGS)
     wait(lambda: rated.count() >= RATINGS, 300, "the simulated ratings")
-    config = RewardConfig(epochs=EPOCHS, batch_size=4, save_interval=200)
+    config = RewardConfig(epochs=EPOCHS, batch_size=16, save_interval=200)
     run = start_reward_run(actor=admin, project=project, config=config, request_id=uuid.uuid4())
 
     def step() -> int:

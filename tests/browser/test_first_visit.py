@@ -35,7 +35,7 @@ def test_the_first_visit_goes_by_keyboard_alone(context, live_server, studio):
     page = open_rater(context, live_server.url, studio, wait_for="#agree")
     assert findings(page) == []
     pictures.take(page, "welcome-desktop")
-    page.focus("#agree")
+    expect(page.locator("#agree kbd")).to_have_text("Enter")
     page.keyboard.press("Enter")
     expect(page.locator(".said")).to_contain_text("Practice 1 of 2.")
     pictures.take(page, "practice-desktop")

@@ -11,6 +11,7 @@ from django.db import connection
 from benchmarks.feedback import Client, count_faults, exact, run_arrivals
 from benchmarks.feedback_project import make_project, make_sessions
 from webapp.feedback.models import Presentation, Rating
+from webapp.feedback.modes import MODES
 from webapp.feedback.services import claim, submit
 from webapp.local.children import Child, python
 from webapp.local.endpoints import free_port, wait_until
@@ -40,7 +41,7 @@ def web_url(process_environment: dict[str, str], tmp_path: Path) -> Iterator[str
 
 @pytest.mark.slow
 def test_64_clients_without_pause_give_each_wanted_rating_once_and_a_steady_stream_is_answered(web_url):
-    found = exact(web_url, ratings=160, clients=64, tabs=2, seconds=60)
+    found = exact(web_url, ratings=160, clients=64, tabs=2, seconds=60, is_mixed=True)
     assert found["errors"] == []
     assert {name: found[name] for name in ("wanted", "counted", "overshoot", "duplicates", "lost")} == {
         "wanted": 160,
@@ -50,6 +51,13 @@ def test_64_clients_without_pause_give_each_wanted_rating_once_and_a_steady_stre
         "lost": 0,
     }
     assert found["refused"] > 0, "two tabs of a rater stood before the same item"
+    assert set(found["by_mode"]) == set(MODES)
+    assert sum(found["by_mode"].values()) == 160
+    mixed = Rating.objects.filter(project__slug="exact-mixed")
+    assert mixed.filter(details__has_key="axes").exists()
+    assert mixed.filter(details__has_key="evidence").exists()
+    assert mixed.filter(details__has_key="text").exists()
+    assert mixed.exclude(flags=[]).exclude(reason="").exists()
 
     project = make_project("steady", items=60, overlap=1)
     clients = [Client(web_url, project.slug, session) for session in make_sessions(project, 8)]
@@ -74,16 +82,19 @@ def test_a_rating_too_many_one_given_twice_and_one_lost_are_counted(studio):
     for choice in "26":
         shown = claim(rater=rater, project=project)
         submit(rater=rater, project=project, token=shown.token, submission_id=uuid4(), choice=choice)
-        said.append((str(shown.token), choice))
+        said.append((str(shown.token), {"choice": choice}))
     good = {"claims": 2, "counted": 2, "overshoot": 0, "duplicates": 0, "lost": 0}
     assert count_faults(project, said) == good
     turned = {"2": "6", "6": "2"}
-    assert count_faults(project, [(token, turned[choice]) for token, choice in said]) == {**good, "lost": 2}
+    other_side = [(token, {"choice": turned[sent["choice"]]}) for token, sent in said]
+    assert count_faults(project, other_side) == {**good, "lost": 2}
+    with_a_word = [(token, {**sent, "reason": "dull"}) for token, sent in said]
+    assert count_faults(project, with_a_word) == {**good, "lost": 2}
 
     late = Presentation.objects.create(
         slot=shown.slot, rater=studio.rater(project), token=uuid4(), first_is_left=True, guideline=None
     )
-    assert count_faults(project, [*said, (str(late.token), "1")]) == {**good, "claims": 3, "lost": 1}
+    assert count_faults(project, [*said, (str(late.token), {"choice": "1"})]) == {**good, "claims": 3, "lost": 1}
 
     with connection.cursor() as cursor:  # what the tables would refuse
         cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")

@@ -18,8 +18,9 @@ from tests.workers.conftest import make_project
 from webapp.accounts.models import User
 from webapp.accounts.services import ensure_admin, use_login_link
 from webapp.projects.models import Project
-from webapp.projects.selectors import current_guideline, prompt_counts
+from webapp.projects.selectors import current_guideline, membership_of, prompt_counts
 from webapp.projects.services import create_project, split_of
+from webapp.projects.welcome import is_due
 from webapp.registry.models import Checkpoint, Promotion
 from webapp.registry.selectors import serving
 from webapp.runs.models import Run
@@ -51,7 +52,15 @@ def test_the_demo_is_made_once(db, steersman_data, make_policy, tmp_path, openin
     assert settings_from_dict(SamplingConfig, serving(project).sampling.values) == SAMPLING
     assert verify(steersman_data / "checkpoints" / policy.id)["kind"] == "policy"
     assert User.objects.get(username="admin").is_superuser
+    assert "You may stop at any time" in project.consent
+    pairs = list(project.practice_pairs.all())
+    assert [pair.best for pair in pairs] == ["a", "b", "a", "tie", "b"]
+    assert all(pair.explanation and pair.left != pair.right for pair in pairs)
+    admin = User.objects.get()
+    assert is_due(admin, project, membership_of(admin, project)), "the first admin rates too"
+    pairs[0].delete()
     second, _ = call("prepare_demo", policy=policy.path)
+    assert project.practice_pairs.count() == 4, "what an admin took away does not come back"
     assert (prompt_counts(project), Promotion.objects.count(), User.objects.count()) == (counts, 1, 1)
     assert "Imported" in first
     assert "Imported" not in second

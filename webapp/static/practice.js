@@ -1,11 +1,11 @@
-// Practice pairs by keyboard: a digit answers, Enter goes on. Without it they are plain forms.
+// A first visit by keyboard: Enter agrees; of a practice pair a digit answers, Enter goes on. Without it they are plain forms.
 "use strict";
 
 document.addEventListener("keydown", (event) => {
   if (event.defaultPrevented || event.repeat || event.ctrlKey || event.altKey || event.metaKey) return;
   const digit = /^[0-9]$/.test(event.key) ? event.key : (/^(?:Digit|Numpad)([0-9])$/.exec(event.code)?.[1] ?? "");
   const isNext = event.key === "Enter" && !event.target.closest("a, button, summary");
-  const button = isNext ? document.getElementById("next") : document.querySelector(`[data-key="${digit}"]`);
+  const button = isNext ? document.querySelector("#next, #agree") : document.querySelector(`[data-key="${digit}"]`);
   if (!button) return;
   event.preventDefault();
   button.click();

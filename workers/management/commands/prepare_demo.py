@@ -7,7 +7,9 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand
+from django.db import transaction
 
+from demo.practice import CONSENT, practice_pairs
 from demo.reviews import ReviewsMissing, openings, read_lines
 from demo.settings import SAMPLING
 from rlhf_core.errors import CheckpointError
@@ -15,9 +17,10 @@ from rlhf_core.store import copy_checkpoint
 from webapp import queue
 from webapp.accounts.models import User
 from webapp.accounts.services import ensure_admin
-from webapp.projects.models import Project
+from webapp.projects.models import PracticePair, Project
 from webapp.projects.selectors import prompt_counts
-from webapp.projects.services import create_project, import_prompts
+from webapp.projects.services import create_project, import_prompts, update_project
+from webapp.projects.welcome import save_pair
 from webapp.registry.models import Checkpoint
 from webapp.registry.selectors import serving
 from webapp.registry.services import promote, record_checkpoint, sampling_settings
@@ -46,16 +49,21 @@ class Command(BaseCommand):
         if found is not None:
             self.stdout.write(f"The project {found.name!r} is there.")
             return found
-        project = create_project(
-            actor=admin,
-            name="Film reviews",
-            slug=SLUG,
-            question="Which continuation makes the better film review?",
-            single_question="How good is this continuation, as part of a film review?",
-            prompt_label="The review begins",
-            guideline_body=(DEMO / "guideline.md").read_text(encoding="utf-8"),
-        )
-        self.stdout.write(f"Made the project {project.name!r} with its guideline.")
+        with transaction.atomic():
+            project = create_project(
+                actor=admin,
+                name="Film reviews",
+                slug=SLUG,
+                question="Which continuation makes the better film review?",
+                single_question="How good is this continuation, as part of a film review?",
+                prompt_label="The review begins",
+                guideline_body=(DEMO / "guideline.md").read_text(encoding="utf-8"),
+            )
+            update_project(actor=admin, project=project, consent=CONSENT)
+            pairs = [PracticePair(**pair) for pair in practice_pairs()]
+            for pair in pairs:
+                save_pair(actor=admin, project=project, pair=pair)
+        self.stdout.write(f"Made the project {project.name!r} with its guideline and {len(pairs)} practice pairs.")
         return project
 
     def give_prompts(self, admin: User, project: Project) -> None:
