@@ -10,7 +10,7 @@ from benchmarks.rating_watch import WATCH, WITHOUT_KEY
 from webapp.feedback.models import Rating
 from webapp.feedback.modes import MODES
 
-KEYS = {"axes": 3, "ranking": 4, "evidence": 4, "rewrite": 3, "flags": 4, "reason": 5}
+KEYS = {"axes": 3, "ranking": 4, "evidence": 4, "rewrite": 3, "turns": 3, "flags": 4, "reason": 5}
 """How many an item takes where one is not enough."""
 
 
