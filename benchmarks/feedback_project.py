@@ -1,5 +1,6 @@
 """Projects with items of any rating mode ready to be judged, and raters who are logged in; the benchmarks' own."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ RULES = ("It says what the film is like.", "It names nobody.")
 
 def make_project(slug: str, *, items: int, overlap: int, kinds: Sequence[str] = ("pair",), **settings: Any) -> Any:
     """A project with ``items`` items of plain texts ready to rate, their modes by turns those of ``kinds``.
+
+    Where ``turns`` is one of them, the prompts are conversations of three turns.
 
     Args:
         settings: of the project, such as ``axes`` and ``flags``.
@@ -26,14 +29,16 @@ def make_project(slug: str, *, items: int, overlap: int, kinds: Sequence[str] = 
         actor=admin, name=slug, slug=slug, question="Which is better?", single_question="How good is it?"
     )
     update_modes(actor=admin, project=project, rules=RULES, overlap=overlap, buffer_target=0, **settings)
-    lines = "\n".join(f"Prompt number {number}, of a benchmark" for number in range(items))
-    import_prompts(actor=admin, project=project, text=lines, format="text", held_out_percent=0, source="benchmark")
+    asked = [f"Prompt number {number}, of a benchmark" for number in range(items)]
+    lines = "\n".join(conversation_line(text) for text in asked) if "turns" in kinds else "\n".join(asked)
+    form = "jsonl" if "turns" in kinds else "text"
+    import_prompts(actor=admin, project=project, text=lines, format=form, held_out_percent=0, source="benchmark")
     checkpoint = record_checkpoint(project=project, kind="policy", sha256="0" * 64, parent=None, metrics={})
     prompts = list(Prompt.objects.filter(project=project).order_by("id"))
     kind_of = {prompt.pk: kinds[number % len(kinds)] for number, prompt in enumerate(prompts)}
     drawn = [
-        NewSample(prompt.pk, seed, [1], [5, 6, 2], f"Answer {seed} to {prompt.text}. " * 12, "end", -3.0)
-        for prompt in prompts
+        NewSample(prompt.pk, seed, [1], [5, 6, 2], f"Answer {seed} to {text}. " * 12, "end", -3.0)
+        for prompt, text in zip(prompts, asked, strict=True)
         for seed in range(SAMPLES_OF.get(kind_of[prompt.pk], 1))
     ]
     rows = record_samples(checkpoint=checkpoint, sampling=sampling_settings(SamplingConfig()), samples=drawn)
@@ -42,6 +47,12 @@ def make_project(slug: str, *, items: int, overlap: int, kinds: Sequence[str] = 
         by_prompt.setdefault(row.prompt_id, []).append(row)
     make_items(project=project, samples_by_prompt=by_prompt, kinds=kind_of)
     return project
+
+
+def conversation_line(text: str) -> str:
+    """A line of JSON with a conversation that ends with ``text``."""
+    turns = (("user", "Are you there?"), ("assistant", "Yes."), ("user", text))
+    return json.dumps({"messages": [{"role": role, "content": content} for role, content in turns]})
 
 
 def make_sessions(project: Any, count: int) -> list[str]:

@@ -48,6 +48,7 @@ WAYS: dict[str, Way] = {
     "rule": Way("rule", digit(3)),
     "evidence": Way("rule", lambda number: ["m", "ArrowRight", "Enter", str(number % 3 + 1)]),
     "rewrite": Way("rewrite", lambda number: ["e", "!", "Control+Enter"]),
+    "turns": Way("turns", lambda number: ["1", str(number % 3 + 1), "Enter"]),
     "flags": Way("pair", lambda number: ["x", "1", "x", str(number % 7 + 1)], {"flags": ["spam", "harmful"]}),
     "reason": Way("pair", lambda number: ["r", "o", "k", "Control+Enter", str(number % 7 + 1)]),
 }
