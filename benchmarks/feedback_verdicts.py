@@ -13,6 +13,7 @@ KIND = re.compile(r'id="item" data-kind="(\w+)"')
 BUTTON = re.compile(r'name="choice" value="([0-9])"')
 PLACE = re.compile(r'<select name="place"')
 AXIS = re.compile(r'type="radio" name="(axis:[^"]+)" value="1"')
+TURN = re.compile(r'name="(turn:\d+)" value="1"')
 FLAG = re.compile(r'name="flags" value="([^"]+)"')
 EVIDENCE = re.compile(r'id="evidence-of" data-lead="(\d+)" data-text="([^"]*)"')
 
@@ -70,11 +71,17 @@ def rewrite(page: str, dice: random.Random) -> Fields:
     return {"choice": "1"} if dice.random() < 0.2 else {"choice": "rewritten", "text": f"My own text, {dice.random()}."}
 
 
+def judge_turns(page: str, dice: random.Random) -> Fields:
+    """A verdict on each turn of the assistant."""
+    return {"choice": "judged", **{name: str(dice.randint(1, 3)) for name in names(TURN, page)}}
+
+
 VERDICTS: Mapping[str, Callable[[str, random.Random], Fields]] = {
     "single": score,
     "ranking": rank,
     "rule": hold_against_rule,
     "rewrite": rewrite,
+    "turns": judge_turns,
 }
 """By mode; of one that is not here, a key ends it."""
 

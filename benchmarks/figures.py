@@ -89,9 +89,20 @@ MEASUREMENTS: dict[str, Measurement] = {
         is_slow=True,
     ),
     "page": Measurement(
-        "the rater page over slow 4G, in Chromium, five times with an empty cache", ("benchmarks.page",), 1
+        "the rater page over slow 4G, in Chromium, six times with an empty cache, in all modes by turns",
+        ("benchmarks.page",),
+        1,
     ),
     "rating": Measurement("one rater by keyboard, 200 pairs in Chromium", ("benchmarks.rating",), 2),
+    "rating-modes": Measurement(
+        "the same in every rating mode, 200 items each", ("benchmarks.rating", "--mode", "all"), 15, is_slow=True
+    ),
+    "rating-training": Measurement(
+        "the same in every rating mode, while a reward model is trained on all cores",
+        ("benchmarks.rating", "--mode", "all", "--training"),
+        17,
+        is_slow=True,
+    ),
     "import": Measurement("Python's start with and without `import rlhf_core`", ("benchmarks.importing",), 0.1),
     "lm-step": Measurement(
         "the training step of a language model beside transformers' (after `make bench-peers`)",
@@ -236,9 +247,24 @@ FIGURES: tuple[Figure, ...] = (
     ),
     Figure("page", "kilobytes", "the rater page over the wire, all of it", "<=", 150, "kB"),
     Figure("page", "first_paint.max_ms", "its first paint with content over slow 4G, slowest load", "<=", 1000, "ms"),
-    Figure("rating", "key_to_next.p95_ms", "key press to the next pair painted, p95", "<=", 100, "ms"),
-    Figure("rating", "pointer_events", "pointer events of a run by keyboard", "<=", 0),
-    Figure("rating", "moved_pixels", "strip, prompt or verdict bar moved by, in that run", "<=", 0, "px"),
+    Figure("rating", "modes.pair.key_to_next.p95_ms", "key press to the next pair painted, p95", "<=", 100, "ms"),
+    Figure("rating", "modes.pair.keys_median", "keys that a median pair takes", "<=", 1),
+    *(
+        figure
+        for name, words in (("rating", "pairs"), ("rating-modes", "every mode"))
+        for figure in (
+            Figure(name, "worst.pointer_events", f"pointer events of a run by keyboard, {words}", "<=", 0),
+            Figure(name, "worst.layout_shift", f"layout shift in that run, after keys too, {words}", "<=", 0),
+            Figure(name, "worst.moved_pixels", f"strip, prompt or verdict bar moved by, {words}", "<=", 0, "px"),
+            Figure(
+                name, "worst.controls_without_key", f"controls in sight without their key on them, {words}", "<=", 0
+            ),
+        )
+    ),
+    Figure("rating-modes", "worst.p95_ms", "last key to the next item painted, p95, slowest mode", "<=", 100, "ms"),
+    Figure("rating-training", "worst.p95_ms", "the same while a training run uses all cores", "<=", 250, "ms"),
+    Figure("rating-training", "training.steps", "steps that the run made meanwhile", ">=", 100),
+    Figure("rating-training", "training.share_of_cores", "share of all cores that it had meanwhile", ">=", 0.5),
     Figure("web", "resident_megabytes", "memory of the web process", "<", 200, "MB"),
     Figure("web", "torch_libraries", "libraries of torch loaded in the web process", "<=", 0),
     Figure("blindness", "sides.p_value", "p of left and right over 10,000 draws, if the coin is fair", ">", 0.001),

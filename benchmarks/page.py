@@ -1,9 +1,10 @@
-"""The rater page over a slow network, in Chromium: ``python -m benchmarks.page [--loads 5]``; JSON out.
+"""The rater page over a slow network, in Chromium: ``python -m benchmarks.page [--loads 6]``; JSON out.
 
 Each load begins with an empty cache, on what Lighthouse calls slow 4G: 150 ms round trip, 1.6 Mbit/s down, 750 kbit/s
 up. Chromium adds the 150 ms to each request; what a first connection to a distant server takes beside that (DNS, TCP,
 TLS) is not in it, the server is on this machine. Goals: 150 KB at most over the wire until the page is at rest, heads
-of the answers included, and the first paint with content within a second in each load. A project of its own.
+of the answers included, and the first paint with content within a second in each load. A project of its own,
+whose items are of all rating modes by turns.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import json
 from typing import Any
 
 from benchmarks.browser import chromium
+from benchmarks.feedback import mixed
 from benchmarks.feedback_project import make_project, make_sessions
 from benchmarks.studio import studio
 
@@ -41,17 +43,20 @@ def load(browser: Any, url: str, address: str, session: str) -> dict[str, Any]:
     page.goto(address, wait_until="networkidle")
     page.wait_for_selector("#item[aria-busy=false] #verdict")
     painted = page.evaluate(PAINT)
+    mode = page.get_attribute("#item", "data-kind")
     context.close()
     by_kind: dict[str, int] = {}
     for request, size in bytes_of.items():
         kind = kinds.get(request, "Other")
         by_kind[kind] = by_kind.get(kind, 0) + int(size)
-    return {"first_paint_ms": painted, "bytes": by_kind, "requests": len(bytes_of)}
+    return {"mode": mode, "first_paint_ms": painted, "bytes": by_kind, "requests": len(bytes_of)}
 
 
 def measure(url: str, loads: int) -> dict[str, Any]:
     """Load the page so often, each time by a rater of its own: what was fetched ahead is still theirs."""
-    project = make_project("page", items=3 * loads + 10, overlap=1)
+    shape = mixed()
+    shape["kinds"] = [kind for kind in shape["kinds"] for _ in range(2)]  # an item, and the one that is fetched ahead
+    project = make_project("page", items=3 * loads + 10, overlap=1, **shape)
     with chromium() as browser:
         seen = [
             load(browser, url, f"{url}/p/{project.slug}/rate/", session) for session in make_sessions(project, loads)
@@ -61,6 +66,7 @@ def measure(url: str, loads: int) -> dict[str, Any]:
     return {
         "loads": loads,
         "first_paint": {"median_ms": round(paints[loads // 2], 1), "max_ms": round(paints[-1], 1)},
+        "modes": sorted({one["mode"] for one in seen}),
         "kilobytes": round(sum(heaviest["bytes"].values()) / 1000, 1),
         "bytes": heaviest["bytes"],
         "requests": heaviest["requests"],
@@ -69,7 +75,7 @@ def measure(url: str, loads: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--loads", type=int, default=5)
+    parser.add_argument("--loads", type=int, default=6)
     given = parser.parse_args()
     if given.loads < 1:
         parser.error(f"--loads {given.loads}: must be 1 or more")

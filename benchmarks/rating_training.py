@@ -94,6 +94,7 @@ def sum_up(before: Look, after: Look) -> dict[str, Any]:
     return {
         "step_before": before.step,
         "step_after": after.step,
+        "steps": after.step - before.step,
         "seconds": round(seconds, 1),
         "cores": cores,
         "share_of_cores": round((after.cpu_seconds - before.cpu_seconds) / seconds / cores, 3),

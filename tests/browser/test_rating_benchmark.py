@@ -96,6 +96,7 @@ def test_what_a_page_has_seen_is_summed_up():
 def test_a_training_run_that_stood_still_proves_nothing(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     found = sum_up_training(Look(10.0, 5, 4.0), Look(20.0, 105, 19.0))
-    assert found == {"step_before": 5, "step_after": 105, "seconds": 10.0, "cores": 2, "share_of_cores": 0.75}
+    assert (found["step_before"], found["step_after"], found["steps"]) == (5, 105, 100)
+    assert (found["seconds"], found["cores"], found["share_of_cores"]) == (10.0, 2, 0.75)
     with pytest.raises(RuntimeError, match="stood still at step 5"):
         sum_up_training(Look(10.0, 5, 4.0), Look(20.0, 5, 19.0))

@@ -111,6 +111,16 @@ def test_scores_use_the_whole_scale_about_evenly_over_the_base_policys_responses
     assert [Rater(length, scale, 1000.0, "s").score("p", texts[at]) for at in (0, 200, 399)] == ["1", "3", "5"]
 
 
+def test_a_ranking_prefers_each_two_as_a_pair_does_and_equal_texts_share_a_place():
+    sure = Rater(length, Scale(0.0, 1.0, 9), 1000.0, "seed")
+    assert sure.rank("p", ["aa", "aaaa", "a", "aaaa"]) == ["2", "1", "3", "1"]
+    # two characters more at a sd of 2 and an ability of 2 are a difference of 2: sigma(2) = 0.8808
+    raters = [Rater(length, Scale(0.0, 2.0, 9), 2.0, f"seed {number}") for number in range(4000)]
+    places = [rater.rank("p", ["abc", "a", "ab"]) for rater in raters]
+    assert sum(long < short for long, short, _ in places) / 4000 == pytest.approx(0.8808, abs=0.02)
+    assert {place for one in places for place in one} == {"1", "2", "3"}
+
+
 # --- Pages -----------------------------------------------------------------------------------------------------------
 
 PAGE = """<header><form action="/logout/"><button>Log out</button></form></header>
@@ -128,10 +138,14 @@ second</textarea></form>"""
 
 def test_a_page_is_read_as_a_person_reads_it():
     page = read_page("http://studio/p/x/rate/", PAGE)
-    assert page.item == Item("A <b> film", "one two", "")
+    assert page.item == Item("A <b> film", ("one two", ""), "pair")
     assert page.says == "The settings are saved."
     verdict = page.form("token")
     assert (verdict.action, verdict.filled(choice="1")) == ("/p/x/rate/", [("token", "t&t"), ("choice", "1")])
+    assert verdict.filled(place=["2", "1"]) == [("token", "t&t"), ("place", "2"), ("place", "1")]
+    assert page.named("verdict") == verdict
+    with pytest.raises(BrowserError, match="no form named 'skip'"):
+        page.named("skip")
     assert ("choice", "1") in verdict.buttons
     assert dict(page.form("seed").values) == {"seed": "3", "on": "on", "word": "b", "body": "first\nsecond"}
     assert page.form() == page.form("seed")  # the last one that is sent to the page itself
@@ -139,9 +153,13 @@ def test_a_page_is_read_as_a_person_reads_it():
         page.form("guess")
 
 
-def test_an_item_of_an_unknown_kind_is_refused():
+def test_an_item_with_other_answers_than_its_mode_has_is_refused():
     with pytest.raises(BrowserError, match="shows 1 prompts and 2 answers as a 'single'"):
         read_page("http://studio/", PAGE.replace('data-kind="pair"', 'data-kind="single"'))
+    with pytest.raises(BrowserError, match="shows 0 prompts"):
+        read_page("http://studio/", PAGE.replace("shown-prompt", "other"))
+    page = read_page("http://studio/", PAGE.replace('data-kind="pair"', 'data-kind="rewrite"'))
+    assert page.item == Item("A <b> film", ("one two", ""), "rewrite")
 
 
 # --- Figures ---------------------------------------------------------------------------------------------------------

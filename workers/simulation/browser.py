@@ -7,7 +7,7 @@ import http.client
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from http.cookiejar import CookieJar
@@ -30,19 +30,20 @@ class Form:
     values: tuple[tuple[str, str], ...]
     buttons: frozenset[tuple[str, str]]
 
-    def filled(self, **changes: str) -> list[tuple[str, str]]:
-        """The values to send, with some of them changed."""
+    def filled(self, **changes: str | Sequence[str]) -> list[tuple[str, str]]:
+        """The values to send, with some of them changed; several where a name stands several times."""
         kept = [(name, value) for name, value in self.values if name not in changes]
-        return [*kept, *changes.items()]
+        several = {name: [value] if isinstance(value, str) else value for name, value in changes.items()}
+        return [*kept, *((name, value) for name, values in several.items() for value in values)]
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What a rater is shown: a pair, or a single answer (``right`` None)."""
+    """What a rater is shown, in the order in which it stands; ``kind`` is the rating mode."""
 
     prompt: str
-    left: str
-    right: str | None
+    answers: tuple[str, ...]
+    kind: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,17 @@ class Page:
             if {name for name, _ in form.values} >= set(names) and (names or not form.action):
                 return form
         raise BrowserError(f"{self.url} has no form with {', '.join(names) or 'a button'}; it says: {self.says}")
+
+    def named(self, name: str) -> Form:
+        """The form with this id.
+
+        Raises:
+            BrowserError: there is none.
+        """
+        for form in self.forms:
+            if form.id == name:
+                return form
+        raise BrowserError(f"{self.url} has no form named {name!r}; it says: {self.says}")
 
     @property
     def says(self) -> str:
@@ -100,7 +112,7 @@ class Browser:
                 return read_page(address, text)
         raise BrowserError(f"{address} leads round in circles")
 
-    def send(self, form: Form, page: Page, **changes: str) -> str:
+    def send(self, form: Form, page: Page, **changes: str | Sequence[str]) -> str:
         """Send a form of a page; returns the address that the answer leads to, or the page's own.
 
         Raises:
@@ -222,7 +234,7 @@ def read_page(url: str, text: str) -> Page:
     """What stands on a page.
 
     Raises:
-        BrowserError: it shows an item of a kind that is not known here.
+        BrowserError: it shows an item without its prompt, or with other than the answers that its mode has.
     """
     reader = Reader()
     reader.feed(text)
@@ -231,10 +243,10 @@ def read_page(url: str, text: str) -> Page:
     answers = ["".join(words) for is_prompt, words in reader.shown if not is_prompt]
     item = None
     if reader.kind:
-        wanted = {"pair": 2, "single": 1}.get(reader.kind)
-        if len(prompts) != 1 or wanted != len(answers):
+        permitted = {"pair": (2, 2), "single": (1, 1), "ranking": (2, 6)}.get(reader.kind, (0, len(answers)))
+        if len(prompts) != 1 or not permitted[0] <= len(answers) <= permitted[1]:
             raise BrowserError(f"{url} shows {len(prompts)} prompts and {len(answers)} answers as a {reader.kind!r}")
-        item = Item(prompts[0], answers[0], answers[1] if wanted == 2 else None)
+        item = Item(prompts[0], tuple(answers), reader.kind)
     said = (" ".join("".join(words).split()) for words in reader.notices)
     return Page(
         url=url,

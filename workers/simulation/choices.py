@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from workers.simulated import logistic_noise
@@ -49,7 +50,25 @@ class Rater:
         spread = math.sqrt(self.ability**2 + LOGISTIC_VARIANCE)
         return str(1 + sum(felt > border * spread for border in SCORE_STEPS))
 
+    def rank(self, prompt: str, answers: Sequence[str]) -> list[str]:
+        """The place of each answer, by its noisy worth; the same text twice shares a place.
+
+        The noise has Gumbel's distribution, so that an order is a draw of the model of Plackett and Luce, and any two
+        of the answers stand to each other as in ``choose``: the difference of two such draws is logistic.
+        """
+        felt = [
+            self.ability * judge(self.taste, prompt, text) / self.scale.sd
+            - math.log(-math.log(self.uniform(prompt, text)))
+            for text in answers
+        ]
+        order = sorted(set(felt), reverse=True)
+        return [str(order.index(one) + 1) for one in felt]
+
     def noise(self, *texts: str) -> float:
         """A draw of the standard logistic distribution that belongs to these texts and this rater."""
+        return logistic_noise(self.uniform(*texts))
+
+    def uniform(self, *texts: str) -> float:
+        """An even draw between 0 and 1, neither of which it is, that belongs to these texts and this rater."""
         digest = hashlib.sha256("\0".join((self.seed, *texts)).encode("utf-8", "surrogatepass")).digest()
-        return logistic_noise((int.from_bytes(digest[:7]) + 0.5) / 2**56)
+        return (int.from_bytes(digest[:7]) + 0.5) / 2**56

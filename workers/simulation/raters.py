@@ -8,12 +8,14 @@ from itertools import count
 
 from webapp.accounts.models import User
 from webapp.accounts.services import create_login_link, ensure_simulated_rater
-from workers.simulation.browser import Browser, BrowserError
+from workers.simulation.browser import Browser, BrowserError, Form, Item
 from workers.simulation.choices import Rater
 
 NAME = "simulated-guest-{}"
 LOOK_SECONDS = 0.5  # between two looks at an empty queue
 PATIENCE_SECONDS = 180.0  # with an empty queue, after which they give up
+JUDGED = ("pair", "single", "ranking")
+"""The rating modes that a taste suffices for."""
 
 
 def come_in(browser: Browser, user: User) -> None:
@@ -96,26 +98,35 @@ class Shift:
             raise
 
     def rate_one(self, browser: Browser, rater: Rater) -> None:
-        """Look until there is an item, judge it, press the key."""
-        while (page := browser.get(self.address)).item is None:
+        """Look until there is an item that a taste suffices for, judge it, press the key."""
+        while (page := browser.get(self.address)).item is None or page.item.kind not in JUDGED:
             if self.failed.is_set():
                 return
+            if page.item is not None:  # what takes more than a taste, such as writing, is passed by for others
+                browser.send(page.named("skip"), page, reason="expertise")
+                continue
             if time.monotonic() - self.last_given_at > PATIENCE_SECONDS:
                 raise BrowserError(
                     f"no item to rate for {PATIENCE_SECONDS:.0f} s, with {self.given} of {self.wanted} ratings given: "
                     "do the sampler and a worker for the queue sample run?"
                 )
             time.sleep(LOOK_SECONDS)
-        item = page.item
-        if item.right is None:
-            key = rater.score(item.prompt, item.left)
-        else:
-            key = rater.choose(item.prompt, item.left, item.right)
         verdict = page.form("token", "submission_id")
-        if ("choice", key) not in verdict.buttons:
-            raise BrowserError(f"{page.url} has no button for the key {key}")
-        browser.send(verdict, page, choice=key)
+        said = said_of(page.item, rater, verdict)
+        if ("choice", said["choice"]) not in verdict.buttons:
+            raise BrowserError(f"{page.url} has no button for the key {said['choice']}")
+        browser.send(verdict, page, **said)
         with self.lock:
             self.given += 1
             self.last_given_at = time.monotonic()
             self.tell(self.given)
+
+
+def said_of(item: Item, rater: Rater, verdict: Form) -> dict[str, str | list[str]]:
+    """What a rater says of an item, as its form sends it: a key, the places of a ranking, or an overall score."""
+    if item.kind == "ranking":
+        return {"choice": "ranked", "place": rater.rank(item.prompt, item.answers)}
+    if item.kind == "pair":
+        return {"choice": rater.choose(item.prompt, *item.answers)}
+    score = rater.score(item.prompt, *item.answers)
+    return {"choice": "scored", "overall": score} if ("choice", "scored") in verdict.buttons else {"choice": score}
