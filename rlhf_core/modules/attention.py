@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from rlhf_core.modules.linear import gated_feed_forward, linear
+from rlhf_core.modules.linear import adapted_linear, gated_feed_forward, linear
 from rlhf_core.modules.lora import BlockLoRA
 from rlhf_core.modules.rotary import rotate
 
@@ -82,10 +82,11 @@ class ParallelBlock(nn.Module):
         normed = self.norm(x)
         # The weight is split, not what it gives: the backward pass then joins two small gradients, no large ones.
         into_attention, into_feed_forward = self.project_in.weight.split([sum(self.widths[:2]), self.widths[2]])
-        query_key, value = linear(normed, into_attention).split(self.widths[:2], dim=-1)
-        if lora is not None:
-            query_key = query_key + torch.cat((lora.q(normed), lora.k(normed)), dim=-1)
-            value = value + lora.v(normed)
+        if lora is None:
+            projected = linear(normed, into_attention)
+        else:
+            projected = adapted_linear(normed, into_attention, *lora.side_by_side())
+        query_key, value = projected.split(self.widths[:2], dim=-1)
         query_key = rearrange(query_key, "b n (h d) -> b n h d", d=self.dim_head)
         if self.qk_gain is not None:
             query_key = F.rms_norm(query_key, (self.dim_head,)) * rearrange(
@@ -94,9 +95,10 @@ class ParallelBlock(nn.Module):
         query_key = rotate(query_key, around.tables)
         query, key = query_key[:, :, :-1], query_key[:, :, -1]
         attended = self.attend(query, key, value, around)
-        out = linear(attended, self.attention_out.weight)
-        if lora is not None:
-            out = out + lora.o(attended)
+        if lora is None:
+            out = linear(attended, self.attention_out.weight)
+        else:
+            out = adapted_linear(attended, self.attention_out.weight, lora.o.A, lora.o.up)
         dropout = self.ff_dropout if self.training else 0.0
         return x + out + gated_feed_forward(normed, into_feed_forward, self.feed_forward_out.weight, dropout)
 

@@ -16,14 +16,25 @@ def multiply(x: Tensor, weight: Tensor) -> Tensor:
 
     On a CPU PyTorch asks MKL; oneDNN's float32 kernel was 8 to 15 % faster on an AMD EPYC and as fast elsewhere.
     """
-    if (
+    if suits_onednn(x, weight):
+        return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    return F.linear(x, weight)
+
+
+def multiply_onto(total: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """``total`` (..., width_out) + ``multiply(x, weight)``, as a new tensor, outside of autograd."""
+    if suits_onednn(x, weight):
+        return torch.ops.mkldnn._linear_pointwise.binary(x, total, weight, None, "add")
+    return total + F.linear(x, weight)
+
+
+def suits_onednn(x: Tensor, weight: Tensor) -> bool:
+    return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.numel() >= ROWS_FOR_ONEDNN * x.shape[-1]
         and torch.backends.mkldnn.is_available()
-    ):
-        return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
-    return F.linear(x, weight)
+    )
 
 
 class Linear(torch.autograd.Function):
@@ -40,6 +51,29 @@ class Linear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         needs_x, needs_weight = ctx.needs_input_grad
         return multiply(grad, weight.T) if needs_x else None, weight_gradient(grad, x) if needs_weight else None
+
+
+class AdaptedLinear(torch.autograd.Function):
+    """``Linear`` and a low-rank addition to it; every product is added to the one before while it is made."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, down: Tensor, up: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        lowered = multiply(x, down.T)
+        ctx.save_for_backward(x, weight, down, up, lowered)
+        return multiply_onto(multiply(x, weight), lowered, up.T)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
+        x, weight, down, up, lowered = ctx.saved_tensors
+        needs_x, needs_weight, needs_down, needs_up = ctx.needs_input_grad
+        grad_lowered = multiply(grad, up)
+        return (
+            multiply_onto(multiply(grad, weight.T), grad_lowered, down) if needs_x else None,
+            weight_gradient(grad, x) if needs_weight else None,
+            narrow_gradient(grad_lowered, x).T if needs_down else None,
+            narrow_gradient(lowered, grad) if needs_up else None,
+        )
 
 
 class GatedFeedForward(torch.autograd.Function):
@@ -78,11 +112,34 @@ def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     return grad.flatten(0, -2).T @ x.flatten(0, -2)
 
 
+def narrow_gradient(narrow: Tensor, wide: Tensor) -> Tensor:
+    """(..., rank) and (..., width) -> (rank, width): a sum over all rows, of few entries.
+
+    oneDNN sums many short rows half as fast again as MKL does.
+    """
+    return multiply(narrow.flatten(0, -2).T.contiguous(), wide.flatten(0, -2).T)
+
+
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """(..., width_in) times (width_out, width_in) -> (..., width_out)."""
     if torch.is_autocast_enabled(x.device.type):
         return F.linear(x, weight)
     return Linear.apply(x, weight)
+
+
+def adapted_linear(x: Tensor, weight: Tensor, down: Tensor, up: Tensor) -> Tensor:
+    """(..., width_in) -> (..., width_out): ``linear``, and ``x @ down @ up`` beside it.
+
+    Args:
+        weight: (width_out, width_in).
+        down: (width_in, rank).
+        up: (rank, width_out).
+
+    Source: Hu et al. 2021, https://arxiv.org/abs/2106.09685
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        return F.linear(x, weight) + (x @ down) @ up
+    return AdaptedLinear.apply(x, weight, down, up)
 
 
 def gated_feed_forward(x: Tensor, weight_in: Tensor, weight_out: Tensor, dropout: float = 0.0) -> Tensor:

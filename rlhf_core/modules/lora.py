@@ -21,8 +21,12 @@ class LoRA(nn.Module):
         self.B = nn.Parameter(torch.zeros(rank, width_out))
 
     def forward(self, x: Tensor) -> Tensor:  # (..., width_in) -> (..., width_out)
-        change = (x @ self.A) @ self.B
-        return change if self.alpha == self.rank else change * (self.alpha / self.rank)
+        return (x @ self.A) @ self.up
+
+    @property
+    def up(self) -> Tensor:
+        """(rank, width_out): B times alpha / rank."""
+        return self.B if self.alpha == self.rank else self.B * (self.alpha / self.rank)
 
     @torch.no_grad()
     def weight_change(self) -> Tensor:
@@ -46,3 +50,8 @@ class BlockLoRA(nn.Module):
         self.k = LoRA(dim, dim_head, rank, alpha)
         self.v = LoRA(dim, dim_head, rank, alpha)
         self.o = LoRA(heads * dim_head, dim, rank, alpha)
+
+    def side_by_side(self) -> tuple[Tensor, Tensor]:
+        """The adapters of queries, key and value as one: (dim, 3 rank) and (3 rank, their widths together)."""
+        parts = (self.q, self.k, self.v)
+        return torch.cat([lora.A for lora in parts], dim=1), torch.block_diag(*(lora.up for lora in parts))

@@ -5,12 +5,16 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from rlhf_core.modules.linear import ROWS_FOR_ONEDNN, gated_feed_forward, linear
+from rlhf_core.modules.linear import ROWS_FOR_ONEDNN, adapted_linear, gated_feed_forward, linear
 
 
 def plain_feed_forward(x, weight_in, weight_out):
     hidden, gate = F.linear(x, weight_in).chunk(2, dim=-1)
     return F.linear(F.silu(gate) * hidden, weight_out)
+
+
+def plain_adapted(x, weight, down, up):
+    return F.linear(x, weight) + x @ down @ up
 
 
 def random(*shape, dtype=torch.float64, seed=0):
@@ -21,24 +25,27 @@ def test_the_gradients_are_those_of_the_function():
     x, weight_in, weight_out = random(2, 3, 4), random(10, 4, seed=1), random(4, 5, seed=2)
     assert torch.autograd.gradcheck(linear, (x, weight_in))
     assert torch.autograd.gradcheck(gated_feed_forward, (x, weight_in, weight_out))
+    assert torch.autograd.gradcheck(adapted_linear, (x, weight_in, random(4, 2, seed=3), random(2, 10, seed=4)))
 
 
 @pytest.mark.parametrize("rows", [1, ROWS_FOR_ONEDNN // 2, ROWS_FOR_ONEDNN])  # times 2: on both sides of the border
-@pytest.mark.parametrize("frozen", ["", "x", "weights"])
-def test_values_and_gradients_are_the_plain_ones(rows, frozen):
+@pytest.mark.parametrize("frozen", [(), (0,), (1, 2), (1,), (2, 3)])
+@pytest.mark.parametrize(
+    ("function", "plain", "shapes"),
+    [
+        (gated_feed_forward, plain_feed_forward, [(64, 16), (16, 32)]),
+        (adapted_linear, plain_adapted, [(64, 16), (16, 3), (3, 64)]),
+    ],
+)
+def test_values_and_gradients_are_the_plain_ones(rows, frozen, function, plain, shapes):
     found, expected = [], []
-    for results, function in ((found, gated_feed_forward), (expected, plain_feed_forward)):
-        x, weight_in, weight_out = (
-            random(*shape, dtype=torch.float32) for shape in ((2, rows, 16), (64, 16), (16, 32))
-        )
-        if frozen == "x":
-            x.requires_grad_(False)
-        elif frozen == "weights":
-            weight_in.requires_grad_(False)
-            weight_out.requires_grad_(False)
-        out = function(x, weight_in, weight_out)
+    for results, one in ((found, function), (expected, plain)):
+        given = [random(*shape, dtype=torch.float32) for shape in ((2, rows, 16), *shapes)]
+        for number in {*frozen} & {*range(len(given))}:
+            given[number].requires_grad_(False)
+        out = one(*given)
         out.square().mean().backward()
-        results += [out, x.grad, weight_in.grad, weight_out.grad]
+        results += [out, *(tensor.grad for tensor in given)]
     assert [value is None for value in found] == [value is None for value in expected]
     for value, wanted in zip(found, expected, strict=True):
         if value is not None:
@@ -57,6 +64,7 @@ def test_autocast_computes_in_its_own_type():
     x, weight_in, weight_out = (random(*shape, dtype=torch.float32) for shape in ((4, 16), (64, 16), (16, 32)))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = gated_feed_forward(x, weight_in, weight_out)
-    assert out.dtype == torch.bfloat16
+        adapted = adapted_linear(x, weight_in, torch.ones(16, 2), torch.ones(2, 64))
+    assert out.dtype == adapted.dtype == torch.bfloat16
     out.float().sum().backward()
     assert weight_in.grad.dtype == torch.float32

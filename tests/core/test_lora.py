@@ -4,7 +4,7 @@ from safetensors.torch import load, save
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rlhf_core.modules.lora import LoRA
+from rlhf_core.modules.lora import BlockLoRA, LoRA
 from rlhf_core.modules.palm import PaLM
 
 TOKENS = torch.tensor([[1, 5, 9, 3, 7, 2]])
@@ -53,6 +53,21 @@ def test_the_product_of_a_and_b_is_never_made():  # fault 26 of the seed library
     with Sizes() as sizes:
         lora(torch.ones(3, 100)).sum().backward()
     assert 0 < sizes.largest <= 300 < 100 * 90
+
+
+def test_adapters_side_by_side_change_what_each_changes_alone():
+    torch.manual_seed(0)
+    block = BlockLoRA(dim=6, heads=2, dim_head=4, rank=3, alpha=1.5)
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter)
+    x = torch.randn(5, 6)
+    apart = torch.cat((block.q(x), block.k(x), block.v(x)), dim=-1)
+    wanted = torch.autograd.grad(apart.square().sum(), block.q.B)
+    down, up = block.side_by_side()
+    assert (down.shape, up.shape) == ((6, 9), (9, 16))
+    together = x @ down @ up
+    assert_close(together, apart)
+    assert_close(torch.autograd.grad(together.square().sum(), block.q.B), wanted)
 
 
 def test_a_new_scope_changes_nothing_at_all():
