@@ -32,9 +32,9 @@ $$ SELECT (lpad(to_hex(number), 12, '0') || '7000' || '8000' || lpad(to_hex(kind
 """
 ROWS = (
     """
-INSERT INTO projects_prompt (id, project_id, text, sha256, split, priority, source, created_at)
+INSERT INTO projects_prompt (id, project_id, text, sha256, split, priority, source, turns, created_at)
 SELECT pg_temp.numbered(0, n), %(project)s, 'Opening number ' || n, encode(sha256(n::text::bytea), 'hex'), 'train', 0,
-       'benchmark', now()
+       'benchmark', '[]', now()
 FROM generate_series(1, %(items)s) AS n
 """,
     """

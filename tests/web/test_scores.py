@@ -196,7 +196,7 @@ def test_a_rater_sees_the_same_bytes_whatever_was_scored(studio):
     after = [seen(client, project, path) for path in RATERS_PAGES]
     assert after == before
     for html in after:
-        assert not re.search("4.32|0.987|reward|uncertain", html)
+        assert not re.search(r"4\.32|0\.987|reward|uncertain", html)
     for path in ("policies/1/", "ratings/", "ratings.jsonl"):
         assert client.get(f"/p/{project.slug}/{path}").status_code == 404
 
