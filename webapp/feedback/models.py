@@ -202,7 +202,8 @@ class Rating(models.Model):
 
     ``verdict`` of a pair: +3, +2, +1 first is much, clearly, slightly better; 0 a tie; negative: second is. Of a single
     answer: the score, 1 to 5. Of a ranking: how many places lie below the best, 0 where all are equal; ``details`` then
-    has the place of each sample. Of a rewrite: 0 with the new text in ``details``, or 1: good as it is.
+    has the place of each sample. Of a rewrite: 0 with the new text in ``details``, or 1: good as it is, perhaps
+    with a draft there.
     Of a rule: 1 it is kept, -1 broken, 0 unsure; ``details`` may have passages as evidence.
     """
 

@@ -78,6 +78,11 @@ def page_words() -> str:
             "rewrite_saves": _("Ctrl+Enter saves."),
             "rewrite_same": _("That is the answer as it stood: change it, or press %(key)s: good as it is."),
             "rewrite_empty": _("The text is empty: write one, or skip the item."),
+            "rewrite_back": _("What you wrote here before is back. It is not saved yet."),
+            "rewrite_asks": _(
+                "Your text is not saved by this. Press %(key)s once more to call the answer good and keep the text as "
+                "a draft; Ctrl+Enter saves it."
+            ),
             # modes/rule.js
             "passage": _("“%(words)s” Enter marks it, arrows choose, Esc leaves."),
             "marked": forms(

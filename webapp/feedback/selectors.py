@@ -7,6 +7,7 @@ from uuid import UUID
 
 from django.db.models import Count, Exists, Max, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Now, TruncDay
+from django.utils.crypto import salted_hmac
 
 from webapp.accounts.models import User
 from webapp.feedback.models import Comparison, Presentation, Rating, Skip, Slot, load_rankings
@@ -26,6 +27,7 @@ class ShownItem:
     token: UUID
     guideline_version: int | None
     rule: str = ""  # that the answer is held against
+    about: str = ""  # the same at each showing of an item, while its token changes; tells nothing of its age
 
     @property
     def lead(self) -> int:
@@ -69,6 +71,7 @@ def item_of(presentation: Presentation) -> ShownItem:
         token=presentation.token,
         guideline_version=presentation.guideline.version if presentation.guideline else None,
         rule=comparison.rule.text if comparison.rule else "",
+        about=salted_hmac("feedback.item", str(comparison.pk)).hexdigest()[:16],
     )
 
 

@@ -238,6 +238,7 @@ def item_context(
         look = request.GET.get("look", "")
         looks = int(look) if look.isdecimal() and len(look) < 4 else 0
         context |= {"empty": "paused" if project.is_paused else "waiting", "looks": looks, "looks_left": looks < LOOKS}
+        context["may_undo"] = selectors.act_before(request.user, project) is not None  # perhaps a skip, or of yesterday
     if item is None or not request.htmx:
         context["is_admin"] = is_project_admin(request.user, project)
     return context
