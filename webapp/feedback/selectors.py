@@ -1,5 +1,6 @@
 """What can be read about samples, the queue and ratings."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -7,7 +8,6 @@ from uuid import UUID
 
 from django.db.models import Count, Exists, Max, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Now, TruncDay
-from django.utils.crypto import salted_hmac
 
 from webapp.accounts.models import User
 from webapp.feedback.models import Comparison, Presentation, Rating, Skip, Slot, load_rankings
@@ -27,7 +27,12 @@ class ShownItem:
     token: UUID
     guideline_version: int | None
     rule: str = ""  # that the answer is held against
-    about: str = ""  # the same at each showing of an item, while its token changes; tells nothing of its age
+
+    @property
+    def about(self) -> str:
+        """By what the page knows an item again that was handed back and is shown under another token: what is read."""
+        read = (self.kind, self.rule, self.prompt_text, *sorted(self.answers))
+        return hashlib.sha256("\0".join(read).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     @property
     def lead(self) -> int:
@@ -71,7 +76,6 @@ def item_of(presentation: Presentation) -> ShownItem:
         token=presentation.token,
         guideline_version=presentation.guideline.version if presentation.guideline else None,
         rule=comparison.rule.text if comparison.rule else "",
-        about=salted_hmac("feedback.item", str(comparison.pk)).hexdigest()[:16],
     )
 
 

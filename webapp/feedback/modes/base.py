@@ -43,10 +43,10 @@ class Extras:
         return cls(tuple(rating.flags), rating.reason, text, details.get("axes", {}), evidence)
 
     def remarks(self, permitted: Sequence[str]) -> dict[str, Any]:
-        """Flags and reason as they are stored: the flags in the project's order, each once.
+        """Flags and reason as they are stored: the flags in the order of ``permitted``, each once.
 
         Raises:
-            RemarkInvalid: a flag that the project does not have, or a reason that is too long.
+            RemarkInvalid: a flag that is not among ``permitted``, or a reason that is too long.
         """
         unknown = [flag for flag in self.flags if flag not in permitted]
         if unknown:

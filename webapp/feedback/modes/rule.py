@@ -16,6 +16,7 @@ from webapp.feedback.models import Comparison, Presentation
 from webapp.feedback.modes.base import Extras, Judgement, Mode, Step, cleaned
 
 MOST_PASSAGES = 20
+LONGEST_QUOTE = 20_000  # characters
 VERDICTS = {"1": 1, "2": -1, "3": 0}
 WORDS = {
     1: gettext_lazy("keeps to the rule “%(rule)s”"),
@@ -30,6 +31,7 @@ class RuleMode(Mode):
     kind = Comparison.Kind.RULE
     texts = "feedback/modes/_rule_texts.html"
     bar = "feedback/modes/_rule_bar.html"
+    most_passages = MOST_PASSAGES
     steps = (
         Step("1", gettext_lazy("yes"), gettext_lazy("yes, it keeps to the rule")),
         Step("2", gettext_lazy("no"), gettext_lazy("no, it breaks the rule")),
@@ -41,6 +43,11 @@ class RuleMode(Mode):
             raise ChoiceInvalid(choice, _("1 yes, 2 no, 3 unsure"))
         if not extras.evidence and not extras.quote.strip():
             return Judgement(VERDICTS[choice])
+        if len(extras.quote) > LONGEST_QUOTE:
+            raise RemarkInvalid(
+                _("The passage has %(count)s characters: %(most)s at most. Shorten it.")
+                % {"count": len(extras.quote), "most": LONGEST_QUOTE}
+            )
         sample = presentation.slot.comparison.first
         passages = [passage_of(place, sample.text) for place in extras.evidence]
         if extras.quote.strip():

@@ -103,7 +103,13 @@
   function toggle({ start, end }) {
     const inside = marks().some(([from, to]) => from <= start && end <= to);
     const rest = marks().flatMap(([from, to]) => [[from, Math.min(to, start)], [Math.max(from, end), to]]);
-    keep(inside ? rest.filter(([from, to]) => from < to) : [...marks(), [start, end]]);
+    const found = inside ? rest.filter(([from, to]) => from < to) : merge([...marks(), [start, end]]);
+    const { most } = document.getElementById("marking").dataset;
+    if (found.length > Number(most)) {
+      tell(word("marks_full", { most })); // the server would refuse them, and the verdict with them
+      return;
+    }
+    keep(found);
     choose(null);
   }
 
@@ -159,7 +165,7 @@
     (event) => {
       if (event.defaultPrevented || event.isComposing || event.altKey || event.ctrlKey || event.metaKey || !isRule()) return;
       if (document.querySelector("dialog[open], details[open]")) return;
-      if (event.target.closest("input:not([type=hidden]), textarea, select")) return;
+      if (isTyping(event.target)) return;
       const key = event.key.toLowerCase();
       const sideways = { arrowleft: false, arrowup: false, arrowright: true, arrowdown: true }[key];
       if (key === "m") mark();
