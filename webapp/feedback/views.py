@@ -112,6 +112,7 @@ def told_of(error: SubmissionConflict) -> Told:
 @never_cache
 @vary_on_headers("HX-Request")
 @member_required
+@welcomed_first
 @require_POST
 def skip(request: MemberRequest, project: Project) -> HttpResponse:
     """Pass an item by, for good."""
@@ -194,6 +195,7 @@ def say(request: MemberRequest, told: Told) -> None:
 
 @never_cache
 @member_required
+@welcomed_first
 @require_POST
 def heartbeat(request: MemberRequest, project: Project) -> HttpResponse:
     """Keep the page's items for their rater a while longer; 410 names those whose time had run out."""
@@ -210,6 +212,7 @@ def heartbeat(request: MemberRequest, project: Project) -> HttpResponse:
 
 @never_cache
 @member_required
+@welcomed_first
 @require_POST
 def release(request: MemberRequest, project: Project) -> HttpResponse:
     """Hand back what the page fetched ahead and did not show, as it is hidden or left."""
@@ -222,6 +225,7 @@ def release(request: MemberRequest, project: Project) -> HttpResponse:
 @never_cache
 @vary_on_headers("HX-Request")
 @member_required
+@welcomed_first
 @require_POST
 def pause(request: MemberRequest, project: Project) -> HttpResponse:
     """Hand everything back and rest; the page that says so asks for nothing."""
@@ -311,6 +315,7 @@ def frame_context(request: MemberRequest, project: Project) -> dict[str, Any]:
 @never_cache
 @vary_on_headers("HX-Request")
 @member_required
+@welcomed_first
 @require_GET
 def undo(request: MemberRequest, project: Project) -> HttpResponse:
     """To the rater's last act, or to the one before that of the token ``before``; ten acts deep.
@@ -335,6 +340,7 @@ def undo(request: MemberRequest, project: Project) -> HttpResponse:
 @never_cache
 @vary_on_headers("HX-Request")
 @member_required
+@welcomed_first
 @require_http_methods(["GET", "POST"])
 def judged(request: MemberRequest, project: Project, token: uuid.UUID) -> HttpResponse:
     """An own verdict or skip, as it was shown; a POST changes it."""
@@ -382,6 +388,7 @@ def revise_verdict(request: MemberRequest, project: Project, token: uuid.UUID, f
 
 @never_cache
 @member_required
+@welcomed_first
 @require_GET
 def history(request: MemberRequest, project: Project) -> HttpResponse:
     """The rater's own ratings as they were shown, each of which leads to where it can be changed."""
