@@ -522,7 +522,7 @@ function buttonOf(event, key) {
 document.addEventListener("keydown", (event) => {
   lastMove = performance.now();
   if (event.defaultPrevented || event.repeat || event.isComposing) return;
-  if (event.target.closest("input:not([type=hidden]), textarea, select, [contenteditable]")) return;
+  if (isTyping(event.target)) return;
   const key = event.key.toLowerCase();
   const opened = document.querySelector("dialog[open]");
   const isWithCtrl = (event.ctrlKey || event.metaKey) && !event.altKey;

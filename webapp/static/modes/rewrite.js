@@ -55,7 +55,7 @@
     if (document.querySelector("dialog[open]")) return;
     const key = event.key.toLowerCase();
     const isWriting = event.target === text();
-    if (event.target.closest("input:not([type=hidden]), textarea, select") && !isWriting) return;
+    if (isTyping(event.target) && !isWriting) return;
     if (event.ctrlKey && key === "enter") {
       text().blur(); // else the next text would have the focus, and take the keys
       document.getElementById("save").click();
