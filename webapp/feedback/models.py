@@ -39,6 +39,10 @@ class Sample(models.Model):
         return self.text[:60]
 
 
+TOKENS = ("prompt_tokens", "tokens")
+"""The columns of a sample that weigh most; pages and exports show its text and need none of them."""
+
+
 class Comparison(models.Model):
     """What one rater judges at a time: two samples of one prompt, one alone (``second`` empty), or several to rank.
 
@@ -113,10 +117,14 @@ class FurtherSample(models.Model):
         return f"sample {self.ordinal} of {self.comparison_id}"
 
 
-def load_rankings(comparisons: Iterable[Comparison]) -> None:
-    """Load the samples of the rankings among ``comparisons``: one query, or none where there is no ranking."""
+def load_rankings(comparisons: Iterable[Comparison], *, without: Iterable[str] = ()) -> None:
+    """Load the samples of the rankings among ``comparisons``: one query, or none where there is no ranking.
+
+    ``without``: columns of the samples that are not read, such as ``TOKENS``.
+    """
     rankings = [one for one in comparisons if one.kind == Comparison.Kind.RANKING]
-    prefetch_related_objects(rankings, Prefetch("further", FurtherSample.objects.select_related("sample__checkpoint")))
+    further = FurtherSample.objects.select_related("sample__checkpoint").defer(*(f"sample__{one}" for one in without))
+    prefetch_related_objects(rankings, Prefetch("further", further))
 
 
 class Slot(models.Model):

@@ -8,7 +8,7 @@ from typing import Any
 from django import forms
 from django.contrib import messages
 from django.core.paginator import Paginator
-from django.http import Http404, HttpResponse
+from django.http import Http404, HttpResponse, StreamingHttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils.functional import Promise
@@ -20,7 +20,7 @@ from django.views.decorators.vary import vary_on_headers
 
 from webapp.errors import ChoiceInvalid, RemarkInvalid, RevisionClosed, SubmissionConflict, TokenUnknown
 from webapp.feedback import reports, selectors, services
-from webapp.feedback.exports import rating_lines
+from webapp.feedback.exports import rating_pages
 from webapp.feedback.forms import (
     SKIP_REASONS,
     ChoiceForm,
@@ -41,6 +41,7 @@ from webapp.projects.access import MemberRequest, admin_required, member_require
 from webapp.projects.models import Project
 from webapp.projects.prose import to_html
 from webapp.projects.selectors import current_guideline, is_project_admin, membership_of
+from webapp.streams import streamed
 
 LOOKS = 18  # re-checks of an empty page by itself, ten seconds apart
 PAGE_SIZE = 50
@@ -444,8 +445,8 @@ def queue(request: MemberRequest, project: Project) -> HttpResponse:
 @never_cache
 @admin_required
 @require_GET
-def export(request: MemberRequest, project: Project) -> HttpResponse:
+def export(request: MemberRequest, project: Project) -> StreamingHttpResponse:
     """Every rating as a line of JSON, to be kept."""
-    answer = HttpResponse(rating_lines(project), content_type="application/jsonl; charset=utf-8")
+    answer = streamed(request, rating_pages(project), "application/jsonl; charset=utf-8")
     answer["Content-Disposition"] = f'attachment; filename="{project.slug}-ratings.jsonl"'
     return answer

@@ -5,6 +5,7 @@ from functools import wraps
 from uuid import UUID
 
 from django.http import HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
@@ -32,7 +33,7 @@ def welcomed_first(view: ProjectView) -> ProjectView:
     """
 
     @wraps(view)
-    def guarded(request: MemberRequest, project: Project, /, *args: object, **kwargs: object) -> HttpResponse:
+    def guarded(request: MemberRequest, project: Project, /, *args: object, **kwargs: object) -> HttpResponseBase:
         membership = membership_of(request.user, project)
         is_script = request.htmx or request.headers.get("X-Requested-With") == "fetch"
         if welcome.is_due(request.user, project, membership):
