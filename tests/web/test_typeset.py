@@ -141,7 +141,9 @@ def test_what_is_kept_is_bounded_by_its_bytes():
         return typeset_anew(text)
 
     cache = WeighedCache(2**20, make, weight_of)
-    texts = {name: name + "\U0001f600" * 3000 for name in "abcdefghijklmnopqrstuvwxyz"}  # 12 kB each, 24 kB with the raw
+    texts = {
+        name: name + "\U0001f600" * 3000 for name in "abcdefghijklmnopqrstuvwxyz"
+    }  # 12 kB each, 24 kB with the raw
     for text in texts.values():
         assert cache(text) == typeset_anew(text)
     kept = [text for text in texts.values() if text in cache.kept]
