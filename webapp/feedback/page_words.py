@@ -91,7 +91,9 @@ def page_words() -> str:
                 )
             ),
             "none_marked": _("Nothing is marked."),
-            "marks_full": _("%(most)s passages are marked, and there can be no more: clear one by a click on it first."),
+            "marks_full": _(
+                "%(most)s passages are marked, and there can be no more: clear one by a click on it first."
+            ),
             "mark_first": _("Enter marks the passage first, Esc leaves it."),
         }
     )
