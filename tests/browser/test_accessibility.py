@@ -32,6 +32,7 @@ NOT_PAGES = {  # fragments, files, and what is only sent
     "feedback:release",
     "feedback:pause", "feedback:undo", "feedback:report", "feedback:settle", "feedback:toggle", "feedback:export",
     "runs:simulate", "runs:adopt_policy", "runs:live", "runs:curves", "runs:promote",
+    "projects:withdraw_invitation",
 }  # fmt: skip
 
 

@@ -302,6 +302,40 @@ def test_a_rule_is_answered_by_keys_alone_with_a_passage_marked(watched, address
     expect(page.locator("mark")).to_have_count(0)
 
 
+def test_signs_for_what_cannot_be_seen_stay_while_passages_are_marked_and_a_21st_is_refused(watched, address, studio):
+    Rule.objects.create(project=studio.project, text="It is short.")
+    words = " ".join(f"Word{n}." for n in range(25))
+    item = studio.add_item("Opening", f" \U0001f600\u202eHidden\u200b. {words}", kind="rule")
+    page = log_in(watched.new_page(), address)
+    page.wait_for_selector(READY)
+    signs = page.locator("#evidence-of .mark")
+    assert [sign.get_attribute("data-mark") for sign in signs.all()] == ["U+202E", "U+200B"]
+    press(page, "m", "Enter")  # the first sentence, with the signs in it
+    assert [sign.get_attribute("data-mark") for sign in page.locator("mark .mark").all()] == ["U+202E", "U+200B"]
+    for n in range(20):
+        page.evaluate(
+            """word => {
+                const walker = document.createTreeWalker(document.getElementById("evidence-of"), NodeFilter.SHOW_TEXT);
+                while (!walker.nextNode().data.includes(word));
+                const at = walker.currentNode.data.indexOf(word);
+                getSelection().setBaseAndExtent(walker.currentNode, at, walker.currentNode, at + word.length);
+            }""",
+            f"Word{n}.",
+        )
+        page.keyboard.press("m")
+    expect(page.locator("#marking")).to_have_text(
+        "20 passages are marked, and there can be no more: clear one by a click on it first."
+    )
+    assert page.locator("mark").count() == 20
+    page.locator("mark").nth(19).click()
+    assert page.locator("mark").count() == 19
+    press(page, "2")
+    expect(page.locator("#progress")).to_have_text("1 rated today")
+    wait_until_sent(page)
+    rating = Rating.objects.select_related("comparison__first").get(comparison=item)
+    assert rating.quotes == ["\U0001f600\u202eHidden\u200b.", *(f"Word{n}." for n in range(18))]
+
+
 def test_the_sign_for_equal_says_so_of_a_pair_and_is_no_score_of_a_single_answer(watched, address, studio):
     studio.add_items(pairs=1, singles=1)
     page = log_in(watched.new_page(), address)

@@ -58,6 +58,39 @@ def test_own_keys_rate_and_stand_on_the_controls(context, live_server, studio):
     assert abs(Rating.objects.get().verdict) == 2
 
 
+def test_own_keys_are_heard_wherever_the_focus_is_unless_one_writes_there(context, live_server, studio):
+    studio.project.flags, studio.project.axes = ["spam", "rude"], ["helpful", "clear"]
+    studio.project.save()
+    studio.add_items(singles=2)
+    User.objects.filter(username="ada").update(page_settings={"keys": {"x": "q", "1": "a", "2": "b", "s": "n"}})
+    page = open_rater(context, live_server.url, studio)
+    page.keyboard.press("q")
+    page.focus("[data-flag='2']")
+    page.keyboard.press("b")
+    assert page.is_checked("[data-flag='2']"), "as a flag, with the focus on its box"
+    page.keyboard.press("a")
+    page.keyboard.press("a")
+    assert [page.is_checked(f"[data-flag='{n}']") for n in (1, 2)] == [False, True]
+    page.focus("[data-flag='1']")
+    page.keyboard.press("q")
+    expect(page.locator("#flags > div")).to_be_hidden()
+    page.focus("[data-axis='1'] [value='3']")  # the focus says which scale is meant
+    expect(page.locator(".axis.current legend")).to_have_text("helpful")
+    page.keyboard.press("b")
+    assert page.is_checked("[data-axis='1'] [value='2']")
+    page.focus("#report summary")
+    page.keyboard.press("a")
+    assert page.is_checked("[data-axis='2'] [value='1']")
+    page.focus("[data-axis='1'] [value='2']")
+    page.keyboard.press("n")  # skip
+    page.wait_for_function("() => !Object.keys(localStorage).some((key) => key.startsWith('steersman-unsent'))")
+    page.wait_for_selector(READY)
+    assert Skip.objects.count() == 1
+    page.keyboard.press("r")
+    page.keyboard.type("a q b n")
+    assert page.input_value("#reason-text") == "a q b n", "where one writes, every key is a letter"
+
+
 def test_after_so_many_minutes_a_word_about_a_break_stands_at_the_edge(context, live_server, studio):
     studio.add_items(pairs=3)
     User.objects.filter(username="ada").update(page_settings={"rest_minutes": 9})

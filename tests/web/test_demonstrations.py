@@ -11,10 +11,18 @@ from rlhf_core.config import PolicyConfig, RewardConfig, SamplingConfig, SFTConf
 from webapp.errors import NoPolicy, NotEnoughDemonstrations, RequestReused, WrongCheckpoint
 from webapp.feedback.models import Rating
 from webapp.feedback.modes import Extras
-from webapp.feedback.services import revise
+from webapp.feedback.services import make_items, revise
 from webapp.projects.models import Prompt
 from webapp.quality import demonstrations as rules_of
-from webapp.quality.demonstrations import DemonstrationRules, Verdict, demonstrations, elect, examples, may_fine_tune
+from webapp.quality.demonstrations import (
+    DemonstrationRules,
+    Verdict,
+    demonstrations,
+    elect,
+    examples,
+    may_fine_tune,
+    preview,
+)
 from webapp.quality.models import Dataset, DatasetDemonstration, DatasetItem
 from webapp.quality.services import demonstration_lines, freeze, freeze_demonstrations
 from webapp.registry.models import ServingPointer
@@ -190,6 +198,35 @@ def test_examples_are_spread_over_the_demonstrations():
     assert examples(list(range(10)), 3) == [0, 3, 6]
     assert examples([1, 2], 3) == [1, 2]
     assert examples([], 3) == []
+
+
+def test_a_preview_counts_what_the_dataset_would_have_without_reading_it(studio):
+    project = studio.ready_project()
+    ada, bob = studio.rater(project), studio.rater(project)
+    for text in (" The same.", " The same.", " \n\u3000", *(f" Liked {n}." for n in range(6))):
+        studio.ask(project, "single", text)
+    prompt = Prompt.objects.order_by("id").first()
+    twins = studio.samples(prompt, 2, [" Twin.", " Twin."])
+    for twin in twins:
+        make_items(project=project, samples_by_prompt={prompt.pk: [twin]})
+    studio.rate_all(ada, project, "5")
+    studio.ask(project, "single", " Not liked.")
+    studio.rate_all(ada, project, "1")
+    for n in range(4):
+        studio.ask(project, "rewrite", f" Dull {n}.")
+        studio.say(bob, studio.shown(bob, project), "rewritten", Extras(text=f"Written {n}."))
+    Prompt.objects.filter(pk=Rating.objects.latest("id").comparison.prompt_id).update(split="held_out")
+    with CaptureQueriesContext(connection) as queries:
+        found = preview(project, FEW, 3)
+    whole = demonstrations(project, FEW)
+    assert found.count == len(whole) == 2 + 6 + 1 + 3
+    assert [one.record for one in found.examples] == [whole[at].record for at in (0, 4, 8)]
+    assert [one.ratings for one in found.examples] == [whole[at].ratings for at in (0, 4, 8)]
+    assert len(queries) <= 6
+    assert not [query for query in queries if 'tokens"' in query["sql"]]
+    for most in (5, 12, 100):
+        shown = [one.record for one in preview(project, FEW, most).examples]
+        assert shown == [one.record for one in examples(whole, most)]
 
 
 def test_the_board_looks_at_the_newest_ratings_alone(studio, monkeypatch):

@@ -1,11 +1,21 @@
 """The download of ratings: a line of JSON for each revision of every mode, raters by pseudonym, in constant queries."""
 
 import json
+import tracemalloc
+from uuid import uuid4
+
+import pytest
+from asgiref.sync import async_to_sync, sync_to_async
+from django.db import connection
+from django.test import AsyncClient
+from django.test.utils import CaptureQueriesContext
 
 from tests.studio import enter
-from webapp.feedback.exports import rating_lines
+from webapp.feedback import exports
+from webapp.feedback.exports import rating_lines, rating_pages
+from webapp.feedback.models import Rating, Slot
 from webapp.feedback.modes import Extras
-from webapp.feedback.services import revise, submit
+from webapp.feedback.services import make_items, revise, submit
 from webapp.projects.services import update_modes
 
 SAID = {
@@ -63,7 +73,74 @@ def test_the_download_is_for_admins_and_costs_few_queries(studio, django_assert_
     client = enter(studio.admin)
     answer = client.get(f"/p/{project.slug}/ratings.jsonl")
     assert answer["Content-Disposition"] == f'attachment; filename="{project.slug}-ratings.jsonl"'
-    assert len(answer.content.splitlines()) == 5
+    assert len(answer.getvalue().splitlines()) == 5
     assert "ratings.jsonl" in client.get(f"/p/{project.slug}/ratings/").content.decode()
     with django_assert_max_num_queries(2):
         assert len(list(rating_lines(project))) == 5
+
+
+def rated_often(studio, count: int, text: str):
+    """Ratings of answers of ``text`` each, all of one project."""
+    project = studio.ready_project()
+    (prompt,) = studio.prompts(project, 1)
+    samples = studio.samples(prompt, count, [f"{n} {text}" for n in range(count)])
+    make_items(project=project, samples_by_prompt={prompt.pk: samples}, kinds={prompt.pk: "rewrite"})
+    ada = studio.rater(project)
+    first = studio.say(ada, studio.shown(ada, project), "1").rating
+    slots = Slot.objects.filter(project=project).exclude(pk=first.slot_id)
+    values = {name: getattr(first, name) for name in ("project", "rater", "presentation", "verdict", "source")}
+    Rating.objects.bulk_create(
+        Rating(slot=slot, comparison_id=slot.comparison_id, submission_id=uuid4(), **values) for slot in slots
+    )
+    return project
+
+
+def test_a_download_reads_some_ratings_at_a_time_and_no_tokens(studio, monkeypatch):
+    project = rated_often(studio, 25, "short")
+    monkeypatch.setattr(exports, "CHUNK", 10)
+    pages = rating_pages(project)
+    read = []
+    while True:
+        with CaptureQueriesContext(connection) as queries:
+            page = next(pages, None)
+        read.append((len(page.splitlines()) if page else 0, len(queries)))
+        assert not [query["sql"] for query in queries if 'tokens"' in query["sql"] or "LIMIT 10" not in query["sql"]]
+        if page is None:
+            break
+    assert read == [(10, 1), (10, 1), (5, 1), (0, 0)], "a page is read when it is asked for"
+    ids = [json.loads(line)["rating"] for line in rating_lines(project)]
+    assert len(set(ids)) == 25
+    assert ids == [str(pk) for pk in Rating.objects.order_by("created_at", "id").values_list("pk", flat=True)]
+
+
+def test_the_memory_that_a_download_takes_does_not_grow_with_it(studio, monkeypatch):
+    monkeypatch.setattr(exports, "CHUNK", 20)
+    project = rated_often(studio, 400, "x" * 10_000)  # 4 MB of text
+    pages = rating_pages(project)
+    next(pages)
+    tracemalloc.start()
+    try:
+        total = sum(len(page) for page in pages)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert total > 3_800_000
+    assert peak < 1_500_000, "20 rows of 10 kB, as rows, as JSON and as a page"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_over_asgi_the_pages_are_sent_one_by_one_and_hold_no_connection(live_studio, monkeypatch):
+    project = rated_often(live_studio, 25, "short")
+    monkeypatch.setattr(exports, "CHUNK", 10)
+    client = AsyncClient()
+    client.force_login(live_studio.admin)
+    held, sizes = [], []
+
+    async def download() -> None:
+        answer = await client.get(f"/p/{project.slug}/ratings.jsonl")
+        async for page in answer.streaming_content:
+            sizes.append(len(page.splitlines()))
+            held.append(await sync_to_async(lambda: connection.connection is not None)())
+
+    async_to_sync(download)()
+    assert (sizes, held) == ([10, 10, 5], [False] * 3)

@@ -2,11 +2,12 @@
 
 import pytest
 from django.test import Client
+from django.utils import timezone
 
 from tests.studio import Studio, open_studio
 from tests.web.test_pages_rate import HTMX, enter, look, url
 from webapp.accounts.models import User
-from webapp.feedback.models import Rating, Slot
+from webapp.feedback.models import Rating, Skip, Slot
 from webapp.projects import welcome
 from webapp.projects.models import Membership, PracticePair
 from webapp.projects.services import confirm_guideline, save_guideline
@@ -94,10 +95,38 @@ def test_consent_alone_ends_the_visit_and_is_not_asked_twice(studio, rater):
     assert rater.get(url(studio)).status_code == 200
 
 
-def test_simulated_raters_scripts_and_admins_without_a_part_are_not_turned_away(studio, rater, admin):
+def test_no_request_of_a_rater_passes_before_consent(studio, rater):
+    _, judged = look(rater, studio)
+    rater.post(url(studio), {**judged, "choice": "2"}, headers=HTMX)
+    _, fields = look(rater, studio)
+    Membership.objects.update(welcomed_at=timezone.now())  # by practice, when there was nothing to agree to yet
+    ask_consent(studio)
+    leased = Slot.objects.get(token=fields["token"]).lease_until
+    posts = {
+        "rate/": {**fields, "choice": "1"},
+        "rate/skip/": fields,
+        "rate/report/": {**fields, "words": "no"},
+        "rate/heartbeat/": fields,
+        "rate/release/": fields,
+        "rate/pause/": {},
+        f"history/{judged['token']}/": {"submission_id": fields["submission_id"], "choice": "6"},
+    }
+    gets = ("rate/", "rate/?paused=1", "rate/undo/", "history/", f"history/{judged['token']}/")
+    for headers in ({}, HTMX, {"X-Requested-With": "fetch"}):
+        answers = [rater.post(url(studio, end), values, headers=headers) for end, values in posts.items()]
+        answers += [rater.get(url(studio, end), headers=headers) for end in gets]
+        found = {(answer.status_code, answer.headers.get("Location")) for answer in answers}
+        assert found == ({(403, None)} if headers else {(302, url(studio, "rate/welcome/"))})
+    assert Rating.objects.get().revision == 1
+    assert not Skip.objects.exists()
+    assert Slot.objects.get(token=fields["token"]).lease_until == leased
+    rater.post(url(studio, "rate/welcome/"))
+    assert rater.post(url(studio), posts["rate/"], headers=HTMX).status_code == 200
+
+
+def test_simulated_raters_and_admins_without_a_part_are_not_turned_away(studio, rater, admin):
     ask_consent(studio)
     assert admin.get(url(studio)).status_code == 200
-    assert rater.get(url(studio), headers=HTMX).status_code == 200
     User.objects.filter(username="ada").update(is_simulated=True)
     assert rater.get(url(studio)).status_code == 200
 

@@ -110,6 +110,6 @@ def test_an_export_reads_the_same_whatever_its_reader_s_language(studio):
     lines = {}
     for language in ("en", "de", "ar"):
         choose_language(user=studio.admin, language=language)
-        lines[language] = admin.get(reverse("feedback:export", args=[project.slug])).content
+        lines[language] = admin.get(reverse("feedback:export", args=[project.slug])).getvalue()
     assert lines["en"] == lines["de"] == lines["ar"]
     assert json.loads(lines["ar"])["words"] == "both bad"

@@ -8,8 +8,11 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 
 from tests.studio import Studio, open_studio, queries_of
+from webapp.accounts.models import Audit
+from webapp.errors import InvitationInvalid
 from webapp.feedback import services as feedback
 from webapp.feedback.models import Slot
+from webapp.projects import services
 from webapp.projects.models import Guideline, Membership, Project, Prompt
 from webapp.registry import services as registry
 
@@ -255,6 +258,35 @@ def test_an_invitation_link_is_shown_once_and_works(studio, admin):
     assert Client().get(link).status_code == 200
     wrong = admin.post("/p/film-reviews/raters/", {"role": "king", "days": "7", "uses": "2"})
     assert wrong.status_code == 422
+
+
+def test_an_invitation_that_is_withdrawn_lets_nobody_in_and_who_has_joined_stays(studio, admin):
+    joined = services.create_invitation(actor=studio.admin, project=studio.project, uses=2)
+    other = services.create_invitation(actor=studio.admin, project=studio.project, role="admin")
+    ada = services.accept_invitation(token=joined, username="ada", password="a fine long one")
+    html = admin.get("/p/film-reviews/raters/").content.decode()
+    first, second = re.findall(r'name="invitation" value="(\d+)"', html)[::-1]
+    address = "/p/film-reviews/raters/withdraw/"
+    html = admin.post(address, {"invitation": first}, follow=True).content.decode()
+    assert "lets nobody in any more" in html
+    assert re.findall(r'name="invitation" value="(\d+)"', html) == [second]
+    assert Client().get(f"/join/{joined}/").status_code == 410
+    with pytest.raises(InvitationInvalid):
+        services.accept_invitation(token=joined, username="bea", password="a fine long one")
+    assert Client().get(f"/join/{other}/").status_code == 200
+    assert Membership.objects.filter(user=ada, project=studio.project).exists()
+    audit = Audit.objects.get(action="invitation.withdraw")
+    assert (audit.actor, audit.target) == (studio.admin, "film-reviews")
+    assert audit.detail == {"invitation": int(first), "role": "rater", "uses_left": 1}
+    for wrong in (first, "0", "x", str(2**70), ""):
+        assert "was over before" in admin.post(address, {"invitation": wrong}, follow=True).content.decode()
+    poems = open_studio("poems", "Short poems")
+    services.withdraw_invitation(actor=poems.admin, project=poems.project, invitation=int(second))
+    assert Client().get(f"/join/{other}/").status_code == 200, "not by another project"
+    rater = Client()
+    rater.force_login(ada)
+    assert rater.post(address, {"invitation": second}).status_code == 404
+    assert Audit.objects.filter(action="invitation.withdraw").count() == 1
 
 
 def test_a_new_link_is_not_shown_on_the_page_of_another_project(studio, admin):

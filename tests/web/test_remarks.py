@@ -57,12 +57,36 @@ def test_a_verdict_that_was_stored_is_not_refused_when_it_comes_again_after_its_
     for act in (submit, revise):
         again = studio.say(ada, Presentation.objects.get(), "2", said, act=act, submission_id=key)
         assert (again.rating, again.is_duplicate) == (stored, True)
-        with pytest.raises(RemarkInvalid):
-            studio.say(ada, Presentation.objects.get(), "2", said, act=act)
+    with pytest.raises(RemarkInvalid):
+        studio.say(ada, Presentation.objects.get(), "2", said)
     other = studio.shown(ada, flagged)
     with pytest.raises(RemarkInvalid):
         studio.say(ada, other, "2", said, submission_id=key)
     assert Rating.objects.count() == 1
+
+
+def test_a_flag_that_was_given_stays_when_the_verdict_is_changed_after_the_project_has_dropped_it(studio, flagged):
+    studio.items(flagged, pairs=1)
+    ada = studio.rater(flagged)
+    presentation = studio.shown(ada, flagged)
+    studio.say(ada, presentation, "2", Extras(("spam", "harmful")))
+    update_project(actor=studio.admin, project=flagged, flags=["harmful", "rude"])
+    client, address = enter(ada), f"/p/{flagged.slug}/history/{presentation.token}/"
+    html = client.get(address).content.decode()
+    assert re.findall(r'value="([^"]*)" data-flag="(\d)"( checked)?', html) == [
+        ("harmful", "1", " checked"),
+        ("rude", "2", ""),
+        ("spam", "3", " checked"),
+    ]
+    presentation = Presentation.objects.get()
+    same = studio.say(ada, presentation, "2", Extras(("harmful", "spam")), act=revise)
+    assert same.is_duplicate, "the order is no part of what was said"
+    fields = {"submission_id": fields_of(html)["submission_id"], "choice": "5", "flags": ["harmful", "rude", "spam"]}
+    assert client.post(address, fields).status_code == 302
+    assert Rating.objects.get(revision=2).flags == ["harmful", "rude", "spam"]
+    studio.say(ada, presentation, "5", Extras(("rude",)), act=revise)
+    with pytest.raises(RemarkInvalid, match="no flag 'spam' here"):  # taken off, it is gone
+        studio.say(ada, presentation, "5", Extras(("rude", "spam")), act=revise)
 
 
 @pytest.mark.parametrize(

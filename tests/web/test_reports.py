@@ -1,8 +1,11 @@
 """Reporting an item hides it from its reporter at once and tells the admins, who settle it."""
 
+import threading
+import time
 from datetime import timedelta
 
 import pytest
+from django.db import connection, transaction
 from django.db.models import Count
 from django.test import Client
 from django.utils import timezone
@@ -13,6 +16,7 @@ from tests.studio import Studio, open_studio
 from tests.web.test_pages_rate import HTMX, enter, look, url
 from webapp.accounts.models import Audit
 from webapp.feedback.models import Rating, Report, Skip, Slot
+from webapp.feedback.reports import settle
 
 pytestmark = pytest.mark.django_db
 
@@ -136,3 +140,34 @@ def test_the_words_of_a_report_are_shown_as_text(studio, rater, admin):
         report.words = text.replace("\0", "\ufffd")[:300]
         report.save()
         assert elements_of(admin, url(studio, "ratings/")) == plain, text[:80]
+
+
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_admins_who_settle_reports_of_one_item_at_once_one_does(at_once):
+    studio = open_studio()
+    item = studio.add_item("A prompt", "one text", "another text")
+    one, other = (
+        Report.objects.create(comparison=item, rater=studio.add_rater(name), words=name).pk for name in ("ada", "bea")
+    )
+    is_settled = threading.Event()
+
+    def withdraw() -> bool:
+        with transaction.atomic():
+            said = settle(actor=studio.admin, project=studio.project, report=one, is_withdrawn=True)
+            is_settled.set()
+            end = time.monotonic() + 10
+            with connection.cursor() as cursor:
+                while time.monotonic() < end and cursor.execute(WAITING).fetchone() == (0,):
+                    time.sleep(0.01)  # until the other one waits for this transaction
+        return said
+
+    def dismiss() -> bool:
+        is_settled.wait(10)
+        return settle(actor=studio.admin, project=studio.project, report=other, is_withdrawn=False)
+
+    assert at_once(withdraw, dismiss) == [True, False]
+    assert [audit.action for audit in Audit.objects.filter(action__startswith="report.")] == ["report.withdraw"]
+    assert set(Slot.objects.values_list("state", flat=True)) == {"void"}

@@ -35,6 +35,28 @@ def test_a_new_text_is_a_demonstration_with_author_prompt_and_the_answer_that_it
     assert own_item(ada, project, presentation.token).extras.text == found.text
 
 
+def test_a_text_that_was_begun_before_the_answer_was_called_good_is_kept_as_a_draft_and_no_demonstration(studio):
+    project = studio.ready_project()
+    rewrite(studio, project)
+    ada = studio.rater(project)
+    presentation = studio.shown(ada, project)
+    rating = studio.say(ada, presentation, "1", Extras(text=" A film\r\nthat")).rating
+    assert (rating.verdict, rating.details) == (1, {"draft": " A film\nthat"})
+    assert demonstrations(project) == []
+    entry = own_item(ada, project, presentation.token)
+    assert (entry.choice, entry.extras.text) == ("1", " A film\nthat")
+    client, address = enter(ada), f"/p/{project.slug}/history/"
+    assert "what you wrote is kept as a draft" in client.get(address).content.decode()
+    html = client.get(f"{address}{presentation.token}/").content.decode()
+    assert ">\n A film\nthat</textarea>" in html
+    saved = studio.say(ada, presentation, "rewritten", Extras(text=entry.extras.text), act=revise).rating
+    assert saved.details == {"text": " A film\nthat"}
+    for untouched in (" A dull film.", "", "A dull film. "):
+        assert studio.say(ada, presentation, "1", Extras(text=untouched), act=revise).rating.details == {}
+    with pytest.raises(RemarkInvalid, match="20001 characters: 20000 at most"):
+        studio.say(ada, presentation, "1", Extras(text="x" * 20_001), act=revise)
+
+
 def test_a_text_changed_later_is_the_demonstration_from_then_on(studio):
     project = studio.ready_project()
     rewrite(studio, project)

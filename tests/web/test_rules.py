@@ -1,7 +1,11 @@
 """One rule at a time: which rule is asked, verdicts, passages by their place, a page that works as a form."""
 
+import json
+import random
 import re
+import time
 from collections import Counter
+from html import unescape
 from uuid import uuid4
 
 import pytest
@@ -11,9 +15,10 @@ from tests.studio import enter, fields_of, values_of
 from webapp.errors import ChoiceInvalid, RemarkInvalid, SettingsRefused, SubmissionConflict
 from webapp.feedback.models import Comparison, Rating
 from webapp.feedback.modes import Extras, verdict_in_words
+from webapp.feedback.modes.rule import find
 from webapp.feedback.selectors import own_item, shown
 from webapp.feedback.services import make_items, revise
-from webapp.projects.models import Rule
+from webapp.projects.models import Prompt, Rule
 from webapp.projects.services import update_modes
 from webapp.quality.selectors import usable_ratings
 
@@ -165,3 +170,51 @@ def test_an_admin_writes_rules_one_a_line(studio):
     assert admin.post(address, values | {"rules": "\r\n".join(RULES)}).status_code == 302
     assert list(Rule.objects.values_list("text", flat=True)) == RULES
     assert RULES[1] in admin.get(address).content.decode()
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_quote_is_found_where_a_search_for_its_words_finds_it(seed):
+    lot = random.Random(seed)
+    text = "".join(lot.choices("ab.\u3000 \n\t", k=60))
+    start = lot.randrange(55)
+    quote = " \r\n".join(text[start : start + lot.randrange(1, 9)].split()) or "b"
+    pattern = r"\s+".join(re.escape(word) for word in quote.split())
+    expected = re.search(pattern, text)
+    if expected is None:
+        with pytest.raises(RemarkInvalid, match="stands nowhere"):
+            find(quote, text)
+    else:
+        assert find(quote, text) == list(expected.span())
+
+
+def test_a_hostile_quote_costs_no_more_than_an_honest_one():
+    text = "a " * 50_000  # 100,000 characters
+    begin = time.process_time()
+    for quote in ("a " * 9_999 + "b", "b " + "a " * 9_998, ("a " * 99 + "aa ") * 100):
+        with pytest.raises(RemarkInvalid):
+            find(quote, text)
+    assert find("a " * 10_000, text) == [0, 19_999]
+    assert time.process_time() - begin < 2, "word by word from each place it would be 5 * 10**8 steps"
+
+
+HIDDEN = "a\u202eb\u200b\u200b"  # an override of the writing direction, and two spaces without width
+
+
+def test_what_cannot_be_seen_is_marked_on_the_page_of_a_rule_and_in_the_list(studio):
+    project = update_modes(actor=studio.admin, project=studio.ready_project(), rules=[f"Keep {HIDDEN}."])
+    studio.ask(project, "rule", f" It {HIDDEN} is.")
+    Prompt.objects.filter(project=project).update(text=f"Say {HIDDEN}")
+    ada = studio.rater(project)
+    client = enter(ada)
+    html = client.get(f"/p/{project.slug}/rate/").content.decode()
+    rule = html.split('<p class="rule"')[1].split("</p>")[0]
+    assert re.findall(r'data-mark="([^"]*)"', rule) == ["U+202E", "U+200B ×2"]
+    marks = json.loads(unescape(re.search(r'data-marks="([^"]*)"', html)[1]))
+    assert marks == [
+        [4, 5, "U+202E", "right-to-left override"],
+        [6, 8, "U+200B ×2", "zero width space, a run of 2"],
+    ], "counted in what is left of the answer without the space at its beginning"
+    client.post(f"/p/{project.slug}/rate/", {**fields_of(html), "choice": "1"})
+    html = client.get(f"/p/{project.slug}/history/").content.decode()
+    shown = html.split('<article class="panel">')[1].split("</article>")[0]
+    assert re.findall(r'data-mark="([^"]*)"', shown) == ["U+202E", "U+200B ×2"] * 3, "rule, prompt and answer"

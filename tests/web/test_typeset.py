@@ -3,7 +3,8 @@
 import pytest
 
 from tests.markup import see
-from webapp.typeset import typeset
+from webapp.typeset import KEPT_BYTES, Typeset, kept, typeset, typeset_anew, weight_of
+from webapp.typeset.cache import WeighedCache
 from webapp.typeset.code import highlighted
 from webapp.typeset.formulas import to_mathml
 
@@ -130,3 +131,41 @@ def test_what_cannot_be_seen_is_marked_and_kept(text, marks):
         found = [part.partition('"')[0] for part in html.split('data-mark="')[1:]]
         assert found == (marks if html else [])
     assert see(typeset(text).raw).text == text
+
+
+def test_what_is_kept_is_bounded_by_its_bytes():
+    made = []
+
+    def make(text: str) -> Typeset:
+        made.append(text[:1])
+        return typeset_anew(text)
+
+    cache = WeighedCache(2**20, make, weight_of)
+    texts = {
+        name: name + "\U0001f600" * 3000 for name in "abcdefghijklmnopqrstuvwxyz"
+    }  # 12 kB each, 24 kB with the raw
+    for text in texts.values():
+        assert cache(text) == typeset_anew(text)
+    kept = [text for text in texts.values() if text in cache.kept]
+    assert cache.bytes == sum(weight_of(text, typeset_anew(text)) for text in kept) <= 2**20
+    assert len(kept) == len(texts), "26 times 24 kB fit"
+    for number in range(30):
+        cache(f"{number} " + texts["a"])
+    assert 2**20 - 2**16 < cache.bytes <= 2**20
+    assert len(cache.kept) == (2**20) // weight_of(texts["b"], typeset_anew(texts["b"])) == 43
+    del made[:]
+    cache("29 " + texts["a"])
+    assert made == [], "the last one is kept"
+    cache(texts["b"])
+    assert made == ["b"], "and the oldest went"
+    heavy = "\u202ea" * 500  # a mark a character: 500 times about a hundred characters of two bytes
+    cache(heavy)
+    assert heavy not in cache.kept
+    assert cache.bytes <= 2**20
+
+
+def test_texts_that_weigh_most_do_not_add_up():
+    for number in range(40):
+        typeset(f"{number} " + "\u202e\U0001f600" * 4000)
+    assert kept.bytes <= KEPT_BYTES
+    assert sum(weight_of(text, made) for text, (made, _) in kept.kept.items()) == kept.bytes

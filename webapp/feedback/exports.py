@@ -11,29 +11,46 @@ from django.db.models import F, OuterRef, Q, QuerySet
 from django.db.models.functions import JSONObject
 from django.utils.translation import override
 
-from webapp.feedback.models import Rating, SampleScore, load_rankings
+from webapp.feedback.models import TOKENS, Rating, SampleScore, load_rankings
 from webapp.feedback.modes import verdict_in_words
 from webapp.projects.models import Project
 
-CHUNK = 500  # ratings read at once
+CHUNK = 250  # ratings read at once, by a query of their own: none of them comes near the time that a query may take
 
 
 def rating_lines(project: Project) -> Iterator[str]:
-    """One JSON object a line and rating revision, oldest first; docs/admin-guide.md names the fields."""
-    ratings = with_scores(Rating.objects.filter(project=project)).order_by("id")
-    rows = ratings.select_related(
+    """One JSON object a line and rating revision, oldest first; docs/admin-guide.md names the fields.
+
+    CHUNK ratings are in memory at a time. What is rated meanwhile comes at the end.
+    """
+    ratings = with_scores(Rating.objects.filter(project=project)).order_by("created_at", "id")
+    ratings = ratings.select_related(
         "comparison__prompt",
         "comparison__rule",
         "comparison__first__checkpoint",
         "comparison__second__checkpoint",
         "presentation__guideline",
-    ).iterator(chunk_size=CHUNK)
-    while chunk := list(islice(rows, CHUNK)):
-        load_rankings(rating.comparison for rating in chunk)
+    ).defer(*(f"comparison__{sample}__{column}" for sample in ("first", "second") for column in TOKENS))
+    some = ratings
+    while True:
+        chunk = list(some[:CHUNK])
+        load_rankings((rating.comparison for rating in chunk), without=TOKENS)
         for rating in chunk:
             with override("en"):  # a file reads the same in whichever language its reader sees the pages
                 line = line_of(rating)
             yield json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n"
+        if len(chunk) < CHUNK:
+            return
+        last = chunk[-1]
+        is_later = Q(created_at__gt=last.created_at) | Q(created_at=last.created_at, id__gt=last.id)
+        some = ratings.filter(is_later, created_at__gte=last.created_at)  # by the index over time
+
+
+def rating_pages(project: Project) -> Iterator[str]:
+    """``rating_lines``, some hundred at a time, to be sent."""
+    lines = rating_lines(project)
+    while page := "".join(islice(lines, CHUNK)):
+        yield page
 
 
 def with_scores(ratings: QuerySet[Rating]) -> QuerySet[Rating]:

@@ -9,10 +9,11 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy
 
 from webapp.feedback.keys import problems_with
-from webapp.feedback.modes.base import REASON_LENGTH, Extras
+from webapp.feedback.modes.base import Extras, cleaned
 from webapp.feedback.modes.ranking import RANKED
 from webapp.feedback.modes.single import AXIS, SCORED
 from webapp.feedback.modes.turns import JUDGED, TURN
+from webapp.feedback.reports import MAX_WORDS
 
 SKIP_REASONS = [
     ("unclear", gettext_lazy("I cannot tell what is asked")),
@@ -23,6 +24,7 @@ SKIP_REASONS = [
 ]
 ONE_DAY_MS = 86_400_000
 TURN_FIELD = re.compile(rf"{TURN}[0-9]{{1,3}}")
+BESIDE = ("reason", "text", "evidence", "quote")  # fields of what is said beside a choice
 
 
 class ChoiceForm(forms.Form):
@@ -30,15 +32,18 @@ class ChoiceForm(forms.Form):
 
     submission_id = forms.UUIDField()
     choice = forms.CharField(max_length=20)
-    reason = forms.CharField(required=False, max_length=REASON_LENGTH)
+    reason = forms.CharField(required=False)  # how long these may be, the modes say, and what to do about it
     text = forms.CharField(required=False, strip=False)
-    evidence = forms.CharField(required=False, max_length=2000)
-    quote = forms.CharField(required=False, max_length=20_000)
+    evidence = forms.CharField(required=False)
+    quote = forms.CharField(required=False)
     active_ms = forms.IntegerField(required=False)
 
     def clean_choice(self) -> str:
         """The key; of a ranking the places, and of turns the key for each, which come in fields of their own."""
-        choice: str = self.cleaned_data["choice"]
+        return self.choice_from(self.cleaned_data["choice"])
+
+    def choice_from(self, choice: str) -> str:
+        """The choice behind what the button of the form sends."""
         if choice == RANKED:
             return ",".join(self.data.getlist("place")[:6])  # type: ignore[attr-defined]
         if choice == JUDGED:
@@ -48,18 +53,25 @@ class ChoiceForm(forms.Form):
 
     def clean(self) -> dict[str, Any]:
         """What stands beside the choice, as one value."""
-        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
-        flags = self.data.getlist("flags")  # type: ignore[attr-defined]
-        scores = {name.removeprefix(AXIS): self.data[name] for name in self.data if name.startswith(AXIS)}
-        cleaned["extras"] = Extras(
-            flags=tuple(flags),
-            reason=cleaned.pop("reason", ""),
-            text=cleaned.pop("text", ""),
-            scores=scores,
-            evidence=tuple(cleaned.pop("evidence", "").split()),
-            quote=cleaned.pop("quote", ""),
+        found: dict[str, Any] = super().clean() or self.cleaned_data
+        return {name: value for name, value in found.items() if name not in BESIDE} | {"extras": self.extras}
+
+    @property
+    def extras(self) -> Extras:
+        """What was sent beside the choice, valid or not."""
+        texts = {name: cleaned(self.data.get(name, "")) for name in ("reason", "text", "quote")}
+        return Extras(
+            flags=tuple(self.data.getlist("flags")),  # type: ignore[attr-defined]
+            scores={name.removeprefix(AXIS): self.data[name] for name in self.data if name.startswith(AXIS)},
+            evidence=tuple(self.data.get("evidence", "").split()),
+            **texts,
         )
-        return cleaned
+
+    @property
+    def places_or_score(self) -> str | None:
+        """What was given piece by piece before the button to save, valid or not; None where one key says it all."""
+        choice = self.data.get("choice")
+        return self.choice_from(choice) if choice in (RANKED, SCORED, JUDGED) else None
 
     def clean_active_ms(self) -> int | None:
         """A clock of the browser's: what it can not have measured is no reason to refuse the verdict."""
@@ -83,7 +95,7 @@ class PracticeAnswerForm(forms.Form):
 
 class ReportForm(forms.Form):
     token = forms.UUIDField()
-    words = forms.CharField(required=False, max_length=300)
+    words = forms.CharField(required=False, max_length=MAX_WORDS)
 
 
 class SettleForm(forms.Form):

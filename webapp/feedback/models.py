@@ -39,6 +39,10 @@ class Sample(models.Model):
         return self.text[:60]
 
 
+TOKENS = ("prompt_tokens", "tokens")
+"""The columns of a sample that weigh most; pages and exports show its text and need none of them."""
+
+
 class SampleScore(models.Model):
     """Append-only: what a reward model says of a sample, and how sure it is. Raters never see it.
 
@@ -136,10 +140,14 @@ class FurtherSample(models.Model):
         return f"sample {self.ordinal} of {self.comparison_id}"
 
 
-def load_rankings(comparisons: Iterable[Comparison]) -> None:
-    """Load the samples of the rankings among ``comparisons``: one query, or none where there is no ranking."""
+def load_rankings(comparisons: Iterable[Comparison], *, without: Iterable[str] = ()) -> None:
+    """Load the samples of the rankings among ``comparisons``: one query, or none where there is no ranking.
+
+    ``without``: columns of the samples that are not read, such as ``TOKENS``.
+    """
     rankings = [one for one in comparisons if one.kind == Comparison.Kind.RANKING]
-    prefetch_related_objects(rankings, Prefetch("further", FurtherSample.objects.select_related("sample__checkpoint")))
+    further = FurtherSample.objects.select_related("sample__checkpoint").defer(*(f"sample__{one}" for one in without))
+    prefetch_related_objects(rankings, Prefetch("further", further))
 
 
 class Slot(models.Model):
@@ -225,7 +233,8 @@ class Rating(models.Model):
 
     ``verdict`` of a pair: +3, +2, +1 first is much, clearly, slightly better; 0 a tie; negative: second is. Of a single
     answer: the score, 1 to 5. Of a ranking: how many places lie below the best, 0 where all are equal; ``details`` then
-    has the place of each sample. Of a rewrite: 0 with the new text in ``details``, or 1: good as it is.
+    has the place of each sample. Of a rewrite: 0 with the new text in ``details``, or 1: good as it is, perhaps
+    with a draft there.
     Of a rule: 1 it is kept, -1 broken, 0 unsure; ``details`` may have passages as evidence.
     Of turns: 1 the last one is good, -1 bad, 0 unsure; ``details`` has the same of each turn, and each is a row of
     ``TurnVerdict``.

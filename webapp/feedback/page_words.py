@@ -79,6 +79,11 @@ def page_words() -> str:
             "rewrite_saves": _("Ctrl+Enter saves."),
             "rewrite_same": _("That is the answer as it stood: change it, or press %(key)s: good as it is."),
             "rewrite_empty": _("The text is empty: write one, or skip the item."),
+            "rewrite_back": _("What you wrote here before is back. It is not saved yet."),
+            "rewrite_asks": _(
+                "Your text is not saved by this. Press %(key)s once more to call the answer good and keep the text as "
+                "a draft; Ctrl+Enter saves it."
+            ),
             # modes/rule.js
             "passage": _("“%(words)s” Enter marks it, arrows choose, Esc leaves."),
             "marked": forms(
@@ -87,6 +92,9 @@ def page_words() -> str:
                 )
             ),
             "none_marked": _("Nothing is marked."),
+            "marks_full": _(
+                "%(most)s passages are marked, and there can be no more: clear one by a click on it first."
+            ),
             # modes/turns.js
             "turn_now": _("Turn %(now)s of %(all)s"),
             "turn_said": _("Turn %(now)s: %(word)s."),

@@ -12,6 +12,7 @@ from django.views.decorators.vary import vary_on_headers
 from webapp.feedback import reports
 from webapp.feedback.forms import ReportForm, SettleForm
 from webapp.feedback.views import Told, pass_by
+from webapp.feedback.welcome_views import welcomed_first
 from webapp.projects.access import MemberRequest, admin_required, member_required
 from webapp.projects.models import Project
 
@@ -21,6 +22,7 @@ REPORTED = Told("info", gettext_lazy("Reported. You do not get it again; an admi
 @never_cache
 @vary_on_headers("HX-Request")
 @member_required
+@welcomed_first
 @require_POST
 def report(request: MemberRequest, project: Project) -> HttpResponse:
     """Pass an item by for good, and tell the admins why."""

@@ -9,7 +9,7 @@ from django.db.models.functions import Now
 from webapp.accounts.models import User
 from webapp.accounts.services import record_audit
 from webapp.feedback import services
-from webapp.feedback.models import Report, Slot
+from webapp.feedback.models import Comparison, Report, Slot
 from webapp.projects.models import Project
 
 MAX_WORDS = 300
@@ -45,9 +45,12 @@ def settle(*, actor: User, project: Project, report: int, is_withdrawn: bool) ->
     """Settle all reports of the item that this one is about; False where there is no such open report.
 
     ``is_withdrawn``: nobody is offered the item any more; what was said of it stays, and who is just judging it may.
+    Of two admins at once, be it by different reports of the item, one settles it.
     """
     with transaction.atomic():
-        found = open_reports(project).filter(pk=report).first()
+        items = Comparison.objects.filter(project=project, reports=report)
+        items.select_for_update(of=("self",), no_key=True).first()
+        found = open_reports(project).filter(pk=report).first()  # as it is now that the item is locked
         if found is None:
             return False
         if is_withdrawn:

@@ -9,7 +9,7 @@ from django.db.models import Count, Exists, Max, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Now, TruncDay
 
 from webapp.accounts.models import User
-from webapp.feedback.models import Comparison, Presentation, Rating, Skip, Slot, load_rankings
+from webapp.feedback.models import TOKENS, Comparison, Presentation, Rating, Skip, Slot, load_rankings
 from webapp.feedback.modes import Extras, choice_as_pressed
 from webapp.feedback.shown import ShownItem, ShownTurn
 from webapp.projects.models import Membership, Project
@@ -302,25 +302,33 @@ def demonstrations(project: Project, sources: Sequence[str] | None = None) -> li
 
     Answers called good as they are are none. Prompts of both splits; ``Prompt.split`` tells which may be trained on.
     """
+    return [written_answer(rating) for rating in rewrites_of(project, sources)]
+
+
+def rewrites_of(project: Project, sources: Sequence[str] | None = None) -> QuerySet[Rating]:
+    """The ratings by which raters wrote something anew, as it stands now, oldest first; see ``written_answer``."""
     rewrites = Rating.objects.filter(
         project=project, is_current=True, comparison__kind=Comparison.Kind.REWRITE, details__has_key="text"
     )
     if sources is not None:
         rewrites = rewrites.filter(source__in=sources)
-    return [
-        WrittenAnswer(
-            rating=rating.pk,
-            prompt=rating.comparison.prompt_id,
-            prompt_text=rating.comparison.prompt.text,
-            text=rating.details["text"],
-            author=rating.rater_id,
-            source=rating.source,
-            sample=rating.comparison.first_id,
-            sample_text=rating.comparison.first.text,
-            written_at=rating.created_at,
-        )
-        for rating in rewrites.select_related("comparison__prompt", "comparison__first").order_by("id")
-    ]
+    rewrites = rewrites.select_related("comparison__prompt", "comparison__first").order_by("id")
+    return rewrites.defer(*(f"comparison__first__{column}" for column in TOKENS))
+
+
+def written_answer(rating: Rating) -> WrittenAnswer:
+    """What a rating of ``rewrites_of`` says."""
+    return WrittenAnswer(
+        rating=rating.pk,
+        prompt=rating.comparison.prompt_id,
+        prompt_text=rating.comparison.prompt.text,
+        text=rating.details["text"],
+        author=rating.rater_id,
+        source=rating.source,
+        sample=rating.comparison.first_id,
+        sample_text=rating.comparison.first.text,
+        written_at=rating.created_at,
+    )
 
 
 @dataclass(frozen=True, slots=True)

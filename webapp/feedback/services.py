@@ -371,10 +371,16 @@ def submit(
     return Submission(rating, is_duplicate=False, is_late=slot is None)
 
 
-def judge(presentation: Presentation, project: Project, choice: str, extras: Extras) -> Judgement:
-    """What was said, as a verdict about samples with its remarks. Raises ChoiceInvalid and RemarkInvalid."""
+def judge(
+    presentation: Presentation, project: Project, choice: str, extras: Extras, given: Sequence[str] = ()
+) -> Judgement:
+    """What was said, as a verdict about samples with its remarks. Raises ChoiceInvalid and RemarkInvalid.
+
+    ``given``: flags that the verdict has had before; they may stay, be they the project's still or not.
+    """
     judgement = mode_of(presentation.slot.comparison.kind).judge(choice, extras, presentation)
-    return replace(judgement, **extras.remarks(project.flags))
+    permitted = [*project.flags, *(flag for flag in given if flag not in project.flags)]
+    return replace(judgement, **extras.remarks(permitted))
 
 
 def sent_before(*, rater: User, comparison: Comparison, submission_id: UUID) -> Submission | None:
@@ -423,8 +429,9 @@ def revise(
     """
     presentation = find_presentation(rater=rater, project=project, token=token)
     comparison = presentation.slot.comparison
+    before = Rating.objects.filter(comparison=comparison, rater=rater, is_current=True).first()
     try:
-        judgement = judge(presentation, project, choice, extras)
+        judgement = judge(presentation, project, choice, extras, given=before.flags if before else ())
     except RemarkInvalid:
         if known := sent_before(rater=rater, comparison=comparison, submission_id=submission_id):
             return known
@@ -511,5 +518,6 @@ def stored_rating(*, comparison: Comparison, rater: User, submission_id: UUID | 
 
 
 def says_the_same(stored: Rating, comparison: Comparison, judgement: Judgement) -> bool:
-    """Whether a stored rating is this verdict on this item."""
-    return stored.comparison_id == comparison.pk and Judgement.of(stored) == judgement
+    """Whether a stored rating is this verdict on this item; the project's flags may stand in another order by now."""
+    before = replace(Judgement.of(stored), flags=sorted(stored.flags))
+    return stored.comparison_id == comparison.pk and before == replace(judgement, flags=sorted(judgement.flags))

@@ -1,5 +1,6 @@
 """All of an item that a rater may see."""
 
+import hashlib
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -35,6 +36,12 @@ class ShownItem:
     guideline_version: int | None
     rule: str = ""  # that the answer is held against
     turns: tuple[ShownTurn, ...] = ()  # of a prompt that is a conversation, which they are instead of its text
+
+    @property
+    def about(self) -> str:
+        """By what the page knows an item again that was handed back and is shown under another token: what is read."""
+        read = (self.kind, self.rule, self.prompt_text, *sorted(self.answers))
+        return hashlib.sha256("\0".join(read).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     @property
     def lead(self) -> int:

@@ -1,14 +1,14 @@
 """The rater page, and the list of ratings for admins."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from django import forms
 from django.contrib import messages
 from django.core.paginator import Paginator
-from django.http import Http404, HttpResponse
+from django.http import Http404, HttpResponse, StreamingHttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils.functional import Promise
@@ -20,7 +20,7 @@ from django.views.decorators.vary import vary_on_headers
 
 from webapp.errors import ChoiceInvalid, RemarkInvalid, RevisionClosed, SubmissionConflict, TokenUnknown
 from webapp.feedback import reports, selectors, services
-from webapp.feedback.exports import rating_lines
+from webapp.feedback.exports import rating_pages
 from webapp.feedback.forms import (
     SKIP_REASONS,
     ChoiceForm,
@@ -42,6 +42,7 @@ from webapp.projects.access import MemberRequest, admin_required, member_require
 from webapp.projects.models import Project
 from webapp.projects.prose import to_html
 from webapp.projects.selectors import current_guideline, is_project_admin, membership_of
+from webapp.streams import streamed
 
 LOOKS = 18  # re-checks of an empty page by itself, ten seconds apart
 PAGE_SIZE = 50
@@ -65,8 +66,9 @@ LATE = Told(
 )
 CHANGED = Told("success", gettext_lazy("Changed. Models that have learned from the earlier verdict stay as they are."))
 NOTHING_TO_UNDO = Told("info", gettext_lazy("There is nothing to undo."))
+REFUSED = 422
 NOT_UNDERSTOOD = Told(
-    "error", gettext_lazy("That was not understood, and nothing was saved. Please rate once more."), status=422
+    "error", gettext_lazy("That was not understood, and nothing was saved. Please rate once more."), status=REFUSED
 )
 
 
@@ -82,6 +84,8 @@ def rate(request: MemberRequest, project: Project) -> HttpResponse:
         form = VerdictForm(request.POST)
         told = record_verdict(request, project, form) if form.is_valid() else NOT_UNDERSTOOD
         if not request.htmx:
+            if told and told.status == REFUSED and (item := refused_item(request, project, form)):
+                return show_again(request, project, told, item, form.places_or_score, form.extras)
             return say_and_go_on(request, project, told)
     return show_item(request, project, told)
 
@@ -93,7 +97,7 @@ def record_verdict(request: MemberRequest, project: Project, form: VerdictForm) 
     except TokenUnknown as error:
         raise Http404(str(error)) from None
     except (ChoiceInvalid, RemarkInvalid) as error:
-        return Told("error", _("%(error)s So nothing was saved.") % {"error": error}, status=422)
+        return Told("error", _("%(error)s So nothing was saved.") % {"error": error}, status=REFUSED)
     except SubmissionConflict as error:
         return told_of(error)
     return LATE if submission.is_late and not submission.is_duplicate else None
@@ -110,6 +114,7 @@ def told_of(error: SubmissionConflict) -> Told:
 @never_cache
 @vary_on_headers("HX-Request")
 @member_required
+@welcomed_first
 @require_POST
 def skip(request: MemberRequest, project: Project) -> HttpResponse:
     """Pass an item by, for good."""
@@ -136,21 +141,63 @@ def pass_by(
         except SubmissionConflict as error:
             told = told_of(error)
     else:
-        told = NOT_UNDERSTOOD
+        told = refusal_of(form)
+        if not request.htmx and (item := refused_item(request, project, form)):
+            return show_again(request, project, told, item, report_words=str(form.data.get("words", "")))
     if not request.htmx:
         return say_and_go_on(request, project, told)
     return show_item(request, project, told)
 
 
+def refusal_of(form: forms.Form) -> Told:
+    """What is wrong with what was sent to pass an item by."""
+    if "words" not in form.errors:
+        return NOT_UNDERSTOOD
+    text = _("What you wrote of it was not sent: %(why)s Change it, then report once more.")
+    return Told("error", text % {"why": " ".join(map(str, form.errors["words"]))}, status=REFUSED)
+
+
+def refused_item(request: MemberRequest, project: Project, form: forms.Form) -> selectors.ShownItem | None:
+    """What a refused form is about; None where it names nothing that was shown to this rater."""
+    try:
+        token = form.fields["token"].clean(form.data.get("token"))
+        found = services.find_presentation(rater=request.user, project=project, token=token)
+    except (forms.ValidationError, TokenUnknown):
+        return None
+    return selectors.shown(found)
+
+
+def show_again(
+    request: MemberRequest,
+    project: Project,
+    told: Told,
+    item: selectors.ShownItem,
+    choice: str | None = None,
+    extras: Extras = NOTHING_MORE,
+    report_words: str = "",
+) -> HttpResponse:
+    """The answer to a plain form that was refused: the same page with what was written, so that it can be mended."""
+    say(request, told)
+    context = item_context(request, project, item, choice, extras)
+    context |= {"is_fragment": False, "is_ahead": False, "is_resting": False, "report_words": report_words}
+    return render(request, "feedback/rate.html", context | frame_context(request, project), status=told.status)
+
+
 def say_and_go_on(request: MemberRequest, project: Project, told: Told | None, to: str = "rate") -> HttpResponse:
     """The answer to a plain form: to the next item, so that a reload sends nothing twice."""
     if told:
-        messages.add_message(request, messages.DEFAULT_LEVELS[told.level.upper()], str(told.text))
+        say(request, told)
     return redirect(f"feedback:{to}", project.slug)
+
+
+def say(request: MemberRequest, told: Told) -> None:
+    """Tell it at the top of the page that comes."""
+    messages.add_message(request, messages.DEFAULT_LEVELS[told.level.upper()], str(told.text))
 
 
 @never_cache
 @member_required
+@welcomed_first
 @require_POST
 def heartbeat(request: MemberRequest, project: Project) -> HttpResponse:
     """Keep the page's items for their rater a while longer; 410 names those whose time had run out."""
@@ -167,6 +214,7 @@ def heartbeat(request: MemberRequest, project: Project) -> HttpResponse:
 
 @never_cache
 @member_required
+@welcomed_first
 @require_POST
 def release(request: MemberRequest, project: Project) -> HttpResponse:
     """Hand back what the page fetched ahead and did not show, as it is hidden or left."""
@@ -179,6 +227,7 @@ def release(request: MemberRequest, project: Project) -> HttpResponse:
 @never_cache
 @vary_on_headers("HX-Request")
 @member_required
+@welcomed_first
 @require_POST
 def pause(request: MemberRequest, project: Project) -> HttpResponse:
     """Hand everything back and rest; the page that says so asks for nothing."""
@@ -221,8 +270,12 @@ def item_context(
     item: selectors.ShownItem | None,
     choice: str | None = None,
     extras: Extras = NOTHING_MORE,
+    given: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """What the item, judged before as ``choice`` with ``extras``, or the reason why there is none, takes."""
+    """What the item, judged before as ``choice`` with ``extras``, or the reason why there is none, takes.
+
+    ``given``: flags of the verdict as it is stored; they are shown though the project may have dropped them since.
+    """
     context: dict[str, Any] = {
         "project": project,
         "item": item,
@@ -231,7 +284,8 @@ def item_context(
         "done_today": selectors.rated_today(request.user, project),
     }
     if item:
-        context["reason_length"] = REASON_LENGTH
+        context |= {"reason_length": REASON_LENGTH, "extras": extras}
+        context["flags"] = [*project.flags, *(flag for flag in given if flag not in project.flags)]
         mode = mode_of(item.kind)
         context |= {"mode": mode, "bar": mode.bar, "has_save": mode.has_save}
         context |= mode.page(project, item, choice, extras)
@@ -239,6 +293,7 @@ def item_context(
         look = request.GET.get("look", "")
         looks = int(look) if look.isdecimal() and len(look) < 4 else 0
         context |= {"empty": "paused" if project.is_paused else "waiting", "looks": looks, "looks_left": looks < LOOKS}
+        context["may_undo"] = selectors.act_before(request.user, project) is not None  # perhaps a skip, or of yesterday
     if item is None or not request.htmx:
         context["is_admin"] = is_project_admin(request.user, project)
     return context
@@ -262,6 +317,7 @@ def frame_context(request: MemberRequest, project: Project) -> dict[str, Any]:
 @never_cache
 @vary_on_headers("HX-Request")
 @member_required
+@welcomed_first
 @require_GET
 def undo(request: MemberRequest, project: Project) -> HttpResponse:
     """To the rater's last act, or to the one before that of the token ``before``; ten acts deep.
@@ -286,24 +342,26 @@ def undo(request: MemberRequest, project: Project) -> HttpResponse:
 @never_cache
 @vary_on_headers("HX-Request")
 @member_required
+@welcomed_first
 @require_http_methods(["GET", "POST"])
 def judged(request: MemberRequest, project: Project, token: uuid.UUID) -> HttpResponse:
     """An own verdict or skip, as it was shown; a POST changes it."""
     then = "rate" if request.GET.get("then") == "rate" else "history"
     form = ChoiceForm(request.POST) if request.method == "POST" else None
-    if form is not None and form.is_valid():
-        told = revise_verdict(request, project, token, form)
-    else:
-        try:
-            entry = selectors.own_item(request.user, project, token)
-        except Presentation.DoesNotExist:
-            raise Http404("not an item that you have judged") from None
-        told = NOT_UNDERSTOOD
-    if form is not None:
-        if request.htmx:
-            return show_item(request, project, None if told == CHANGED else told, wants_item=then == "rate")
+    told = revise_verdict(request, project, token, form) if form is not None and form.is_valid() else NOT_UNDERSTOOD
+    if form is not None and request.htmx:
+        return show_item(request, project, None if told == CHANGED else told, wants_item=then == "rate")
+    if form is not None and told.status < 400:
         return say_and_go_on(request, project, told, to=then)
-    context = item_context(request, project, entry.item, entry.choice, entry.extras) | {
+    try:
+        entry = selectors.own_item(request.user, project, token)
+    except Presentation.DoesNotExist:
+        raise Http404("not an item that you have judged") from None
+    choice, extras = entry.choice, entry.extras
+    if form is not None:  # refused: what was written is shown again
+        choice, extras = form.places_or_score or choice, form.extras
+        say(request, told)
+    context = item_context(request, project, entry.item, choice, extras, given=entry.extras.flags) | {
         "entry": entry,
         "words": words_of(entry),
         "acts": selectors.LAST_ACTS,
@@ -313,7 +371,8 @@ def judged(request: MemberRequest, project: Project, token: uuid.UUID) -> HttpRe
     }
     if request.htmx:
         return render(request, "feedback/_judged.html", context)
-    return render(request, "feedback/rate.html", context | frame_context(request, project))
+    status = told.status if form is not None else 200
+    return render(request, "feedback/rate.html", context | frame_context(request, project), status=status)
 
 
 def revise_verdict(request: MemberRequest, project: Project, token: uuid.UUID, form: ChoiceForm) -> Told:
@@ -323,7 +382,7 @@ def revise_verdict(request: MemberRequest, project: Project, token: uuid.UUID, f
     except TokenUnknown as error:
         raise Http404(str(error)) from None
     except (ChoiceInvalid, RemarkInvalid) as error:
-        return Told("error", _("%(error)s So nothing was saved.") % {"error": error}, status=422)
+        return Told("error", _("%(error)s So nothing was saved.") % {"error": error}, status=REFUSED)
     except (SubmissionConflict, RevisionClosed) as error:
         return Told("warning", str(error), status=409)
     return LATE if submission.is_late and submission.rating.revision == 1 else CHANGED
@@ -331,6 +390,7 @@ def revise_verdict(request: MemberRequest, project: Project, token: uuid.UUID, f
 
 @never_cache
 @member_required
+@welcomed_first
 @require_GET
 def history(request: MemberRequest, project: Project) -> HttpResponse:
     """The rater's own ratings as they were shown, each of which leads to where it can be changed."""
@@ -387,8 +447,8 @@ def queue(request: MemberRequest, project: Project) -> HttpResponse:
 @never_cache
 @admin_required
 @require_GET
-def export(request: MemberRequest, project: Project) -> HttpResponse:
+def export(request: MemberRequest, project: Project) -> StreamingHttpResponse:
     """Every rating as a line of JSON, to be kept."""
-    answer = HttpResponse(rating_lines(project), content_type="application/jsonl; charset=utf-8")
+    answer = streamed(request, rating_pages(project), "application/jsonl; charset=utf-8")
     answer["Content-Disposition"] = f'attachment; filename="{project.slug}-ratings.jsonl"'
     return answer

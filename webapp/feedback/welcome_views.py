@@ -5,6 +5,7 @@ from functools import wraps
 from uuid import UUID
 
 from django.http import HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
@@ -25,18 +26,21 @@ NOBODY = UUID(int=0)
 
 
 def welcomed_first(view: ProjectView) -> ProjectView:
-    """Leads a member whose first visit is due, or who has read an older guideline, there before a page of items.
+    """Leads a member whose first visit is due there, whatever is asked for: nothing is shown or taken before.
 
-    Only whole pages are turned away: what a script asks for belongs to a page that is open already.
+    A script is told 403, at which the rater page loads itself anew. Who has read an older guideline is led to the new
+    one too, but only by a whole page: what a script asks for belongs to a page that is open already.
     """
 
     @wraps(view)
-    def guarded(request: MemberRequest, project: Project, /, *args: object, **kwargs: object) -> HttpResponse:
+    def guarded(request: MemberRequest, project: Project, /, *args: object, **kwargs: object) -> HttpResponseBase:
+        membership = membership_of(request.user, project)
         is_script = request.htmx or request.headers.get("X-Requested-With") == "fetch"
+        if welcome.is_due(request.user, project, membership):
+            if is_script:
+                return HttpResponse("first visit\n", content_type="text/plain", status=403)
+            return redirect("feedback:welcome", project.slug)
         if request.method == "GET" and not is_script and "paused" not in request.GET:
-            membership = membership_of(request.user, project)
-            if welcome.is_due(request.user, project, membership):
-                return redirect("feedback:welcome", project.slug)
             current = current_guideline(project)
             if membership and current and 0 < membership.guideline_read < current.version:
                 return redirect("projects:guideline", project.slug)

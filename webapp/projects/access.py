@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from django.contrib.auth.views import redirect_to_login
 from django.http import Http404, HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.urls import reverse
 from django_htmx.middleware import HtmxDetails
 
@@ -25,7 +26,7 @@ class MemberRequest(HttpRequest):
 class ProjectView(Protocol):
     __name__: str
 
-    def __call__(self, request: Any, project: Project, /, *args: Any, **kwargs: Any) -> HttpResponse: ...
+    def __call__(self, request: Any, project: Project, /, *args: Any, **kwargs: Any) -> HttpResponseBase: ...
 
 
 def ask_to_log_in(request: MemberRequest) -> HttpResponse:
@@ -38,9 +39,9 @@ def ask_to_log_in(request: MemberRequest) -> HttpResponse:
     return redirect_to_login(here)
 
 
-def guard(view: ProjectView, role: str | None) -> Callable[..., HttpResponse]:
+def guard(view: ProjectView, role: str | None) -> Callable[..., HttpResponseBase]:
     @wraps(view)
-    def guarded(request: MemberRequest, slug: str, *args: Any, **kwargs: Any) -> HttpResponse:
+    def guarded(request: MemberRequest, slug: str, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if not request.user.is_authenticated:
             return ask_to_log_in(request)
         try:
@@ -52,12 +53,12 @@ def guard(view: ProjectView, role: str | None) -> Callable[..., HttpResponse]:
     return guarded
 
 
-def member_required(view: ProjectView) -> Callable[..., HttpResponse]:
+def member_required(view: ProjectView) -> Callable[..., HttpResponseBase]:
     """Open to members of the project and studio admins; the view takes the project in place of its slug."""
     return guard(view, None)
 
 
-def admin_required(view: ProjectView) -> Callable[..., HttpResponse]:
+def admin_required(view: ProjectView) -> Callable[..., HttpResponseBase]:
     """Open to admins of the project and studio admins; to anybody else the page does not exist."""
     return guard(view, Membership.Role.ADMIN)
 

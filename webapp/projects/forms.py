@@ -314,6 +314,10 @@ class InvitationForm(forms.Form):
         return timedelta(days=self.cleaned_data["days"])
 
 
+class WithdrawForm(forms.Form):
+    invitation = forms.IntegerField(min_value=1)
+
+
 class GuidelineForm(forms.Form):
     body = forms.CharField(
         label=gettext_lazy("Text"),

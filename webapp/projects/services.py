@@ -222,6 +222,28 @@ def join_with_invitation(*, token: str, user: User) -> Membership:
     return membership
 
 
+def withdraw_invitation(*, actor: User, project: Project, invitation: int) -> bool:
+    """Let an invitation be over now; False where it was used up, out of date or withdrawn before, or never there.
+
+    Who has joined by it stays. Whoever is just joining is in or out, never half: both wait for the row.
+    """
+    with transaction.atomic():
+        is_open = Invitation.objects.filter(project=project, uses_left__gt=0, expires_at__gt=Now())
+        found = is_open.select_for_update().filter(pk=invitation).first()
+        if found is None:
+            return False
+        Invitation.objects.filter(pk=found.pk).update(expires_at=Now())
+        record_audit(
+            actor=actor,
+            action="invitation.withdraw",
+            target=project.slug,
+            invitation=found.pk,
+            role=found.role,
+            uses_left=found.uses_left,
+        )
+    return True
+
+
 def open_invitations_with(token: str) -> QuerySet[Invitation]:
     """The invitation of ``token`` as a query, empty where it cannot be used (any more)."""
     return Invitation.objects.filter(token_sha256=hash_token(token), uses_left__gt=0, expires_at__gt=Now())

@@ -14,6 +14,7 @@ urlpatterns = [
     path("p/<slug:slug>/settings/first-visit/<int:number>/", welcome_views.practice_pair, name="practice"),
     path("p/<slug:slug>/import/", views.import_prompts, name="import"),
     path("p/<slug:slug>/raters/", views.raters, name="raters"),
+    path("p/<slug:slug>/raters/withdraw/", views.withdraw_invitation, name="withdraw_invitation"),
     path("p/<slug:slug>/guideline/", views.guideline, name="guideline"),
     path("p/<slug:slug>/guideline/read/", views.guideline_read, name="guideline_read"),
 ]

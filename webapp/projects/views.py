@@ -25,6 +25,7 @@ from webapp.projects.forms import (
     InvitationForm,
     ModesForm,
     SettingsForm,
+    WithdrawForm,
     accepted,
 )
 from webapp.projects.models import Project
@@ -168,6 +169,20 @@ def raters(request: MemberRequest, project: Project) -> HttpResponse:
         "invitations": selectors.open_invitations(project),
     }
     return render(request, "projects/raters.html", context, status=422 if form.is_bound else 200)
+
+
+@admin_required
+@require_POST
+def withdraw_invitation(request: MemberRequest, project: Project) -> HttpResponse:
+    """Nobody can join by this invitation any more."""
+    form = WithdrawForm(request.POST)
+    if form.is_valid() and services.withdraw_invitation(
+        actor=request.user, project=project, invitation=form.cleaned_data["invitation"]
+    ):
+        messages.success(request, _("The invitation is withdrawn: its link lets nobody in any more."))
+    else:
+        messages.info(request, _("That invitation was over before."))
+    return redirect("projects:raters", project.slug)
 
 
 @never_cache

@@ -16,12 +16,15 @@ MOST_PAIRS = 10
 
 
 def is_due(user: User, project: Project, membership: Membership | None) -> bool:
-    """Whether the first visit is still before this member: there is something left to agree to or to practise."""
-    if membership is None or membership.welcomed_at is not None or user.is_simulated:
+    """Whether the first visit is still before this member: there is something left to agree to or to practise.
+
+    Whoever has never agreed is asked, be the practice over or not: an admin may write what is agreed to later.
+    """
+    if membership is None or user.is_simulated:
         return False
     if project.consent and membership.consented_at is None:
         return True
-    return membership.practised < project.practice_pairs.count()
+    return membership.welcomed_at is None and membership.practised < project.practice_pairs.count()
 
 
 def consent_to(*, user: User, project: Project) -> None:

@@ -5,16 +5,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from statistics import fmean
+from typing import Any
 from uuid import UUID
 
-from django.db.models import QuerySet
+from django.db.models import Func, QuerySet, TextField, Value, Window
+from django.db.models.expressions import RawSQL
+from django.db.models.functions import RowNumber
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from rlhf_core.config import Settings, setting
 from rlhf_core.records import Demonstration
 from webapp.feedback import selectors as feedback
-from webapp.feedback.models import Comparison, Rating, Sample
+from webapp.feedback.models import TOKENS, Comparison, Rating, Sample
 from webapp.feedback.modes import LEARNED_FROM
 from webapp.feedback.modes.ranking import STRENGTH as OF_A_RANKING
 from webapp.feedback.modes.turns import SCORES as OF_A_TURN
@@ -25,11 +28,19 @@ from webapp.quality.selectors import UNSURE, sources_used
 LOOKED_AT = 2000  # ratings, the newest, that tell whether fine-tuning may be offered
 VOTED = (*LEARNED_FROM, Comparison.Kind.REWRITE)
 GOOD_AS_IT_IS, TO_BE_REWRITTEN = 5, 1  # what a rewrite says of the answer, as a score
+WHITE_SPACE = "".join(filter(str.isspace, map(chr, range(1, 0x3001))))  # all there is, as ``str.strip`` takes it
 STRENGTHS = {
     1: gettext_lazy("better"),
     2: gettext_lazy("at least clearly better"),
     3: gettext_lazy("much better"),
 }
+
+
+class BTrim(Func):
+    """A text without the given characters at its ends, as PostgreSQL's function does it."""
+
+    function = "btrim"
+    output_field = TextField()
 
 
 @dataclass(frozen=True)
@@ -168,8 +179,8 @@ def demonstrations(project: Project, rules: DemonstrationRules, sources: list[st
 def written(project: Project, sources: list[str]) -> list[Chosen]:
     """What raters wrote in place of answers to prompts that may be learned from."""
     answers = feedback.demonstrations(project, sources)
-    samples = Sample.objects.filter(pk__in={answer.sample for answer in answers}, prompt__split=Prompt.Split.TRAIN)
-    replaced = samples.select_related("prompt", "checkpoint").in_bulk()
+    samples = among([answer.sample for answer in answers]).filter(prompt__split=Prompt.Split.TRAIN)
+    replaced = samples.select_related("prompt", "checkpoint").defer(*TOKENS).in_bulk()
     return [Chosen(replaced[answer.sample], [answer.rating], answer) for answer in answers if answer.sample in replaced]
 
 
@@ -202,7 +213,7 @@ def read_verdicts(ratings: QuerySet[Rating]) -> Iterable[Verdict]:
 
 def load(elected: dict[UUID, list[UUID]]) -> list[Chosen]:
     """The elected samples with their prompts, those without words and repeated ones left out."""
-    samples = Sample.objects.filter(pk__in=elected).select_related("prompt", "checkpoint").order_by("pk")
+    samples = among(list(elected)).select_related("prompt", "checkpoint").defer(*TOKENS).order_by("pk")
     found: dict[tuple[UUID, str], Chosen] = {}
     for sample in samples.iterator(chunk_size=1000):
         if sample.text.strip():
@@ -210,6 +221,40 @@ def load(elected: dict[UUID, list[UUID]]) -> list[Chosen]:
     return list(found.values())
 
 
-def examples(chosen: Sequence[Chosen], count: int) -> list[Chosen]:
+def among(samples: list[UUID]) -> QuerySet[Sample]:
+    """The samples of these ids, which are one parameter: a statement takes 65,535 at most."""
+    return Sample.objects.filter(pk__in=RawSQL("SELECT unnest(%s::uuid[])", [samples]))
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """How many demonstrations a run would learn from now, and some of them, spread evenly over all."""
+
+    count: int
+    examples: list[Chosen]
+
+
+def preview(project: Project, rules: DemonstrationRules, most: int) -> Preview:
+    """What ``demonstrations`` would find, counted by the database; ``most`` examples at most are read."""
+    taken = sources_used(project)
+    elected = elect(read_verdicts(votable(project, taken)), rules)
+    with_words = among(list(elected)).annotate(words=BTrim("text", Value(WHITE_SPACE))).exclude(words="")
+    once = with_words.order_by("prompt", "text_sha256", "pk").distinct("prompt", "text_sha256").values("pk")
+    rewrites = feedback.rewrites_of(project, taken).filter(comparison__prompt__split=Prompt.Split.TRAIN)
+    liked, written = once.count(), rewrites.count()
+    wanted = examples(range(liked + written), most)
+    numbered = Sample.objects.filter(pk__in=once).annotate(number=Window(RowNumber(), order_by="pk"))
+    ids = numbered.filter(number__in=[at + 1 for at in wanted if at < liked]).values_list("pk", flat=True)
+    answers = [feedback.written_answer(rewrites[at - liked]) for at in wanted if at >= liked]
+    shown = among([*ids, *(answer.sample for answer in answers)]).select_related("prompt", "checkpoint")
+    samples = shown.defer(*TOKENS).in_bulk()
+    return Preview(
+        liked + written,
+        [Chosen(samples[pk], elected[pk]) for pk in sorted(ids)]
+        + [Chosen(samples[answer.sample], [answer.rating], answer) for answer in answers],
+    )
+
+
+def examples(chosen: Sequence[Any], count: int) -> list[Any]:
     """``count`` of them, spread evenly."""
     return list(islice(chosen[:: max(1, len(chosen) // count)], count))

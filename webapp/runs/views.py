@@ -41,7 +41,7 @@ from webapp.feedback.models import Rating
 from webapp.projects.access import MemberRequest, admin_required
 from webapp.projects.models import Membership, Project
 from webapp.projects.selectors import projects_for
-from webapp.quality.demonstrations import DemonstrationRules, demonstrations, examples
+from webapp.quality.demonstrations import DemonstrationRules, preview
 from webapp.quality.models import Dataset
 from webapp.quality.selectors import sources_used, usable_ratings
 from webapp.registry import services as registry
@@ -119,7 +119,7 @@ def tag(response: HttpResponse, version: str) -> HttpResponse:
     return response
 
 
-def run_page(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponse]:
+def run_page(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
     """The view takes the run in place of its number; an unknown number is 404."""
 
     @admin_required
@@ -134,7 +134,7 @@ def run_page(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpRespons
     return guarded
 
 
-def policy_page(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponse]:
+def policy_page(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
     """The view takes the policy in place of its version; an unknown version is 404."""
 
     @admin_required
@@ -406,10 +406,10 @@ def start_context(project: Project, kind: str, form: SettingsForm, refusal: Stud
             "held_out": held_out_prompts(project).count(),
         }
     elif isinstance(form, SFTRunForm):
-        found = demonstrations(project, form.shown_rules)
+        found = preview(project, form.shown_rules, pages.EXAMPLES_SHOWN)
         context |= {
-            "chosen": len(found),
-            "examples": examples(found, pages.EXAMPLES_SHOWN),
+            "chosen": found.count,
+            "examples": found.examples,
             "rules": form.shown_rules,
             "usable": pages.counts_now(usable_ratings(project)),
         }

@@ -45,7 +45,9 @@ document.addEventListener("submit", (event) => {
   } catch {
     return; // this browser keeps nothing for us
   }
-  if (kept.length && !window.confirm(event.target.dataset.question)) {
+  const isWritten = drafts.some((key) => /"(?:reason|text|words) 1":"[^"]/.test(localStorage.getItem(key)));
+  const asks = kept.length ? event.target.dataset.question : isWritten ? event.target.dataset.drafts : "";
+  if (asks && !window.confirm(asks)) {
     event.preventDefault();
     event.stopImmediatePropagation();
     return;

@@ -4,6 +4,10 @@
 const ownKeys = JSON.parse(document.getElementById("own-keys").textContent); // by the page's key
 const keyName = (key) => (ownKeys[key] ?? key).toUpperCase();
 
+// Where the focus is, does a key write or choose something? A box to tick or a button leaves it to the page.
+const PRESSED = ["hidden", "checkbox", "radio", "button", "submit", "reset"].map((type) => `[type=${type}]`).join(", ");
+const isTyping = (target) => Boolean(target.closest?.(`input:not(${PRESSED}), textarea, select, [contenteditable]`));
+
 if (Object.keys(ownKeys).length) {
   const meantBy = new Map(Object.entries(ownKeys).map(([key, own]) => [own, key]));
 
@@ -12,7 +16,7 @@ if (Object.keys(ownKeys).length) {
     "keydown",
     (event) => {
       if (!event.isTrusted || event.isComposing || event.ctrlKey || event.altKey || event.metaKey) return;
-      if (event.target.closest?.("input:not([type=hidden]), textarea, select, [contenteditable]")) return;
+      if (isTyping(event.target)) return;
       const typed = event.key.toLowerCase();
       const digit = /^(?:Digit|Numpad)([0-9])$/.exec(event.code)?.[1]; // keyboards whose digits need Shift
       const meant = meantBy.get(typed);

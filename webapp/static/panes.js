@@ -40,7 +40,7 @@
 
   document.addEventListener("keydown", (event) => {
     if (event.defaultPrevented || event.ctrlKey || event.altKey || event.metaKey || event.isComposing) return;
-    if (event.target.closest("input, textarea, select") || document.querySelector("dialog[open]")) return;
+    if (isTyping(event.target) || document.querySelector("dialog[open]")) return;
     const direction = { j: 1, k: -1 }[event.key.toLowerCase()];
     if (!direction) return;
     event.preventDefault();

@@ -148,9 +148,9 @@ function commit(form, button) {
     values[name] = name in values ? [values[name], value].flat() : value;
   }
   if (form.elements.active_ms) values.active_ms = millisecondsSeen();
-  document.dispatchEvent(new CustomEvent("item-judged", { detail: form })); // for modes/: nothing of it is a draft now
-  const id = values.submission_id || `skip ${values.token}`;
-  keepUnsent([...unsent(), { id, url: form.getAttribute("action"), values }]);
+  const entry = { id: values.submission_id || `skip ${values.token}`, url: form.getAttribute("action"), values };
+  document.dispatchEvent(new CustomEvent("item-judged", { detail: { form, entry } })); // for modes/: its draft goes along
+  keepUnsent([...unsent(), entry]);
   note(null);
   if (aside) showAside();
   else if (ahead) {
@@ -234,7 +234,7 @@ function received(entry, status, text) {
   tries = 0;
   keepUnsent(unsent().filter((other) => other.id !== entry.id));
   if (hadTrouble || isWaiting) tell("");
-  if (status === 422) document.dispatchEvent(new CustomEvent("item-refused", { detail: entry.id })); // for modes/
+  if (status !== 200) giveBack(entry);
   if (isWaiting && isLookingBack() && !unsent().length) {
     changed(status, text);
     return;
@@ -264,6 +264,11 @@ function changed(status, text) {
   show(byId("item"));
 }
 
+// For modes/: what the server does not take is a draft again.
+function giveBack(entry) {
+  document.dispatchEvent(new CustomEvent("item-refused", { detail: entry }));
+}
+
 function wasJustReloaded() {
   const [loading] = performance.getEntriesByType("navigation");
   return loading?.type === "reload" && performance.now() < FRESH_MS;
@@ -279,6 +284,7 @@ function refused(entry, status) {
   } else if (status === 403) {
     location.reload(); // logged in anew in another tab: a fresh page knows the new key, and sends what was kept
   } else if (status === 404) {
+    giveBack(entry);
     keepUnsent(unsent().filter((other) => other.id !== entry.id));
     isWaiting = false;
     say(word("not_saved"), true);
@@ -516,7 +522,7 @@ function buttonOf(event, key) {
 document.addEventListener("keydown", (event) => {
   lastMove = performance.now();
   if (event.defaultPrevented || event.repeat || event.isComposing) return;
-  if (event.target.closest("input:not([type=hidden]), textarea, select, [contenteditable]")) return;
+  if (isTyping(event.target)) return;
   const key = event.key.toLowerCase();
   const opened = document.querySelector("dialog[open]");
   const isWithCtrl = (event.ctrlKey || event.metaKey) && !event.altKey;

@@ -6,16 +6,17 @@ too much work is shown word for word alone, so that no text can hold a page up. 
 the limits count characters and steps, not time.
 """
 
+import sys
 from dataclasses import dataclass
-from functools import lru_cache
 
 from django.utils.html import escape
 from django.utils.safestring import SafeString, mark_safe
 
+from webapp.typeset.cache import WeighedCache
 from webapp.typeset.markdown import MAX_CHARACTERS, to_html
 from webapp.typeset.marks import mark_unseen
 
-KEPT = 512  # texts, of MAX_CHARACTERS at most: a rater's page shows three, and prefetches three
+KEPT_BYTES = 32 * 2**20  # a thousand texts of ordinary length; marks can make one of MAX_CHARACTERS weigh 6 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,4 +38,9 @@ def typeset_anew(text: str) -> Typeset:
     return Typeset(raw, None if formatted is None else mark_safe(formatted))
 
 
-kept = lru_cache(maxsize=KEPT)(typeset_anew)
+def weight_of(text: str, made: Typeset) -> int:
+    """Bytes in memory: a character takes one to four, whichever of a string takes most."""
+    return sum(sys.getsizeof(one) for one in (text, made.raw, made.formatted or ""))
+
+
+kept = WeighedCache(KEPT_BYTES, typeset_anew, weight_of)

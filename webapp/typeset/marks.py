@@ -61,15 +61,26 @@ def mark_unseen(html: str) -> str:
     return "".join(part if index % 2 else unseen().sub(mark_of, part) for index, part in enumerate(parts))
 
 
+def unseen_places(text: str) -> list[tuple[int, int, str, str]]:
+    """Where ``mark_unseen`` sets a mark: the first character, the one after the last, its label, its title."""
+    if text.isascii() and text.isprintable():
+        return []
+    return [(*found.span(), *words_of(found)) for found in unseen().finditer(text) if not found["flag"]]
+
+
+def words_of(found: re.Match[str]) -> tuple[str, str]:
+    """Label and title of a mark."""
+    count = len(found[0])
+    if found["heap"]:
+        return f"+{count}", f"{count} more combining marks"
+    name = unicodedata.name(found[0][0], "control character").lower()
+    codes = dict.fromkeys(f"U+{ord(char):04X}" for char in found[0][:3])
+    label = " ".join(codes) + (f" ×{count}" if count > 1 else "")
+    return label, name if count == 1 else f"{name}, a run of {count}"
+
+
 def mark_of(found: re.Match[str]) -> str:
     if found["flag"]:
         return found[0]
-    count = len(found[0])
-    if found["heap"]:
-        label, title = f"+{count}", f"{count} more combining marks"
-    else:
-        name = unicodedata.name(found[0][0], "control character").lower()
-        codes = dict.fromkeys(f"U+{ord(char):04X}" for char in found[0][:3])
-        label = " ".join(codes) + (f" ×{count}" if count > 1 else "")
-        title = name if count == 1 else f"{name}, a run of {count}"
+    label, title = words_of(found)
     return f'<span class="mark" data-mark="{label}" title="{escape(title)}"><span hidden>{found[0]}</span></span>'

@@ -22,7 +22,7 @@ class Extras:
     """What a rater may send beside the choice: flags of the project's list, a reason, and what the mode asks for.
 
     Attributes:
-        text: an answer rewritten.
+        text: an answer rewritten; or one begun, and kept as a draft of an answer that is good as it is.
         scores: of each of the project's axes, 1 to 5; any may be missing.
         evidence: passages of the answer, each as "12-40": the first character, from 0, and the one after the last.
         quote: a passage copied from the answer.
@@ -40,13 +40,14 @@ class Extras:
         """What a stored rating has."""
         details = rating.details
         evidence = tuple(f"{start}-{end}" for start, end in details.get("evidence", []))
-        return cls(tuple(rating.flags), rating.reason, details.get("text", ""), details.get("axes", {}), evidence)
+        text = details.get("text", "") or details.get("draft", "")
+        return cls(tuple(rating.flags), rating.reason, text, details.get("axes", {}), evidence)
 
     def remarks(self, permitted: Sequence[str]) -> dict[str, Any]:
-        """Flags and reason as they are stored: the flags in the project's order, each once.
+        """Flags and reason as they are stored: the flags in the order of ``permitted``, each once.
 
         Raises:
-            RemarkInvalid: a flag that the project does not have, or a reason that is too long.
+            RemarkInvalid: a flag that is not among ``permitted``, or a reason that is too long.
         """
         unknown = [flag for flag in self.flags if flag not in permitted]
         if unknown:

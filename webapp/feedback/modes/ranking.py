@@ -68,8 +68,15 @@ class RankingMode(Mode):
         return _("all are equal") if max(places) == 1 else order_of(places, [str(n) for n in range(1, 7)])
 
     def page(self, project: Project, item: ShownItem, choice: str | None, extras: Extras) -> Mapping[str, Any]:
-        places = choice.split(",") if choice and choice != ALL_BAD else [""] * len(item.answers)
-        return {"places": [(number, int(place) if place else None) for number, place in enumerate(places, start=1)]}
+        count = len(item.answers)
+        given = (choice or "").split(",") + [""] * count  # where a page is shown again, some may be missing or no place
+        permitted = [str(number) for number in range(1, count + 1)]
+        return {
+            "places": [
+                (number, int(place) if place in permitted else None)
+                for number, place in zip(range(1, count + 1), given, strict=False)
+            ]
+        }
 
     def records(self, rating: Rating, weight: float) -> list[Feedback]:
         """Each two answers as a comparison of weight 1 / (K - 1); a shared place is a tie.

@@ -12,7 +12,11 @@ LONGEST = 20_000  # characters
 
 
 class RewriteMode(Mode):
-    """A text in place of the answer, or that the answer is good as it is. No reward model learns from either."""
+    """A text in place of the answer, or that the answer is good as it is. No reward model learns from either.
+
+    A text that was begun before the answer was called good is no demonstration, but is kept beside the verdict as a
+    draft: whoever changes the verdict finds it again.
+    """
 
     kind = Comparison.Kind.REWRITE
     texts = "feedback/modes/_rewrite_texts.html"
@@ -20,19 +24,20 @@ class RewriteMode(Mode):
     has_save = True
 
     def judge(self, choice: str, extras: Extras, presentation: Presentation) -> Judgement:
-        if choice == GOOD:
-            return Judgement(1)
-        if choice != REWRITTEN:
+        if choice not in (GOOD, REWRITTEN):
             raise ChoiceInvalid(choice, _("%(rewritten)r with a text, and 1: good as it is") % {"rewritten": REWRITTEN})
         text = cleaned(extras.text)
-        if not text.strip():
-            raise RemarkInvalid(_("The new text is empty: write one, or skip the item."))
         if len(text) > LONGEST:
             raise RemarkInvalid(
                 _("The new text has %(count)s characters: %(most)s at most. Shorten it.")
                 % {"count": len(text), "most": LONGEST}
             )
-        if text.strip() == cleaned(presentation.slot.comparison.first.text).strip():
+        is_same = text.strip() == cleaned(presentation.slot.comparison.first.text).strip()
+        if choice == GOOD:
+            return Judgement(1) if is_same or not text.strip() else Judgement(1, details={"draft": text})
+        if not text.strip():
+            raise RemarkInvalid(_("The new text is empty: write one, or skip the item."))
+        if is_same:
             raise RemarkInvalid(_("The text is the answer as it stood: change it, or say that it is good as it is."))
         return Judgement(0, details={"text": text})
 
@@ -43,4 +48,6 @@ class RewriteMode(Mode):
         return _("good as it is") if judgement.verdict else _("rewritten")
 
     def told(self, choice: str, extras: Extras) -> str:
-        return _("good as it is") if choice == GOOD else _("rewritten")
+        if choice == REWRITTEN:
+            return _("rewritten")
+        return _("good as it is; what you wrote is kept as a draft") if extras.text else _("good as it is")

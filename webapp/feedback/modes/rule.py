@@ -6,7 +6,9 @@ beside them.
 """
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterable
+from itertools import accumulate
 
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -16,6 +18,7 @@ from webapp.feedback.models import Comparison, Presentation
 from webapp.feedback.modes.base import Extras, Judgement, Mode, Step, cleaned
 
 MOST_PASSAGES = 20
+LONGEST_QUOTE = 20_000  # characters
 VERDICTS = {"1": 1, "2": -1, "3": 0}
 WORDS = {
     1: gettext_lazy("keeps to the rule “%(rule)s”"),
@@ -30,6 +33,7 @@ class RuleMode(Mode):
     kind = Comparison.Kind.RULE
     texts = "feedback/modes/_rule_texts.html"
     bar = "feedback/modes/_rule_bar.html"
+    most_passages = MOST_PASSAGES
     steps = (
         Step("1", gettext_lazy("yes"), gettext_lazy("yes, it keeps to the rule")),
         Step("2", gettext_lazy("no"), gettext_lazy("no, it breaks the rule")),
@@ -41,6 +45,11 @@ class RuleMode(Mode):
             raise ChoiceInvalid(choice, _("1 yes, 2 no, 3 unsure"))
         if not extras.evidence and not extras.quote.strip():
             return Judgement(VERDICTS[choice])
+        if len(extras.quote) > LONGEST_QUOTE:
+            raise RemarkInvalid(
+                _("The passage has %(count)s characters: %(most)s at most. Shorten it.")
+                % {"count": len(extras.quote), "most": LONGEST_QUOTE}
+            )
         sample = presentation.slot.comparison.first
         passages = [passage_of(place, sample.text) for place in extras.evidence]
         if extras.quote.strip():
@@ -81,15 +90,26 @@ def passage_of(place: str, text: str) -> list[int]:
 def find(quote: str, text: str) -> list[int]:
     """Where a copied passage stands, whatever white space it was copied with; the first place if there are several.
 
+    At a cost that grows with the two lengths and not with their product, whatever they hold: both are written with one
+    space in place of each run of white space, and ``str.find`` searches in linear time.
+
     Raises:
         RemarkInvalid: it stands nowhere.
     """
-    found = re.search(r"\s+".join(re.escape(word) for word in quote.split()), text)
-    if found is None:
+    words = list(re.finditer(r"\S+", text))
+    wanted = " ".join(quote.split())
+    at = " ".join(word[0] for word in words).find(wanted) if wanted else -1
+    if at < 0:
         raise RemarkInvalid(
             _("The passage %(quote)r stands nowhere in the answer: copy it as it is there.") % {"quote": quote[:40]}
         )
-    return [found.start(), found.end()]
+    starts = list(accumulate((len(word[0]) + 1 for word in words), initial=0))  # of each word in the text so written
+
+    def place(index: int) -> int:
+        number = bisect_right(starts, index, hi=len(words)) - 1
+        return words[number].start() + index - starts[number]
+
+    return [place(at), place(at + len(wanted) - 1) + 1]
 
 
 def merge(passages: Iterable[list[int]]) -> list[list[int]]:

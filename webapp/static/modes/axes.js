@@ -50,10 +50,15 @@
     radio.blur();
   });
 
+  document.addEventListener("focusin", (event) => {
+    const scale = event.target.closest("#verdict [data-axis]");
+    if (scale) go(scales().indexOf(scale));
+  });
+
   document.addEventListener("keydown", (event) => {
     if (event.defaultPrevented || event.repeat || event.isComposing || event.altKey || event.metaKey) return;
     if (!scales().length || document.querySelector("dialog[open], details[open]:not(.earlier)")) return;
-    if (event.target.closest("input:not([type=hidden]), textarea, select")) return;
+    if (isTyping(event.target)) return;
     if (item().getAttribute("aria-busy") === "true") return;
     const key = event.key.toLowerCase();
     const digit = /^[1-5]$/.test(event.key) ? event.key : (/^(?:Digit|Numpad)([1-5])$/.exec(event.code)?.[1] ?? "");
@@ -62,12 +67,13 @@
     if (isUndo && !("judged" in item().dataset) && given.get(item())?.length) takeBack();
     else if (event.ctrlKey) return;
     else if (digit) {
-      const scale = scales()[current()];
+      const scale = scales()[current()]; // where the focus is, if it is in one
       const radio = scale.querySelector(`[value="${digit}"]`);
       radio.checked = true;
       radio.dispatchEvent(new Event("change", { bubbles: true }));
+      document.activeElement.blur(); // else the next digit would be heard for this one again
       scored(scale);
-    } else if (step) go((current() + step + scales().length) % scales().length);
+    } else if (step && event.target.type !== "radio") go((current() + step + scales().length) % scales().length);
     else if (key === "enter" && !event.target.closest("a, summary, .side button:not(#save)")) {
       document.getElementById("save").click();
     } else return;

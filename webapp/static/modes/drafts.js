@@ -1,14 +1,18 @@
 // What is being said of an item and not sent yet, kept in this browser: flags, a reason, places and the like survive a
-// reload, a log-in that ran out, a closed tab. Gone once the verdict is on its way; back where the server refuses it.
+// reload, a log-in that ran out, a closed tab. It goes along with the verdict, and is a draft again where the server
+// refuses that. What was written and not sent, since the item was skipped, reported or kept as it was, stays.
 "use strict";
 
 {
   const KEEP = `steersman-draft:${document.getElementById("keys").dataset.unsent}`;
-  const MOST = 3; // items: the one that is judged, and one or two that are looked at again
+  const MOST = 30; // items: more than can be undone
   const OWN = new Set(["csrfmiddlewaretoken", "token", "submission_id", "active_ms"]); // the page's, not the rater's
+  const WORDS = /^(?:reason|text|evidence|words) /; // what means the same however the item is shown
 
   const form = () => document.getElementById("verdict");
-  const tokenOf = (of) => of?.elements.token?.value ?? document.getElementById("item")?.dataset.judged ?? "";
+  const item = () => document.getElementById("item");
+  const token = () => form()?.elements.token?.value ?? item()?.dataset.judged ?? "";
+  const about = () => item()?.dataset.about ?? "";
 
   function read() {
     try {
@@ -27,14 +31,24 @@
     }
   }
 
-  const others = (token) => read().filter((draft) => draft.token !== token);
+  const isOf = (one) => (draft) => draft.token === one.token || (one.about && draft.about === one.about);
+  const others = (one) => read().filter((draft) => !isOf(one)(draft));
   const isBox = (one) => /^(checkbox|radio)$/.test(one.type);
-  const sent = new Map(); // submission id -> the draft that it was made of
+
+  // What is on the page, by name; of two drafts of an item the later one.
+  function here() {
+    return read().findLast(isOf({ token: token(), about: about() }));
+  }
+
+  function put(draft, said) {
+    const kept = Object.keys(said).length ? [{ token: draft.token, about: draft.about, said }] : [];
+    write([...others(draft), ...kept]);
+  }
 
   // The controls by which something is said, each under a name of its own; another form may lack some of them.
-  function controls(of) {
+  function controls() {
     const found = new Map();
-    for (const one of of.elements) {
+    for (const one of [...(form()?.elements ?? []), ...(document.getElementById("report")?.elements ?? [])]) {
       if (!one.name || one.type === "submit" || OWN.has(one.name)) continue;
       const name = isBox(one) ? `${one.name}=${one.value}` : one.name;
       let number = 1;
@@ -44,27 +58,37 @@
     return found;
   }
 
-  function keep(of) {
-    const token = tokenOf(of);
-    if (!token || of.dataset.said || of !== form()) return; // a text that is taken off the page says once more "change"
+  function keep() {
+    if (!token() || !form() || form().dataset.said) return; // a text that is taken off the page says once more "change"
     const said = {};
-    for (const [name, one] of controls(of)) said[name] = isBox(one) ? one.checked : one.value;
-    write([...others(token), { token, said }]);
+    for (const [name, one] of controls()) said[name] = isBox(one) ? one.checked : one.value;
+    put({ token: token(), about: about() }, said);
   }
 
-  // ``of``: the form by which the item on the page was judged, skipped or kept.
-  function drop(of) {
-    const token = tokenOf(of);
-    const draft = read().find((one) => one.token === token);
-    const id = of?.elements.submission_id?.value;
-    if (draft && id) sent.set(id, draft);
+  const pick = (said, isWanted) => Object.fromEntries(Object.entries(said).filter(([name]) => isWanted(name)));
+
+  // Judged or passed by: what is sent goes with ``entry``, the rest stays.
+  function send(sent, entry) {
     if (form()) form().dataset.said = "yes";
-    write(others(token));
+    const draft = here();
+    if (!draft) return;
+    const isSent = { verdict: (name) => name !== "words 1", report: (name) => name === "words 1" }[sent.id] ?? (() => false);
+    entry.draft = { token: draft.token, about: draft.about, said: pick(draft.said, isSent) };
+    put(draft, pick(draft.said, (name) => !isSent(name) && (sent.id !== "verdict" || draft.said[name])));
   }
 
-  function bringBack(id) {
-    const draft = sent.get(id);
-    if (draft) write([...others(draft.token), draft]);
+  // It stays as it was; words that were written meanwhile are not thrown away.
+  function leave() {
+    if (form()) form().dataset.said = "yes";
+    const draft = here();
+    if (!draft) return;
+    const changed = new Set();
+    for (const [name, one] of controls()) if (one.value !== one.defaultValue) changed.add(name);
+    put(draft, pick(draft.said, (name) => WORDS.test(name) && changed.has(name)));
+  }
+
+  function bringBack({ draft }) {
+    if (draft) put(draft, { ...read().find(isOf(draft))?.said, ...draft.said });
   }
 
   function restore() {
@@ -73,10 +97,11 @@
     delete of.dataset.said;
     if (of.dataset.drafted) return;
     of.dataset.drafted = "yes";
-    const draft = read().find(({ token }) => token && token === tokenOf(of));
+    const draft = here();
     if (!draft?.said) return;
-    for (const [name, one] of controls(of)) {
-      if (!(name in draft.said)) continue; // since the draft was kept, an admin has added a flag or an axis
+    const isSame = draft.token === token(); // else it was handed back and drawn anew, perhaps in another order
+    for (const [name, one] of controls()) {
+      if (!(name in draft.said) || !(isSame || WORDS.test(name))) continue; // a flag or an axis may be newer than the draft
       if (isBox(one)) one.checked = draft.said[name];
       else one.value = draft.said[name];
     }
@@ -84,13 +109,13 @@
 
   for (const name of ["input", "change"]) {
     document.addEventListener(name, (event) => {
-      if (event.target.form?.id === "verdict") keep(event.target.form);
+      if (["verdict", "report"].includes(event.target.form?.id)) keep();
     });
   }
   document.addEventListener("item-shown", restore);
   document.addEventListener("click", (event) => {
-    if (event.target.closest("#keep")) drop(form()); // it stays as it was
+    if (event.target.closest("#keep")) leave();
   }, true);
-  document.addEventListener("item-judged", (event) => drop(event.detail));
-  document.addEventListener("item-refused", (event) => bringBack(event.detail));
+  document.addEventListener("item-judged", ({ detail }) => send(detail.form, detail.entry));
+  document.addEventListener("item-refused", ({ detail }) => bringBack(detail));
 }

@@ -44,7 +44,7 @@
       close(box);
       return true;
     }
-    if (event.ctrlKey || event.repeat || event.target.closest("input:not([type=hidden], [data-flag]), select")) return false;
+    if (event.ctrlKey || event.repeat || isTyping(event.target)) return false;
     if (flags()?.open) {
       const box = flags().querySelector(`[data-flag="${digitOf(event)}"]`);
       if (box) box.click();

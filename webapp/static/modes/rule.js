@@ -12,6 +12,7 @@
   const field = () => document.getElementById("evidence");
   const isRule = () => item()?.dataset.kind === "rule" && shown() && field();
   const texts = new WeakMap(); // the element -> the text in it
+  const unseen = new WeakMap(); // the element -> what of it cannot be seen: [start, end, label, title], in UTF-16 units
 
   let choosing = null; // {start, end}, in UTF-16 units of the text shown
 
@@ -44,20 +45,36 @@
     document.getElementById("marking").textContent = words;
   }
 
+  // A part of the text; where it cannot be seen, with the sign for that, as everywhere: see webapp/typeset/marks.py.
+  function signOf(part, sign) {
+    if (!sign) return document.createTextNode(part);
+    const [, , label, title] = sign;
+    const [element, kept] = [document.createElement("span"), document.createElement("span")];
+    Object.assign(element, { className: "mark", title });
+    element.dataset.mark = label;
+    kept.hidden = true;
+    kept.textContent = part;
+    element.append(kept);
+    return element;
+  }
+
   // The text again, cut where something begins or ends.
   function render() {
     const found = marks();
-    const edges = [0, text().length, ...found.flat(), ...(choosing ? [choosing.start, choosing.end] : [])];
+    const hidden = unseen.get(shown());
+    const ends = hidden.flatMap(([start, end]) => [start, end]);
+    const edges = [0, text().length, ...ends, ...found.flat(), ...(choosing ? [choosing.start, choosing.end] : [])];
     const cuts = [...new Set(edges)].sort((a, b) => a - b);
     const parts = cuts.slice(1).map((end, index) => {
       const start = cuts[index];
       const part = text().slice(start, end);
       const isMarked = found.some(([from, to]) => from <= start && end <= to);
       const isChosen = choosing && choosing.start <= start && end <= choosing.end;
-      if (!isMarked && !isChosen) return document.createTextNode(part);
+      const content = signOf(part, hidden.find(([from, to]) => from <= start && end <= to));
+      if (!isMarked && !isChosen) return content;
       const element = document.createElement(isMarked ? "mark" : "span");
       element.classList.toggle("chosen-passage", Boolean(isChosen));
-      element.textContent = part;
+      element.append(content);
       return element;
     });
     shown().replaceChildren(...parts);
@@ -103,7 +120,13 @@
   function toggle({ start, end }) {
     const inside = marks().some(([from, to]) => from <= start && end <= to);
     const rest = marks().flatMap(([from, to]) => [[from, Math.min(to, start)], [Math.max(from, end), to]]);
-    keep(inside ? rest.filter(([from, to]) => from < to) : [...marks(), [start, end]]);
+    const found = inside ? rest.filter(([from, to]) => from < to) : merge([...marks(), [start, end]]);
+    const { most } = document.getElementById("marking").dataset;
+    if (found.length > Number(most)) {
+      tell(word("marks_full", { most })); // the server would refuse them, and the verdict with them
+      return;
+    }
+    keep(found);
     choose(null);
   }
 
@@ -134,7 +157,12 @@
   document.addEventListener("item-shown", () => {
     choosing = null;
     if (!isRule()) return;
-    if (!texts.has(shown())) texts.set(shown(), decodeURIComponent(shown().dataset.text));
+    if (!texts.has(shown())) {
+      texts.set(shown(), decodeURIComponent(shown().dataset.text));
+      const units = [0];
+      for (const character of text()) units.push(units.at(-1) + character.length);
+      unseen.set(shown(), JSON.parse(shown().dataset.marks).map(([start, end, ...words]) => [units[start], units[end], ...words]));
+    }
     if (text()) render();
   });
 
@@ -159,7 +187,7 @@
     (event) => {
       if (event.defaultPrevented || event.isComposing || event.altKey || event.ctrlKey || event.metaKey || !isRule()) return;
       if (document.querySelector("dialog[open], details[open]:not(.earlier)")) return;
-      if (event.target.closest("input:not([type=hidden]), textarea, select")) return;
+      if (isTyping(event.target)) return;
       const key = event.key.toLowerCase();
       const sideways = { arrowleft: false, arrowup: false, arrowright: true, arrowdown: true }[key];
       if (key === "m") mark();
