@@ -304,8 +304,14 @@ def test_a_worker_that_is_killed_while_it_scores_loses_nothing_and_doubles_nothi
     project.buffer_target = 40
     project.save()
     sampler, client = start_sampler(steersman_data / "checkpoints")
-    while refill(project.pk, client):
-        pass
+    with Connection(broker_url) as connection:
+        connection.default_channel.queue_purge("sample")
+        fillings = 0
+        while refill(project.pk, client):
+            fillings += 1
+        waiting = connection.default_channel.queue_declare("sample").message_count
+        assert waiting == fillings > 0, "each filling asks for scores"
+        connection.default_channel.queue_purge("sample")
     reward_model, _ = add(ensemble=2)
     wanted = Sample.objects.count()
     assert wanted > 3 * BATCH_ROWS
@@ -319,8 +325,6 @@ def test_a_worker_that_is_killed_while_it_scores_loses_nothing_and_doubles_nothi
         score_some()
 
     sampler.score_some = score_slowly
-    with Connection(broker_url) as connection:
-        connection.default_channel.queue_purge("sample")
     worker = start_worker(client.address)
     queue.score(project.pk)
     assert reached.wait(60)
