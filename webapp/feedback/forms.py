@@ -47,8 +47,8 @@ class ChoiceForm(forms.Form):
         if choice == RANKED:
             return ",".join(self.data.getlist("place")[:6])  # type: ignore[attr-defined]
         if choice == JUDGED:
-            said = [(int(name.removeprefix(TURN)), self.data[name]) for name in self.data if TURN_FIELD.fullmatch(name)]
-            return ",".join(key for _, key in sorted(said))
+            said = {int(name.removeprefix(TURN)): self.data[name] for name in self.data if TURN_FIELD.fullmatch(name)}
+            return ",".join(said.get(number, "") for number in range(1, max(said, default=0) + 1))
         return str(self.data.get("overall", "")) if choice == SCORED else choice
 
     def clean(self) -> dict[str, Any]:

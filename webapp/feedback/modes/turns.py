@@ -65,8 +65,9 @@ class TurnsMode(Mode):
 
     def page(self, project: Project, item: ShownItem, choice: str | None, extras: Extras) -> Mapping[str, Any]:
         """The turns in order: each with its number where it is the assistant's, and the key pressed before."""
-        keys = choice.split(",") if choice else [""] * len(item.replies)
-        said = enumerate(keys, start=1)
+        count = len(item.replies)
+        given = (choice or "").split(",") + [""] * count  # where a page is shown again, some may be missing
+        said = enumerate((key if key in VERDICTS else "" for key in given[:count]), start=1)
         judged = [(turn, *next(said)) if turn.role == "assistant" else (turn, None, "") for turn in item.turns]
         number, key = next(said)
         return {"earlier": judged, "last": {"number": number, "key": key}}
