@@ -11,6 +11,7 @@ from benchmarks.rating_watch import WATCH
 from tests.browser import pictures
 from tests.studio import PASSWORD, Studio, open_studio
 from webapp.feedback.models import Presentation, Rating, Skip, Slot
+from webapp.local.endpoints import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -130,7 +131,8 @@ def test_two_hundred_items_take_no_pointer_and_nothing_shifts(watched, address, 
     for n in range(200):
         press(page, str(n % 7 + 1))
     expect(page.locator("#progress")).to_have_text("200 rated today")
-    page.wait_for_function("seen.waits.length >= 200")  # the last is counted a frame after its words have changed
+    # the last is counted a frame after its words have changed
+    assert wait_until(lambda: page.evaluate("seen.waits.length") >= 200, seconds=10)
     seen = page.evaluate("seen")
     waits = sorted(seen["waits"])
     print(

@@ -65,17 +65,24 @@
     const ends = hidden.flatMap(([start, end]) => [start, end]);
     const edges = [0, text().length, ...ends, ...found.flat(), ...(choosing ? [choosing.start, choosing.end] : [])];
     const cuts = [...new Set(edges)].sort((a, b) => a - b);
-    const parts = cuts.slice(1).map((end, index) => {
+    const parts = [];
+    let before = "";
+    cuts.slice(1).forEach((end, index) => {
       const start = cuts[index];
       const part = text().slice(start, end);
-      const isMarked = found.some(([from, to]) => from <= start && end <= to);
-      const isChosen = choosing && choosing.start <= start && end <= choosing.end;
+      const passage = found.findIndex(([from, to]) => from <= start && end <= to);
+      const isChosen = choosing !== null && choosing.start <= start && end <= choosing.end;
       const content = signOf(part, hidden.find(([from, to]) => from <= start && end <= to));
-      if (!isMarked && !isChosen) return content;
-      const element = document.createElement(isMarked ? "mark" : "span");
-      element.classList.toggle("chosen-passage", Boolean(isChosen));
-      element.append(content);
-      return element;
+      const state = `${passage} ${isChosen}`;
+      if (passage < 0 && !isChosen) parts.push(content);
+      else if (state === before) parts.at(-1).append(content); // one element a passage, whatever signs are in it
+      else {
+        const element = document.createElement(passage < 0 ? "span" : "mark");
+        element.classList.toggle("chosen-passage", isChosen);
+        element.append(content);
+        parts.push(element);
+      }
+      before = state;
     });
     shown().replaceChildren(...parts);
     document.getElementById("mark").setAttribute("aria-pressed", String(choosing !== null));
