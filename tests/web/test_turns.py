@@ -157,7 +157,11 @@ def test_a_plain_form_judges_all_turns_and_history_shows_and_changes_them(studio
     assert "Assistant:" not in html
     fields = {**fields_of(html), "choice": "judged"}
     answer = client.post(address, {**fields, "turn:1": "1", "turn:3": "1"}, follow=True)
-    assert "for each turn of the assistant; there are 3. So nothing was saved." in answer.content.decode()
+    assert "for each turn of the assistant; there are 3. So nothing was saved." in (again := answer.content.decode())
+    assert re.findall(r'name="(turn:\d)" value="(\d)" data-word="\w+" checked', again) == [
+        ("turn:1", "1"),
+        ("turn:3", "1"),
+    ]
     said = {
         "turn:3": "3",
         "turn:1": "1",
