@@ -169,7 +169,8 @@ def board(request: MemberRequest, project: Project) -> HttpResponse:
 @admin_required
 def adopt_policy(request: MemberRequest, project: Project) -> HttpResponse:
     """Begin with the policy that serves in another project of this admin's."""
-    source = policies_to_adopt(request).filter(project__slug=request.POST.get("source", "")).first()
+    slug = request.POST.get("source", "")
+    source = None if "\0" in slug else policies_to_adopt(request).filter(project__slug=slug).first()
     if source is None:
         raise Http404("there is no such project, or no policy serves in it")
     try:
