@@ -23,6 +23,8 @@ from tests.turns import (
     turn,
 )
 from webapp import queue
+from webapp.feedback.models import Report
+from webapp.projects.services import create_invitation
 from webapp.registry.services import promote
 from webapp.runs import services
 
@@ -47,6 +49,15 @@ PAGES = {
     "policy-fine-tuned": "policies/3/",
     "demonstrations": "policies/3/ratings/",
     "run-watched": "runs/8/",
+}
+PROJECT_PAGES = {
+    "ratings": "ratings/",
+    "raters": "raters/",
+    "import": "import/",
+    "guideline": "guideline/",
+    "settings": "settings/",
+    "modes": "settings/modes/",
+    "first-visit": "settings/first-visit/",
 }
 MADE_PAGES = {"rating": "ratings/{}/", "dataset": "datasets/{}/"}  # of what has no number
 
@@ -118,7 +129,9 @@ def test_axe_finds_nothing_and_hostile_text_does_nothing(new_context, live_serve
 def test_on_a_phone_no_page_scrolls_sideways(new_context, live_server, studio):
     page = enter(new_context(viewport=pictures.PHONE).new_page(), live_server.url)
     wide = {}
-    for name, end in pages_of(studio).items():
+    create_invitation(actor=studio.admin, project=studio.project)
+    Report.objects.create(comparison=studio.project.comparisons.first(), rater=studio.admin, words="It names a person.")
+    for name, end in (pages_of(studio) | PROJECT_PAGES).items():
         look(page, live_server.url, end)
         width = page.evaluate("document.documentElement.scrollWidth")
         if width > pictures.PHONE["width"]:
