@@ -245,7 +245,7 @@ def test_refusals_cross_the_socket_by_name(start_sampler, tmp_path, make_policy,
         with pytest.raises(ValueError, match=said):
             client.score(reward_model.id, policy.id, prompts, responses)
     assert client.score(reward_model.id, policy.id, [[1, 5]], [[7, 2]]).scores
-    assert client.health()["reward_models"] == [reward_model.id]
+    assert client.health()["reward_models"] == [stranger.id, reward_model.id], "the one used last at the end"
 
 
 def test_what_waits_to_be_scored_is_bounded_and_told_when_the_sampler_stops(tmp_path, make_policy, tokenizer):
