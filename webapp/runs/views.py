@@ -14,6 +14,9 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.cache import patch_vary_headers
 from django.utils.http import quote_etag
+from django.utils.text import format_lazy
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from rlhf_core.config import (
@@ -46,6 +49,7 @@ from webapp.registry.forms import PromoteForm
 from webapp.registry.models import Checkpoint, ServingPointer
 from webapp.registry.selectors import held_out_prompts, serving, serving_in
 from webapp.runs import charts, pages, selectors, services
+from webapp.runs.core_words import said
 from webapp.runs.figures import seconds_left
 from webapp.runs.forms import (
     EvaluateRunForm,
@@ -63,21 +67,39 @@ from webapp.runs.watch import watch
 STOP_POLLING = 286  # htmx swaps the answer in and asks no more
 SIMULATED_AT_ONCE = 200
 TITLES = {
-    "sft": "Fine-tune on demonstrations",
-    "reward": "Train reward model",
-    "policy": "Improve policy (PPO)",
-    "evaluate": "Evaluate",
+    "sft": gettext_lazy("Fine-tune on demonstrations"),
+    "reward": gettext_lazy("Train reward model"),
+    "policy": gettext_lazy("Improve policy (PPO)"),
+    "evaluate": gettext_lazy("Evaluate"),
 }
-ON_CPU = "Sized for a GPU; where the worker has none, it runs on the CPU."
+ON_CPU = gettext_lazy("Sized for a GPU; where the worker has none, it runs on the CPU.")
 PRESET_WORDS = {
-    ("sft", "CPU"): ("On two CPU cores", "Some seconds to two minutes with the demo policy."),
-    ("sft", "GPU"): ("Larger", "For thousands of demonstrations. Uses the trainer’s GPU if it has one."),
-    ("reward", "CPU"): ("On two CPU cores", "A minute or two for some hundred ratings, with the demo policy."),
-    ("reward", "GPU"): ("Larger", f"All weights learn instead of adapters. {ON_CPU}"),
-    ("policy", "CPU"): ("On two CPU cores", "Some minutes with the demo policy."),
-    ("policy", "GPU"): ("Larger", f"Hours with the demo policy. {ON_CPU}"),
-    ("evaluate", "CPU"): ("On two CPU cores", "About a minute with the demo policy."),
-    ("evaluate", "GPU"): ("Larger", f"The narrowest intervals that the prompts allow. {ON_CPU}"),
+    ("sft", "CPU"): (
+        gettext_lazy("On two CPU cores"),
+        gettext_lazy("Some seconds to two minutes with the demo policy."),
+    ),
+    ("sft", "GPU"): (
+        gettext_lazy("Larger"),
+        gettext_lazy("For thousands of demonstrations. Uses the trainer’s GPU if it has one."),
+    ),
+    ("reward", "CPU"): (
+        gettext_lazy("On two CPU cores"),
+        gettext_lazy("A minute or two for some hundred ratings, with the demo policy."),
+    ),
+    ("reward", "GPU"): (
+        gettext_lazy("Larger"),
+        format_lazy("{} {}", gettext_lazy("All weights learn instead of adapters."), ON_CPU),
+    ),
+    ("policy", "CPU"): (gettext_lazy("On two CPU cores"), gettext_lazy("Some minutes with the demo policy.")),
+    ("policy", "GPU"): (
+        gettext_lazy("Larger"),
+        format_lazy("{} {}", gettext_lazy("Hours with the demo policy."), ON_CPU),
+    ),
+    ("evaluate", "CPU"): (gettext_lazy("On two CPU cores"), gettext_lazy("About a minute with the demo policy.")),
+    ("evaluate", "GPU"): (
+        gettext_lazy("Larger"),
+        format_lazy("{} {}", gettext_lazy("The narrowest intervals that the prompts allow."), ON_CPU),
+    ),
 }
 
 
@@ -150,14 +172,14 @@ def board(request: MemberRequest, project: Project) -> HttpResponse:
         "simulated_at_once": SIMULATED_AT_ONCE,
         "adoptable": policies_to_adopt(request) if found.board.serving is None else (),
         "live_left": left_of(found.live),
-        "live_step_name": pages.STEP_NAMES[found.live.kind] if found.live else "",
+        "live_step_name": said(pages.STEP_NAMES[found.live.kind]) if found.live else "",
     }
     if request.htmx:
         return tag(render(request, "runs/_now.html", context), uuid.uuid4().hex)
     if run := found.last_policy_run:
         context |= {
             "charts": charts.main_charts(run.kind)[:2],
-            "step_name": pages.STEP_NAMES[run.kind],
+            "step_name": said(pages.STEP_NAMES[run.kind]),
             "curves_url": reverse("runs:curves", args=[project.slug, run.number]),
         }
     response = render(request, "runs/board.html", context)
@@ -307,13 +329,19 @@ def prefill(request: HttpRequest, project: Project, kind: str, run: Run | None) 
         names = {item.name for item in fields(RUN_CONFIGS[kind])}  # type: ignore[arg-type]
         known = {name: value for name, value in run.config.items() if name in names}
         try:
-            return settings_from_dict(RUN_CONFIGS[kind], known), f"the settings of run {run.number}"
+            return settings_from_dict(RUN_CONFIGS[kind], known), _("the settings of run %(number)s") % {
+                "number": run.number
+            }
         except ConfigError:
-            messages.warning(request, f"Some settings of run {run.number} are no longer permitted: see the defaults.")
+            messages.warning(
+                request,
+                _("Some settings of run %(number)s are no longer permitted: see the defaults.")
+                % {"number": run.number},
+            )
     name = request.GET.get("preset", "")
     presets = selectors.presets_for(project, kind)
     if name in presets:
-        return presets[name], f"the preset {name}"
+        return presets[name], _("the preset %(name)s") % {"name": name}
     return first_preset(project, kind), ""
 
 
@@ -340,7 +368,7 @@ def ask_for_run(config: Settings, policy: Checkpoint | None, values: dict[str, A
         return services.start_evaluation(config=config, policy=policy, reward_model=reward_model, **asked)
     if isinstance(config, PolicyConfig):
         if reward_model is None:
-            raise StudioError("PPO needs a reward model to follow. Train one first.")
+            raise StudioError(_("PPO needs a reward model to follow. Train one first."))
         return services.start_policy_run(config=config, reward_model=reward_model, judge=values.get("judge"), **asked)
     assert isinstance(config, RewardConfig)
     return services.start_reward_run(config=config, with_judge=bool(values.get("with_judge")), **asked)
@@ -394,28 +422,32 @@ def start_context(project: Project, kind: str, form: SettingsForm, refusal: Stud
 def describe_preset(kind: str, name: str, settings: Settings) -> str:
     values = asdict(settings)  # type: ignore[call-overload]
     if kind == "evaluate":
-        asked = f"{values['prompts']} held-out prompts at most" if values["prompts"] else "All held-out prompts"
-        return f"{asked}, one answer of each policy. {PRESET_WORDS[kind, name][1]}"
-    adapters = f"adapters of rank {values['lora_rank']}" if values["lora_rank"] else "all weights"
+        asked = (
+            _("%(prompts)s held-out prompts at most, one answer of each policy.") % values
+            if values["prompts"]
+            else _("All held-out prompts, one answer of each policy.")
+        )
+        return f"{asked} {PRESET_WORDS[kind, name][1]}"
+    adapters = _("adapters of rank %(lora_rank)s") % values if values["lora_rank"] else _("all weights")
     if kind == "sft":
-        size = f"{values['epochs']} passes, {values['batch_size']} demonstrations a step, {adapters}."
+        size = _("%(epochs)s passes, %(batch_size)s demonstrations a step, %(adapters)s.")
     elif kind == "reward":
-        size = f"{values['epochs']} passes, {values['batch_size']} ratings a step, {adapters}."
+        size = _("%(epochs)s passes, %(batch_size)s ratings a step, %(adapters)s.")
     else:
-        size = f"{values['updates']} updates of {values['rollout_batch_size']} responses, {adapters}."
-    return f"{size} {PRESET_WORDS[kind, name][1]}"
+        size = _("%(updates)s updates of %(rollout_batch_size)s responses, %(adapters)s.")
+    return f"{size % {**values, 'adapters': adapters}} {PRESET_WORDS[kind, name][1]}"
 
 
 def cures(project: Project, refusal: StudioError | None) -> list[dict[str, str]]:
     """Where a refused start can be mended."""
     if isinstance(refusal, NoHeldOutPrompts):
-        return [{"url": reverse("projects:import", args=[project.slug]), "words": "Import prompts"}]
+        return [{"url": reverse("projects:import", args=[project.slug]), "words": _("Import prompts")}]
     if not isinstance(refusal, NotEnoughFeedback | NotEnoughDemonstrations | OneSidedFeedback):
         return []
     return [
-        {"url": reverse("feedback:rate", args=[project.slug]), "words": "Rate yourself"},
-        {"url": reverse("projects:raters", args=[project.slug]), "words": "Invite raters"},
-        {"url": reverse("runs:board", args=[project.slug]), "words": "Back to the loop"},
+        {"url": reverse("feedback:rate", args=[project.slug]), "words": _("Rate yourself")},
+        {"url": reverse("projects:raters", args=[project.slug]), "words": _("Invite raters")},
+        {"url": reverse("runs:board", args=[project.slug]), "words": _("Back to the loop")},
     ]
 
 
@@ -505,9 +537,9 @@ def cancel(request: MemberRequest, project: Project, run: Run) -> HttpResponse:
             messages.error(request, str(error))
         return redirect("runs:detail", project.slug, run.number)
     if run.is_finished:
-        messages.info(request, f"Run {run.number} has ended already.")
+        messages.info(request, _("Run %(number)s has ended already.") % {"number": run.number})
         return redirect("runs:detail", project.slug, run.number)
-    step_name = pages.STEP_NAMES[run.kind]
+    step_name = said(pages.STEP_NAMES[run.kind])
     context = {"project": project, "is_admin": True, "here": "loop", "run": run, "step_name": step_name}
     return render(request, "runs/cancel.html", context)
 
@@ -529,6 +561,7 @@ def policy_context(
     origin = pages.origin_of(policy)
     history = list(pages.promotions_of(policy))
     is_serving = pointer is not None and pointer.checkpoint_id == policy.pk
+    samples = pages.samples_of(policy, request.GET.get("page"))
     context = {
         "project": project,
         "is_admin": True,
@@ -542,7 +575,8 @@ def policy_context(
         "origin": origin,
         "source": pages.sources_of([policy], request.user).get(policy.pk, ""),
         "seconds": pages.duration_of(origin.run),
-        "samples": pages.samples_of(policy, request.GET.get("page")),
+        "samples": samples,
+        "unscored": pages.unscored_among(project, samples),
         "evaluating": pages.running_evaluation(policy),
         "form": form or PromoteForm(initial={"expected_epoch": pointer.epoch if pointer else 0}),
     }
@@ -552,7 +586,7 @@ def policy_context(
     if origin.run is not None:
         context |= {
             "charts": charts.main_charts(origin.run.kind)[:2],
-            "step_name": pages.STEP_NAMES[origin.run.kind],
+            "step_name": said(pages.STEP_NAMES[origin.run.kind]),
             "curves_url": reverse("runs:curves", args=[project.slug, origin.run.number]),
             "watched": pages.watched_in(origin.run),
         }
@@ -583,7 +617,9 @@ def promote(request: MemberRequest, project: Project, policy: Checkpoint) -> Htt
         messages.error(request, str(error))
         return redirect("runs:policy", project.slug, policy.version)
     messages.success(
-        request, f"{policy} serves now. Samples of it come into the queue, and the older ones that wait are withdrawn."
+        request,
+        _("%(policy)s serves now. Samples of it come into the queue, and the older ones that wait are withdrawn.")
+        % {"policy": policy},
     )
     return redirect("runs:board", project.slug)
 
@@ -641,7 +677,8 @@ def show_ratings(
             context |= {"page": page, "demonstrations": found}
         else:
             page, shown = pages.ratings_in(dataset, source=source, page=request.GET.get("page"))
-            context |= {"page": page, "shown": shown}
+            judged = [sample for one in shown for sample in one.rating.comparison.samples]
+            context |= {"page": page, "shown": shown, "unscored": pages.unscored_among(project, judged)}
     return render(request, "runs/ratings.html", context)
 
 
@@ -660,6 +697,7 @@ def rating(request: MemberRequest, project: Project, pk: uuid.UUID) -> HttpRespo
         "here": "queue",
         "one": pages.show_rating(found),
         "fate": selectors.fate_of(found),
+        "unscored": pages.unscored_among(project, found.comparison.samples),
         "is_taken": found.source in sources_used(project),
         "serving_id": pointer.checkpoint_id if pointer else None,
     }
