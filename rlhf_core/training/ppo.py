@@ -20,7 +20,6 @@ from rlhf_core.generation.sampler import generate_batch
 from rlhf_core.kl import AdaptiveKLController
 from rlhf_core.masking import Sequences, join_sequences
 from rlhf_core.modules.actor_critic import ActorCritic
-from rlhf_core.rewards import reward_of as reward_of
 from rlhf_core.seeds import derive_generator, derive_seed
 from rlhf_core.text.template import encode_prompt
 from rlhf_core.training.device import use_device
