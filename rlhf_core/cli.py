@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SteersmanError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         code = EXIT_REFUSED
-        if options.control_fd is not None and (options.run_dir / "run.json").is_file():
+        if getattr(options, "control_fd", None) is not None and (options.run_dir / "run.json").is_file():
             write_error(options.run_dir, error)  # for the supervisor
     else:
         mode: Mode = options.progress or ("auto" if options.control_fd is None else "none")
