@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rlhf_core.errors import ConfigError
-from rlhf_core.metrics import COMMON_METRICS, JUDGE_METRICS, METRICS
+from rlhf_core.metrics import COMMON_METRICS, CRITIC_METRICS, GROUP_METRICS, JUDGE_METRICS, METRICS
 from rlhf_core.settings import (
     Settings,
     check_value,
@@ -21,6 +21,8 @@ from rlhf_core.settings import (
 
 __all__ = [
     "COMMON_METRICS",
+    "CRITIC_METRICS",
+    "GROUP_METRICS",
     "JUDGE_METRICS",
     "METRICS",
     "PRESETS",
@@ -30,7 +32,9 @@ __all__ = [
     "EnsembleScoring",
     "EvaluateConfig",
     "FeedbackPart",
+    "GroupScaling",
     "ModelConfig",
+    "PolicyAlgorithm",
     "PolicyConfig",
     "Pooling",
     "PretrainConfig",
@@ -70,6 +74,8 @@ class ModelConfig(Settings):
 
 
 Schedule = Literal["wsd", "cosine"]
+PolicyAlgorithm = Literal["ppo", "rloo", "grpo"]
+GroupScaling = Literal["deviation", "none"]
 CriticTrunk = Literal["shared", "own", "reward-model"]
 RewardHeadKind = Literal["binned", "ordinal", "scalar", "pairwise"]
 Pooling = Literal["mean", "last"]
@@ -237,6 +243,19 @@ class RewardConfig(Settings):
 class PolicyConfig(Settings):
     """Improvement of a policy by PPO with a KL penalty to its frozen parent."""
 
+    algorithm: PolicyAlgorithm = setting(
+        "ppo",
+        "ppo has a critic; rloo and grpo compare the responses to one prompt with each other, and need none",
+    )
+    group_size: int = setting(
+        8, "rloo and grpo: responses to each prompt that are compared", minimum=2, maximum=4096, advanced=True
+    )
+    group_scaling: GroupScaling = setting(
+        "deviation",
+        "grpo: what is above a group's mean is divided by the group's deviation, and each response's tokens by their "
+        "number; none leaves both out (Dr. GRPO)",
+        advanced=True,
+    )
     updates: int = setting(40, "rounds of sampling and learning", minimum=1, maximum=1_000_000)
     rollout_batch_size: int = setting(32, "responses a round", minimum=1, maximum=65_536)
     minibatch_size: int = setting(16, "responses an optimiser step", minimum=1, maximum=65_536)
@@ -335,6 +354,17 @@ class PolicyConfig(Settings):
     threads: int = setting(0, "CPU threads; 0 takes the machine's cores", minimum=0, maximum=1024, advanced=True)
     processes: int = setting(1, PROCESSES_HELP, minimum=1, maximum=64, advanced=True)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.algorithm != "ppo" and self.rollout_batch_size % self.group_size:
+            permitted = f"a multiple of group_size, {self.group_size}, with {self.algorithm}: groups are whole"
+            raise ConfigError("rollout_batch_size", self.rollout_batch_size, permitted)
+
+    @property
+    def responses_per_prompt(self) -> int:
+        """How many responses in a row a prompt gets in a round."""
+        return 1 if self.algorithm == "ppo" else self.group_size
+
 
 @dataclass(frozen=True)
 class EvaluateConfig(Settings):
@@ -392,6 +422,8 @@ PRESETS: dict[str, dict[str, Settings]] = {
             critic_learning_rate=1e-3,
             kl_horizon=5000,
         ),
+        "RLOO": PolicyConfig(algorithm="rloo", group_size=4, ppo_epochs=1, kl_coefficient=0.05),
+        "GRPO": PolicyConfig(algorithm="grpo", group_size=8, kl_coefficient=0.04),
     },
     "evaluate": {"CPU": EvaluateConfig(), "GPU": EvaluateConfig(prompts=0, batch_size=512)},
 }

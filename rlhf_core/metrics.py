@@ -88,3 +88,12 @@ JUDGE_METRICS: dict[str, tuple[str, str]] = {
     "judge_score_error": ("with a judge: standard error of judge_score", "reward"),
 }
 """The same of what a policy run records beside those, where it was given a judge."""
+GROUP_METRICS: dict[str, tuple[str, str]] = {
+    "flat_groups": (
+        "with rloo or grpo: share of the prompts whose responses all scored alike, which teaches nothing",
+        "share",
+    ),
+}
+"""The same of what a policy run records that compares responses within groups."""
+CRITIC_METRICS = ("value_clip_fraction", "value_loss", "explained_variance", "critic_grad_norm")
+"""Of a policy run's metrics, those that only one with a critic (ppo) records."""
