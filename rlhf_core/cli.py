@@ -2,41 +2,22 @@
 
 import argparse
 import json
-import os
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rlhf_core.commands import (
-    NOT_SHAPE,
-    SMALLEST_VOCABULARY,
-    STORE_HELP,
-    SUMMARIES,
-    VOCABULARY_HELP,
-    make_parser,
-    sources_of,
-)
-from rlhf_core.config import PRESETS, RUN_CONFIGS, ModelConfig, SamplingConfig, Settings, settings_to_dict
+from rlhf_core.answers import sample
+from rlhf_core.commands import make_parser
 from rlhf_core.distributed import ALONE, ANSWER_SECONDS, Group, open_group
 from rlhf_core.errors import ConfigError, OutOfMemory, ProcessLost, SteersmanError, TrainingDiverged
-from rlhf_core.functions import EXAMPLE_REWARD, load_function
+from rlhf_core.launch import launch
 from rlhf_core.memory import memory_cure, ran_out_of_memory
-from rlhf_core.options import (
-    build_settings,
-    check_names,
-    option_name,
-    parse_value,
-    read_settings_file,
-    settings_as_yaml,
-    settings_fields,
-)
 from rlhf_core.progress import Listener, Mode, showing
-from rlhf_core.records import Prompt, read_prompts
+from rlhf_core.requests import build_request, config_as_yaml, given_options, number_between, prepare_run
+from rlhf_core.threads import use_threads
 from rlhf_core.trackers import check_trackers, tracking
 from rlhf_core.training.run_directory import (
     EXIT_DIVERGED,
@@ -47,20 +28,13 @@ from rlhf_core.training.run_directory import (
     RunDirectory,
     RunDirectoryBusy,
     RunStopped,
-    store_folder,
     write_error,
 )
 
-if TYPE_CHECKING:
-    from rlhf_core.generation.sampler import Generation
+__all__ = ["build_request", "given_options", "main", "make_parser", "prepare_run", "train"]
 
 EXIT_BUSY = 1
 EXIT_LOST = 1
-ROWS_AT_ONCE = 64
-OF_THIS_START = (  # not kept in run.json
-    *("command", "run_dir", "control_fd", "progress", "track", "track_project"),
-    "answer_seconds",
-)
 TRAINERS = {
     "pretrain": ("rlhf_core.training.pretrain", "train_pretrain"),
     "sft": ("rlhf_core.training.sft", "train_sft"),
@@ -89,213 +63,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SteersmanError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         code = EXIT_REFUSED
+        if getattr(options, "control_fd", None) is not None and (options.run_dir / "run.json").is_file():
+            write_error(options.run_dir, error)  # for the supervisor
     else:
-        mode: Mode = "none" if options.control_fd is not None else options.progress
+        mode: Mode = options.progress or ("auto" if options.control_fd is None else "none")
+        if group is ALONE and (count := processes_of(path)) > 1:
+            return launch(command_again(options, path, mode), count, options.control_fd)
         tracked = (options.track or (), options.track_project)
         code = train(path, options.command, options.control_fd, mode, *tracked, group=group)
     group.leave(code)
     return code
 
 
-# From options to a run
-
-
-def given_options(options: argparse.Namespace) -> dict[str, Any]:
-    """What was given of all that decides a run, and nothing of how this start of it is shown."""
-    return {name: value for name, value in vars(options).items() if value is not None and name not in OF_THIS_START}
-
-
-def prepare_run(options: argparse.Namespace) -> Path:
-    """The run directory to train in: an existing one, or one made from the options.
-
-    Raises:
-        ConfigError: a setting is not permitted, an input is missing, or an existing run was given settings again.
-    """
-    kind: str = options.command
-    path: Path = options.run_dir or Path("runs") / time.strftime(f"{kind}-%Y%m%d-%H%M%S")
-    given = given_options(options)
-    if (path / "run.json").exists():
-        if given:
-            name, value = next(iter(given.items()))
-            raise ConfigError(name, str(value), f"not given, since {path} already holds a run with its own settings")
-        return path
-    if options.run_dir is not None and not given:
-        raise ConfigError("run-dir", str(path), "a folder with a run.json, or options to make one from")
-    wanted = build_request(kind, given)
-    check_inputs(kind, wanted.inputs)
-    model = fit_vocabulary(wanted) if wanted.model is not None else None
-    inputs: dict[str, Any] = {"store": Path("checkpoints"), **wanted.inputs}
-    if kind == "evaluate":
-        inputs["prompts"] = inputs.pop("held_out")
-        parent = inputs.pop("parent")
-        inputs["references"] = {"parent": parent, "base": inputs.pop("base", parent)}
-    RunDirectory.create(path, kind=kind, config=wanted.config, model=model, **inputs)
-    print(f"run directory: {path}", file=sys.stderr)
-    return path
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a run was asked to do, before anything is made of it.
-
-    Attributes:
-        model: shape of the model to make; None but for pretrain.
-        inputs: paths by the name of their source, and "store".
-        names_vocabulary: whether the size of the vocabulary was said.
-    """
-
-    config: Settings
-    model: ModelConfig | None
-    inputs: dict[str, Any]
-    names_vocabulary: bool
-
-
-def build_request(kind: str, given: dict[str, Any]) -> Request:
-    """Settings and inputs from preset, file and options, later ones winning.
-
-    Raises:
-        ConfigError: a name is unknown, a value is not permitted, or two settings contradict each other.
-    """
-    given = dict(given)
-    from_file = read_settings_file(given.pop("config")) if "config" in given else {}
-    names = {item.name for item in settings_fields(RUN_CONFIGS[kind])}
-    shape = {item.name for item in settings_fields(ModelConfig)} - set(NOT_SHAPE) if kind == "pretrain" else set()
-    places = {*sources_of(kind), "store"}
-    others = {"model", "vocab_size"} if kind == "pretrain" else {"preset"} if kind in PRESETS else set()
-    check_names(names | shape | places | others, from_file)
-    merged = {**from_file, **given}
-    inputs = {name: as_paths(kind, name, merged.pop(name)) for name in places if name in merged}
-    preset = settings_to_dict(preset_of(kind, merged.pop("preset"))) if "preset" in merged else {}
-    model, names_vocabulary = None, False
-    if kind == "pretrain":
-        nested = merged.pop("model", {})
-        if not isinstance(nested, dict):
-            raise ConfigError("model", nested, "a mapping of the settings of its shape")
-        chosen = {**nested, **{name: merged.pop(name) for name in shape if name in merged}}
-        if "vocab_size" in merged:
-            chosen["num_tokens"] = vocabulary_size(merged.pop("vocab_size"))
-        model, names_vocabulary = build_settings(ModelConfig, chosen), "num_tokens" in chosen
-        if not model.causal:
-            raise ConfigError("causal", False, "yes: a model that sees what comes after cannot learn to write it")
-    config = build_settings(RUN_CONFIGS[kind], preset, merged)
-    if getattr(config, "schedule", None) == "cosine" and "decay_fraction" in given:  # in a file it does no harm
-        permitted = "left out with the schedule cosine, which falls all the way; it belongs to wsd"
-        raise ConfigError("decay_fraction", given["decay_fraction"], permitted)
-    return Request(config, model, inputs, names_vocabulary)
-
-
-def as_paths(kind: str, name: str, value: Any) -> Any:
-    """A place from an option or a file as a path, or a list of paths where several may be named.
-
-    Raises:
-        ConfigError: it is no text.
-    """
-    is_list = name != "store" and sources_of(kind)[name].is_list
-    items = value if isinstance(value, list) else [value]
-    if not all(isinstance(item, str | Path) for item in items) or (isinstance(value, list) and not is_list):
-        raise ConfigError(name, value, "a path, or a list of paths" if is_list else "a path")
-    if name != "store" and sources_of(kind)[name].is_function:
-        return str(value)
-    paths = [Path(item) for item in items]
-    return paths if is_list else paths[0]
-
-
-def preset_of(kind: str, name: Any) -> Settings:
-    """The preset of this name."""
-    if name not in PRESETS[kind]:
-        raise ConfigError("preset", name, "one of " + ", ".join(sorted(PRESETS[kind])))
-    return PRESETS[kind][name]
-
-
-def vocabulary_size(value: Any) -> int:
-    """``--vocab-size`` as a number; a tokenizer needs 256 bytes and three special tokens."""
-    found = value if type(value) is int else parse_value("vocab_size", str(value), int)
-    if found < SMALLEST_VOCABULARY:
-        permitted = f"at least {SMALLEST_VOCABULARY}: the 256 bytes and the special tokens"
-        raise ConfigError("vocab_size", found, permitted)
-    return int(found)
-
-
-def fit_vocabulary(wanted: Request) -> ModelConfig:
-    """The shape of the model to pre-train, as large as the given tokenizer where no size was said.
-
-    Raises:
-        ConfigError: the tokenizer is none of ours, or larger than the size that was said.
-    """
-    assert wanted.model is not None
-    if "tokenizer" not in wanted.inputs:
-        return wanted.model
-    from rlhf_core.text.tokenizer import Tokenizer
-
-    size = Tokenizer.load(wanted.inputs["tokenizer"]).vocab_size
-    if not wanted.names_vocabulary:
-        return replace(wanted.model, num_tokens=size)
-    if size > wanted.model.num_tokens:
-        raise ConfigError("vocab_size", wanted.model.num_tokens, f"at least the tokenizer's {size}")
-    return wanted.model
-
-
-def check_inputs(kind: str, inputs: dict[str, Any]) -> None:
-    """Refuse a run that lacks an input, or names a file or checkpoint that isn't there, or one of another kind.
-
-    Raises:
-        ConfigError: names the input.
-        FunctionError: the reward is no function that can be loaded.
-    """
-    sources = sources_of(kind)
-    for name, source in sources.items():
-        if source.kinds[kind] and name not in inputs:
-            article = "an" if kind[0] in "aeiou" or kind == "sft" else "a"
-            raise ConfigError(name, None, f"given ({option_name(name)}): {article} {kind} run needs it")
-    if kind == "policy" and not {"reward_model", "reward"} & inputs.keys():
-        raise ConfigError("reward_model", None, "given (--reward-model), or else --reward: a policy run needs it")
-    for name, value in inputs.items():
-        if name == "store":
-            store_folder(value)
-            continue
-        if sources[name].is_function:
-            load_function(value, name, EXAMPLE_REWARD)
-            continue
-        for path in value if isinstance(value, list) else [value]:
-            if sources[name].checkpoint is not None:
-                check_checkpoint(name, path, str(sources[name].checkpoint))
-            elif not path.is_file():
-                raise ConfigError(name, str(path), "an existing file")
-
-
-def check_checkpoint(name: str, path: Path, kind: str) -> None:
-    """Refuse a folder that holds no checkpoint of this kind; whether it is whole, its loading tells."""
+def processes_of(path: Path) -> int:
+    """How many processes a run is to be trained by; 1 where its request cannot be read, which training it tells."""
     try:
-        manifest = json.loads((path / "manifest.json").read_bytes())
-    except (OSError, ValueError):
-        manifest = None
-    if not isinstance(manifest, dict):
-        raise ConfigError(name, str(path), "the folder of a checkpoint")
-    if manifest.get("kind") != kind:
-        raise ConfigError(name, str(path), f"the folder of a {kind}; this one holds a {manifest.get('kind')}")
+        run = RunDirectory(path)
+    except SteersmanError:
+        return 1
+    return 1 if run.result is not None else int(getattr(run.config, "processes", 1))
 
 
-def config_as_yaml(kind: str, given: dict[str, Any]) -> str:
-    """All settings of a run as a YAML file for ``--config``; what is still missing is left to be filled in."""
-    wanted = build_request(kind, given)
-    lines = [f"# {SUMMARIES[kind]}", f"# python -m rlhf_core {kind} --config FILE", "", "# what it reads"]
-    for name, source in sources_of(kind).items():
-        lines.append(yaml_line(name, wanted.inputs.get(name), source.help))
-    if wanted.model is not None:
-        lines.append(
-            yaml_line("vocab_size", wanted.model.num_tokens if wanted.names_vocabulary else None, VOCABULARY_HELP)
-        )
-    lines += ["", "# what it writes", yaml_line("store", wanted.inputs.get("store", "checkpoints"), STORE_HELP)]
-    text = "\n".join(lines) + "\n"
-    if wanted.model is not None:
-        text += "\nmodel:" + settings_as_yaml(wanted.model, skip=NOT_SHAPE, indent="  ")
-    return text + settings_as_yaml(wanted.config)
-
-
-def yaml_line(name: str, value: Any, help: str) -> str:
-    """A line of a settings file, commented out where there is no value yet."""
-    entry = f"# {name}:" if value is None else f"{name}: {json.dumps(value, default=str)}"
-    return f"{entry:<36}  # {help}"
+def command_again(options: argparse.Namespace, path: Path, mode: Mode) -> list[str]:
+    """This command once more, for each of several processes, now that the run directory is there."""
+    command = [sys.executable, "-m", "rlhf_core", options.command, "--run-dir", str(path), "--progress", mode]
+    if options.answer_seconds is not None:
+        command += ["--answer-seconds", str(options.answer_seconds)]
+    if options.track:
+        command += ["--track", *options.track, "--track-project", options.track_project]
+    return command
 
 
 # Training
@@ -424,108 +220,3 @@ def refuse(path: Path, error: SteersmanError, code: int) -> int:
     if path.is_dir():
         write_error(path, error)
     return code
-
-
-def use_threads(count: int, processes: int = 1) -> None:
-    """Give torch ``count`` threads, or, given 0, as many as this process may use cores, shared by ``processes``."""
-    import torch
-
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(count or max(1, usable // processes))
-
-
-# Sampling
-
-
-def sample(options: argparse.Namespace) -> int:
-    """Draw responses and print them."""
-    given = {name: value for name, value in vars(options).items() if value is not None and name != "command"}
-    from_file = read_settings_file(given.pop("config")) if "config" in given else {}
-    names = {item.name for item in settings_fields(SamplingConfig)}
-    check_names(names | SAMPLE_OPTIONS, from_file)
-    wanted = {**from_file, **given}
-    sampling = build_settings(SamplingConfig, {name: value for name, value in wanted.items() if name in names})
-    samples = number_between("samples", wanted.get("samples", 1), 1, 100_000)
-    seed = number_between("seed", wanted.get("seed", 0), 0, 2**63)
-    threads = number_between("threads", wanted.get("threads", 0), 0, 1024)
-    if "policy" not in wanted:
-        raise ConfigError("policy", None, "given (--policy): the folder of a checkpoint")
-    prompts = prompts_to_answer(wanted)
-
-    from rlhf_core.checkpoint import load_policy  # torch loads here
-    from rlhf_core.generation.sampler import generate_stream
-    from rlhf_core.text.template import encode_prompt
-
-    palm, tokenizer, _ = load_policy(wanted["policy"])
-    use_threads(threads)
-    encoded = [encode_prompt(tokenizer, prompt.text, sampling.max_prompt_tokens) for prompt in prompts]
-    drawn = generate_stream(
-        palm,
-        encoded,
-        sampling=sampling,
-        end_id=tokenizer.end,
-        seeds=[seed + number for number in range(len(prompts) * samples)],
-        samples_per_prompt=samples,
-        rows=ROWS_AT_ONCE,
-    )
-    for number, generation in in_order(drawn):
-        prompt, text = prompts[number // samples], tokenizer.decode(generation.tokens)
-        if not wanted.get("json"):
-            print(f"[{seed + number}] {prompt.text.rstrip()}{text}\n", flush=True)
-            continue
-        line = {
-            "prompt_id": prompt.prompt_id,
-            "prompt": prompt.text,
-            "seed": seed + number,
-            "text": text,
-            "tokens": generation.tokens,
-            "log_prob": sum(generation.log_probs),
-            "finish_reason": generation.finish_reason,
-        }
-        print(json.dumps(line), flush=True)
-    return EXIT_DONE
-
-
-SAMPLE_OPTIONS = {"policy", "prompt", "prompts", "samples", "seed", "json", "threads"}
-
-
-def in_order(drawn: "Iterable[tuple[int, Generation]]") -> "Iterator[tuple[int, Generation]]":
-    """Responses by number, each as soon as those before it have ended too."""
-    waiting: dict[int, Generation] = {}
-    following = 0
-    for number, generation in drawn:
-        waiting[number] = generation
-        while following in waiting:
-            yield following, waiting.pop(following)
-            following += 1
-
-
-def prompts_to_answer(wanted: dict[str, Any]) -> list[Prompt]:
-    """The one prompt, or those of a file.
-
-    Raises:
-        ConfigError: neither is given, or both, or the prompt is empty, or the file is missing.
-        DatasetError: a line of the file is malformed.
-    """
-    if ("prompt" in wanted) == ("prompts" in wanted):
-        raise ConfigError("prompt", wanted.get("prompt"), "given, or else --prompts FILE, and not both")
-    if "prompt" in wanted:
-        if not isinstance(wanted["prompt"], str) or not wanted["prompt"].strip():
-            raise ConfigError("prompt", wanted["prompt"], "text that is not empty")
-        return [Prompt("prompt", wanted["prompt"])]
-    path = Path(wanted["prompts"])
-    if not path.is_file():
-        raise ConfigError("prompts", str(path), "an existing file")
-    return read_prompts(path)
-
-
-def number_between(name: str, value: Any, minimum: int, maximum: int) -> int:
-    """An option that is no setting, checked as one."""
-    permitted = f"a whole number from {minimum} to {maximum}"
-    try:
-        found = parse_value(name, str(value), int)
-    except ConfigError:
-        raise ConfigError(name, value, permitted) from None
-    if not minimum <= found <= maximum:
-        raise ConfigError(name, found, permitted)
-    return int(found)

@@ -199,8 +199,8 @@ def add_start_options(command: Parser) -> None:
     group.add_argument(
         "--progress",
         choices=MODES,
-        default="auto",
-        help="a bar, lines, or nothing on stderr [default auto: a bar on a terminal, lines elsewhere]",
+        help="a bar, lines, or nothing on stderr [default auto: a bar on a terminal, lines elsewhere, nothing with "
+        "--control-fd]",
     )
     group.add_argument(
         "--track", nargs="+", metavar="TRACKER", help=f"also log to {' and '.join(TRACKERS)}, through accelerate"

@@ -4,77 +4,53 @@ Each field carries its help text and permitted range in its metadata. The web ap
 command line its options, and the documentation its tables, so a setting is described in this one place.
 """
 
-import hashlib
-import json
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from dataclasses import dataclass
+from typing import Literal
 
 from rlhf_core.errors import ConfigError
+from rlhf_core.metrics import COMMON_METRICS, CRITIC_METRICS, GROUP_METRICS, JUDGE_METRICS, METRICS
+from rlhf_core.settings import (
+    Settings,
+    check_value,
+    permitted_range,
+    setting,
+    settings_from_dict,
+    settings_hash,
+    settings_to_dict,
+)
 
-
-def setting(
-    default: Any,
-    help: str,
-    *,
-    minimum: float | None = None,
-    maximum: float | None = None,
-    above: float | None = None,
-    unit: str = "",
-    advanced: bool = False,
-) -> Any:
-    """A dataclass field with its help text and range (``minimum`` and ``maximum`` inclusive, ``above`` exclusive)."""
-    metadata = dict(help=help, minimum=minimum, maximum=maximum, above=above, unit=unit, advanced=advanced)
-    return field(default=default, metadata=metadata)
-
-
-class Settings:
-    """Base of the settings: checks every field's type and range when the object is built."""
-
-    def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        for item in fields(self):  # type: ignore[arg-type]
-            check_value(item.name, getattr(self, item.name), hints[item.name], item.metadata)
-
-
-def check_value(name: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> None:
-    """Raise ConfigError where ``value`` is not of type ``hint`` or outside the range in ``metadata``."""
-    choices = get_args(hint)
-    if choices and all(isinstance(choice, str) for choice in choices):
-        if value not in choices:
-            raise ConfigError(name, value, "one of " + ", ".join(choices))
-        return
-    if type(None) in choices:
-        if value is None:
-            return
-        hint = next(choice for choice in choices if choice is not type(None))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        try:
-            value = float(value)
-        except OverflowError:
-            raise ConfigError(name, value, permitted_range(metadata)) from None
-    if hint in (bool, int, float, str) and type(value) is not hint:
-        raise ConfigError(name, value, f"a value of type {hint.__name__}")
-    if hint in (int, float):
-        if hint is float and not math.isfinite(value):  # a whole number always is, and may be too large to ask
-            raise ConfigError(name, value, permitted_range(metadata))
-        minimum, maximum, above = metadata["minimum"], metadata["maximum"], metadata["above"]
-        too_low = (minimum is not None and value < minimum) or (above is not None and value <= above)
-        if too_low or (maximum is not None and value > maximum):
-            raise ConfigError(name, value, permitted_range(metadata))
-
-
-def permitted_range(metadata: Mapping[str, Any]) -> str:
-    """The range of a number in words, for messages and help texts."""
-    parts = []
-    if metadata["minimum"] is not None:
-        parts.append(f"at least {metadata['minimum']:g}")
-    if metadata["above"] is not None:
-        parts.append(f"above {metadata['above']:g}")
-    if metadata["maximum"] is not None:
-        parts.append(f"at most {metadata['maximum']:g}")
-    return " and ".join(parts) or "a finite number"
+__all__ = [
+    "COMMON_METRICS",
+    "CRITIC_METRICS",
+    "GROUP_METRICS",
+    "JUDGE_METRICS",
+    "METRICS",
+    "PRESETS",
+    "RUN_CONFIGS",
+    "CriticTrunk",
+    "EnsembleMembers",
+    "EnsembleScoring",
+    "EvaluateConfig",
+    "FeedbackPart",
+    "GroupScaling",
+    "ModelConfig",
+    "PolicyAlgorithm",
+    "PolicyConfig",
+    "Pooling",
+    "PretrainConfig",
+    "RewardConfig",
+    "RewardHeadKind",
+    "SFTConfig",
+    "SamplingConfig",
+    "Schedule",
+    "Settings",
+    "check_value",
+    "permitted_range",
+    "setting",
+    "settings_from_dict",
+    "settings_hash",
+    "settings_to_dict",
+]
 
 
 @dataclass(frozen=True)
@@ -98,6 +74,8 @@ class ModelConfig(Settings):
 
 
 Schedule = Literal["wsd", "cosine"]
+PolicyAlgorithm = Literal["ppo", "rloo", "grpo"]
+GroupScaling = Literal["deviation", "none"]
 CriticTrunk = Literal["shared", "own", "reward-model"]
 RewardHeadKind = Literal["binned", "ordinal", "scalar", "pairwise"]
 Pooling = Literal["mean", "last"]
@@ -106,6 +84,10 @@ EnsembleScoring = Literal["mean", "worst", "mean-variance"]
 FeedbackPart = Literal["all", "first", "second"]
 
 
+PROCESSES_HELP = (
+    "processes of one machine that train it together, each on a GPU of its own or with a share of the cores; the steps "
+    "are the same. Under torchrun and the like the launcher's number counts"
+)
 FSDP_HELP = "spread weights and optimiser over the processes of the run, where there are several"
 
 
@@ -138,6 +120,7 @@ class PretrainConfig(Settings):
     seed: int = setting(0, "seed of initialisation and order", minimum=0, maximum=2**32 - 1)
     fsdp: bool = setting(False, FSDP_HELP, advanced=True)
     threads: int = setting(0, "CPU threads; 0 takes the machine's cores", minimum=0, maximum=1024, advanced=True)
+    processes: int = setting(1, PROCESSES_HELP, minimum=1, maximum=64, advanced=True)
 
 
 @dataclass(frozen=True)
@@ -177,6 +160,7 @@ class SFTConfig(Settings):
     seed: int = setting(0, "seed of adapters and order", minimum=0, maximum=2**32 - 1)
     fsdp: bool = setting(False, FSDP_HELP, advanced=True)
     threads: int = setting(0, "CPU threads; 0 takes the machine's cores", minimum=0, maximum=1024, advanced=True)
+    processes: int = setting(1, PROCESSES_HELP, minimum=1, maximum=64, advanced=True)
 
 
 @dataclass(frozen=True)
@@ -247,6 +231,7 @@ class RewardConfig(Settings):
     save_interval: int = setting(20, "steps between saved states", minimum=1, maximum=100_000, advanced=True)
     seed: int = setting(0, "seed of initialisation and order", minimum=0, maximum=2**32 - 1)
     threads: int = setting(0, "CPU threads; 0 takes the machine's cores", minimum=0, maximum=1024, advanced=True)
+    processes: int = setting(1, PROCESSES_HELP, minimum=1, maximum=64, advanced=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -258,6 +243,19 @@ class RewardConfig(Settings):
 class PolicyConfig(Settings):
     """Improvement of a policy by PPO with a KL penalty to its frozen parent."""
 
+    algorithm: PolicyAlgorithm = setting(
+        "ppo",
+        "ppo has a critic; rloo and grpo compare the responses to one prompt with each other, and need none",
+    )
+    group_size: int = setting(
+        8, "rloo and grpo: responses to each prompt that are compared", minimum=2, maximum=4096, advanced=True
+    )
+    group_scaling: GroupScaling = setting(
+        "deviation",
+        "grpo: what is above a group's mean is divided by the group's deviation, and each response's tokens by their "
+        "number; none leaves both out (Dr. GRPO)",
+        advanced=True,
+    )
     updates: int = setting(40, "rounds of sampling and learning", minimum=1, maximum=1_000_000)
     rollout_batch_size: int = setting(32, "responses a round", minimum=1, maximum=65_536)
     minibatch_size: int = setting(16, "responses an optimiser step", minimum=1, maximum=65_536)
@@ -354,6 +352,18 @@ class PolicyConfig(Settings):
     )
     seed: int = setting(0, "seed of everything random", minimum=0, maximum=2**32 - 1)
     threads: int = setting(0, "CPU threads; 0 takes the machine's cores", minimum=0, maximum=1024, advanced=True)
+    processes: int = setting(1, PROCESSES_HELP, minimum=1, maximum=64, advanced=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.algorithm != "ppo" and self.rollout_batch_size % self.group_size:
+            permitted = f"a multiple of group_size, {self.group_size}, with {self.algorithm}: groups are whole"
+            raise ConfigError("rollout_batch_size", self.rollout_batch_size, permitted)
+
+    @property
+    def responses_per_prompt(self) -> int:
+        """How many responses in a row a prompt gets in a round."""
+        return 1 if self.algorithm == "ppo" else self.group_size
 
 
 @dataclass(frozen=True)
@@ -374,6 +384,7 @@ class EvaluateConfig(Settings):
     )
     seed: int = setting(0, "seed of the responses; the same one gives the same ones", minimum=0, maximum=2**32 - 1)
     threads: int = setting(0, "CPU threads; 0 takes the machine's cores", minimum=0, maximum=1024, advanced=True)
+    processes: int = setting(1, PROCESSES_HELP, minimum=1, maximum=64, advanced=True)
 
     @property
     def sampling(self) -> SamplingConfig:
@@ -388,7 +399,6 @@ class EvaluateConfig(Settings):
         )
 
 
-RunKind = Literal["pretrain", "sft", "reward", "policy", "evaluate"]
 RUN_CONFIGS: dict[str, type[Settings]] = {
     "pretrain": PretrainConfig,
     "sft": SFTConfig,
@@ -412,121 +422,8 @@ PRESETS: dict[str, dict[str, Settings]] = {
             critic_learning_rate=1e-3,
             kl_horizon=5000,
         ),
+        "RLOO": PolicyConfig(algorithm="rloo", group_size=4, ppo_epochs=1, kl_coefficient=0.05),
+        "GRPO": PolicyConfig(algorithm="grpo", group_size=8, kl_coefficient=0.04),
     },
     "evaluate": {"CPU": EvaluateConfig(), "GPU": EvaluateConfig(prompts=0, batch_size=512)},
 }
-
-COMMON_METRICS: dict[str, tuple[str, str]] = {
-    "learning_rate": ("size of the optimiser's steps, after warm-up and decay", ""),
-    "tokens_per_second": ("tokens learned from or drawn, by the clock", "tokens/s"),
-}
-METRICS: dict[str, dict[str, tuple[str, str]]] = {
-    "pretrain": {
-        "loss": ("mean surprise of the next token on the training text", "nats/token"),
-        "validation_loss": ("the same on text that is never trained on", "nats/token"),
-        "bits_per_character": ("surprise on the validation text, comparable between vocabularies", "bits/character"),
-        "grad_norm": ("length of the gradient before it is clipped", ""),
-        **COMMON_METRICS,
-    },
-    "sft": {
-        "loss": ("mean surprise of a response's next token on the step's demonstrations", "nats/token"),
-        "validation_loss": ("the same on prompts that are never trained on", "nats/token"),
-        "parent_validation_loss": ("what the policy that it began from has on those prompts", "nats/token"),
-        "kl": ("drift from the frozen parent: sum of log-ratios of a response, mean of 64 responses", "nats/response"),
-        "epoch": ("passes over the demonstrations so far", "epochs"),
-        "grad_norm": ("length of the gradient before it is clipped", ""),
-        **COMMON_METRICS,
-    },
-    "reward": {
-        "loss": ("mean negative log-likelihood of the step's ratings of both kinds", "nats"),
-        "accuracy": ("share of the step's verdicts whose better response scores higher; ties are left out", "share"),
-        "comparison_loss": ("negative log-likelihood of the comparisons, their ties and strengths included", "nats"),
-        "score_loss": ("cross-entropy of the 1-to-5 ratings over the bins; ln 5 = 1.609 is guessing", "nats"),
-        "holdout_accuracy": ("accuracy on prompts that are never trained on", "share"),
-        "holdout_count": ("verdicts that holdout_accuracy is measured on", "verdicts"),
-        "holdout_calibration_error": (
-            "how far the probabilities of held-out verdicts are from how often they come true, mean",
-            "share",
-        ),
-        "holdout_concordance": ("share of held-out pairs of different 1-to-5 ratings in the right order", "share"),
-        "grad_norm": ("length of the gradient before it is clipped", ""),
-        **COMMON_METRICS,
-    },
-    "policy": {
-        "reward": ("score less the KL penalty, mean of the round's responses", "reward"),
-        "score": ("the reward model's score before any penalty, mean of the responses", "reward"),
-        "kl": ("drift from the frozen parent: sum of log-ratios of a response, mean of the responses", "nats/response"),
-        "k3": ("the same by an estimator that is never negative and varies less", "nats/response"),
-        "kl_coefficient": ("reward given up for a nat of drift (beta)", "reward/nat"),
-        "entropy": ("mean spread of the next-token distribution", "nats/token"),
-        "response_length": ("mean tokens of a response, its end token included", "tokens"),
-        "end_rate": ("share of the responses that end by themselves", "share"),
-        "truncated_rate": ("share of the responses cut at the longest length", "share"),
-        "ratio_min": ("smallest probability ratio of new to old policy in the round", ""),
-        "ratio_max": ("largest probability ratio of new to old policy in the round", ""),
-        "approx_kl": ("drift from the policy that drew the round, mean of its steps' tokens", "nats/token"),
-        "skipped_steps": ("optimiser steps left out because that drift passed kl_early_stop", "steps"),
-        "clip_fraction": ("share of tokens whose ratio was clipped", "share"),
-        "value_clip_fraction": ("share of tokens whose value was clipped", "share"),
-        "policy_loss": ("clipped surrogate loss, mean of the tokens", ""),
-        "value_loss": ("clipped squared error of the critic, mean of the tokens", ""),
-        "explained_variance": ("how much of the returns the critic foresees; 1 is all, 0 is none", "share"),
-        "actor_grad_norm": ("length of the policy's gradient before it is clipped", ""),
-        "critic_grad_norm": ("length of the critic's gradient before it is clipped", ""),
-        "distinct_2": ("different token pairs among all pairs of the round; falls as responses grow alike", "share"),
-        **COMMON_METRICS,
-    },
-    "evaluate": {
-        "reward": ("the reward model's score of the candidate's responses, mean", "reward"),
-        "reward_difference": ("the candidate's score less its parent's on the same prompt, mean", "reward"),
-        "reward_difference_error": ("standard error of reward_difference", "reward"),
-        "kl_base": (
-            "drift from the first policy of the lineage: sum of log-ratios of a response, mean",
-            "nats/response",
-        ),
-        "kl_base_error": ("standard error of kl_base", "nats/response"),
-        "k3_base": ("kl_base by an estimator that is never negative and varies less", "nats/response"),
-        "kl_parent": ("drift from the policy that the candidate was improved from, measured alike", "nats/response"),
-        "kl_parent_error": ("standard error of kl_parent", "nats/response"),
-        "k3_parent": ("kl_parent by an estimator that is never negative and varies less", "nats/response"),
-        "response_length": ("mean tokens of a response, its end token included", "tokens"),
-        "end_rate": ("share of the responses that end by themselves", "share"),
-        "distinct_1": ("different tokens among all tokens of the responses", "share"),
-        "distinct_2": ("different token pairs among all pairs of the responses", "share"),
-        "distinct_3": ("different token triples among all triples of the responses", "share"),
-        "repetition": ("share of a response's runs of four tokens that stood in it before, mean", "share"),
-        "tokens_per_second": COMMON_METRICS["tokens_per_second"],
-    },
-}
-"""Help text and unit of every metric that a run of each kind records."""
-JUDGE_METRICS: dict[str, tuple[str, str]] = {
-    "judge_score": ("with a judge: its score of the same responses, from which nothing learns, mean", "reward"),
-    "judge_score_error": ("with a judge: standard error of judge_score", "reward"),
-}
-"""The same of what a policy run records beside those, where it was given a judge."""
-
-SettingsType = TypeVar("SettingsType", bound=Settings)
-
-
-def settings_from_dict(settings_type: type[SettingsType], values: Mapping[str, Any]) -> SettingsType:
-    """Settings from plain values, missing ones at their defaults.
-
-    Raises:
-        ConfigError: a name is unknown, or a value has the wrong type or lies outside its range.
-    """
-    known = {item.name for item in fields(settings_type)}  # type: ignore[arg-type]
-    for name, value in values.items():
-        if name not in known:
-            raise ConfigError(name, value, f"no such setting; there are {', '.join(sorted(known))}")
-    return settings_type(**values)
-
-
-def settings_to_dict(settings: Settings) -> dict[str, Any]:
-    """Plain values that ``settings_from_dict`` takes back."""
-    return asdict(settings)  # type: ignore[call-overload]
-
-
-def settings_hash(settings: Settings) -> str:
-    """SHA-256 of the settings' canonical JSON."""
-    text = json.dumps(settings_to_dict(settings), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.distributed import Store
 
+MEETING_FD = "STEERSMAN_MEETING_FD"  # in the environment: an open socket on which the first process lets others meet
 ANSWER_SECONDS = 600  # that a process waits for the others in the middle of a step, unless it is told otherwise
 PATIENCE_SECONDS = 24 * 3600.0  # that it waits for the first, which reads the data before the first step
 NUMBERS_AT_ONCE = 2**24  # of the gradients that are summed together, so that their copy stays small
@@ -238,9 +239,14 @@ class Processes(Group):
 
 def meeting_place(rank: int, size: int, seconds: float) -> "Store":
     """The store at MASTER_ADDR and MASTER_PORT in which the processes find each other."""
+    from torch.distributed import TCPStore
     from torch.distributed.rendezvous import rendezvous
 
-    store: Store = next(rendezvous("env://", rank, size, timeout=timedelta(seconds=seconds)))[0]
+    timeout = timedelta(seconds=seconds)
+    if rank == 0 and MEETING_FD in os.environ:
+        place = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size)
+        return TCPStore(*place, is_master=True, timeout=timeout, master_listen_fd=int(os.environ[MEETING_FD]))
+    store: Store = next(rendezvous("env://", rank, size, timeout=timeout))[0]
     return store
 
 

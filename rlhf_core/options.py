@@ -9,8 +9,8 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_type_hints
 
-from rlhf_core.config import Settings, SettingsType, settings_from_dict
 from rlhf_core.errors import ConfigError
+from rlhf_core.settings import Settings, SettingsType, settings_from_dict
 
 TRUE, FALSE, NOTHING = ("true", "yes", "on", "1"), ("false", "no", "off", "0"), ("none", "null", "")
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -39,7 +39,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "ensemble_scoring", "ensemble_penalty", "part",
     ),
     "validation and samples": ("holdout_fraction", "validation_interval", "samples", "sample_tokens"),
-    "saving and machine": ("save_interval", "step_save_seconds", "seed", "threads", "activation_checkpointing", "fsdp"),
+    "saving and machine": (
+        "save_interval", "step_save_seconds", "seed", "threads", "processes", "activation_checkpointing", "fsdp",
+    ),
 }  # fmt: skip
 """The groups in which settings of all kinds are shown, in this order."""
 

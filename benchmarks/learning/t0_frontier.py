@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from math import log, sqrt
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ from benchmarks.learning.policies import (
     small_palm,
     uniform_palm,
 )
-from rlhf_core.config import PolicyConfig, SamplingConfig
+from rlhf_core.config import PolicyAlgorithm, PolicyConfig, SamplingConfig
 from rlhf_core.errors import ConfigError
 from rlhf_core.evaluation import estimate
 from rlhf_core.generation.best_of_n import best_of_n
@@ -55,6 +55,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=default.steps, help="tokens of a response (16)")
     parser.add_argument("--beta", type=float, default=0.5, help="reward given up for a nat of KL (0.5)")
     parser.add_argument("--lora", action="store_true", help="train adapters of rank 8; without, all weights")
+    parser.add_argument(
+        "--algorithm", choices=get_args(PolicyAlgorithm), default="ppo", help="what improves the policy (ppo)"
+    )
+    parser.add_argument("--group-size", type=int, default=8, help="rloo, grpo: responses that are compared (8)")
     parser.add_argument("--updates", type=int, default=60, help="rounds of PPO, 256 responses each (60)")
     parser.add_argument("--samples", type=int, default=4096, help="fresh responses that it is judged by (4096)")
     parser.add_argument(
@@ -126,6 +130,8 @@ def ppo_settings(options: argparse.Namespace, best_kl: float, seed: int) -> Poli
         critic_learning_rate=min(3e-3, 0.192 / width(options)),
         kl_coefficient=options.beta,
         kl_hard_cap=max(50.0, 4 * best_kl),
+        algorithm=options.algorithm,
+        group_size=options.group_size,
         lora_rank=RANK if options.lora else 0,
         seed=seed,
     )

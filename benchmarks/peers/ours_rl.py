@@ -9,8 +9,9 @@ from rlhf_core.config import PolicyConfig, RewardConfig
 from rlhf_core.modules.actor_critic import ActorCritic
 from rlhf_core.modules.reward_model import RewardModel
 from rlhf_core.records import Comparison
+from rlhf_core.rewards import reward_of
 from rlhf_core.training.device import keep_freed_memory
-from rlhf_core.training.ppo import PolicyTrainer, reward_of
+from rlhf_core.training.ppo import PolicyTrainer
 from rlhf_core.training.reward import feedback_loss, make_optimizer
 
 

@@ -18,7 +18,12 @@ from rlhf_core.masking import masked_whiten
 
 @dataclass(frozen=True)
 class Lessons:
-    """What a rollout teaches; tensors are (responses, longest)."""
+    """What a rollout teaches; tensors are (responses, longest).
+
+    Attributes:
+        loss_coefficient: β of a KL penalty that stands in the loss; 0 where it stands in the rewards.
+        flat_groups: share of the groups whose responses all scored alike, which teach nothing.
+    """
 
     rewards: Tensor
     advantages: Tensor
@@ -26,6 +31,23 @@ class Lessons:
     kl: float
     k3: float
     explained_variance: float
+    loss_coefficient: float = 0.0
+    flat_groups: float = 0.0
+
+
+def drift_of(rollout: Rollout, config: PolicyConfig) -> tuple[float, float]:
+    """Nats a response between the policy and its parent, by k1 and by k3.
+
+    Raises:
+        TrainingDiverged: the KL is not finite, or above ``kl_hard_cap``.
+    """
+    kl = float(sequence_kl(k1(rollout.log_probs, rollout.reference_log_probs), rollout.mask))
+    if not math.isfinite(kl) or kl > config.kl_hard_cap:
+        raise TrainingDiverged(
+            f"the policy is {kl:.3g} nats a response from its parent; the cap is {config.kl_hard_cap:g}. "
+            "Try a lower learning rate or a higher KL coefficient"
+        )
+    return kl, float(sequence_kl(k3(rollout.log_probs, rollout.reference_log_probs), rollout.mask))
 
 
 @torch.no_grad()
@@ -39,12 +61,7 @@ def derive_lessons(rollout: Rollout, config: PolicyConfig, coefficient: float) -
         TrainingDiverged: the KL to the parent is not finite, or above ``kl_hard_cap``.
     """
     mask = rollout.mask
-    kl = float(sequence_kl(k1(rollout.log_probs, rollout.reference_log_probs), mask))
-    if not math.isfinite(kl) or kl > config.kl_hard_cap:
-        raise TrainingDiverged(
-            f"the policy is {kl:.3g} nats a response from its parent; the cap is {config.kl_hard_cap:g}. "
-            "Try a lower learning rate or a higher KL coefficient"
-        )
+    kl, always_positive_kl = drift_of(rollout, config)
     rewards = penalised_rewards(
         rollout.scores - config.missing_end_penalty * (~rollout.ended).float(),
         rollout.log_probs,
@@ -60,7 +77,7 @@ def derive_lessons(rollout: Rollout, config: PolicyConfig, coefficient: float) -
         advantages=masked_whiten(advantages, mask),
         returns=returns,
         kl=kl,
-        k3=float(sequence_kl(k3(rollout.log_probs, rollout.reference_log_probs), mask)),
+        k3=always_positive_kl,
         explained_variance=explained_variance(rollout.values, returns, mask),
     )
 

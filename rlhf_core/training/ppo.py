@@ -1,4 +1,4 @@
-"""Improving a policy by PPO, with a KL penalty to its frozen parent (docs/algorithms/ppo.md)."""
+"""Improving a policy by PPO, RLOO or GRPO, with a KL penalty to its frozen parent (docs/algorithms/ppo.md)."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,10 +20,10 @@ from rlhf_core.generation.sampler import generate_batch
 from rlhf_core.kl import AdaptiveKLController
 from rlhf_core.masking import Sequences, join_sequences
 from rlhf_core.modules.actor_critic import ActorCritic
-from rlhf_core.rewards import reward_of as reward_of
 from rlhf_core.seeds import derive_generator, derive_seed
 from rlhf_core.text.template import encode_prompt
 from rlhf_core.training.device import use_device
+from rlhf_core.training.groups import derive_group_lessons
 from rlhf_core.training.lessons import Lessons, Tally, derive_lessons
 from rlhf_core.training.lion import Lion
 from rlhf_core.training.ppo_models import make_models
@@ -109,7 +109,7 @@ def check_rollout(buffer: RolloutBuffer, state: RunState) -> None:
 
 
 class PolicyTrainer:
-    """PPO, one round at a time: sample, score, estimate advantages, learn, adapt the KL coefficient.
+    """PPO, RLOO or GRPO, one round at a time: sample, score, estimate advantages, learn, adapt the KL coefficient.
 
     Everything random in round u comes from (seed, use, u, …), and the tally counts the optimiser steps of the round, so
     a trainer that is restored after any step goes on exactly as one that was never stopped, given the same rollout.
@@ -171,9 +171,11 @@ class PolicyTrainer:
         self.actor_optimizer = optimizer(
             model.actor_parameters(), config.learning_rate, actor_weight_decay, config.adam_epsilon
         )
-        self.critic_optimizer = optimizer(
-            model.critic_parameters(), config.critic_learning_rate, critic_weight_decay, critic_epsilon
-        )
+        self.critic_optimizer: torch.optim.Optimizer | None = None
+        if config.algorithm == "ppo":
+            self.critic_optimizer = optimizer(
+                model.critic_parameters(), config.critic_learning_rate, critic_weight_decay, critic_epsilon
+            )
 
     def update(
         self,
@@ -202,7 +204,8 @@ class PolicyTrainer:
         self.started = time.perf_counter() - self.tally.seconds
         remaining = 1 - index / self.config.updates if remaining is None else remaining
         self.actor_optimizer.param_groups[0]["lr"] = self.config.learning_rate * remaining
-        self.critic_optimizer.param_groups[0]["lr"] = self.config.critic_learning_rate * remaining
+        if self.critic_optimizer is not None:
+            self.critic_optimizer.param_groups[0]["lr"] = self.config.critic_learning_rate * remaining
         coefficient = self.controller.coefficient
         try:
             if on_phase is not None:
@@ -232,7 +235,11 @@ class PolicyTrainer:
             "response_length": float(lengths.mean()),
             "end_rate": float(rollout.ended.float().mean()),
             "truncated_rate": 1 - float(rollout.ended.float().mean()),
-            "explained_variance": lessons.explained_variance,
+            **(
+                {"flat_groups": lessons.flat_groups}
+                if self.critic_optimizer is None
+                else {"explained_variance": lessons.explained_variance}
+            ),
             "distinct_2": distinct_n(rollout.responses, 2),
             "learning_rate": self.config.learning_rate * remaining,
             **learned,
@@ -241,16 +248,20 @@ class PolicyTrainer:
         }
 
     def choose_prompts(self, index: int, drawn: int | None = None) -> list[list[int]]:
-        """The prompts of a round: the next ones of an endless row of shuffled passes over all prompts."""
-        size, count = self.config.rollout_batch_size, len(self.prompts)
+        """The prompts of a round: the next ones of an endless row of shuffled passes over all prompts.
+
+        Where responses are compared within groups, each prompt comes so many times in a row.
+        """
+        times = self.config.responses_per_prompt
+        size, count = self.config.rollout_batch_size // times, len(self.prompts)
         chosen: list[list[int]] = []
-        position = index * size if drawn is None else drawn
+        position = index * size if drawn is None else drawn // times
         while len(chosen) < size:
             order = torch.randperm(count, generator=derive_generator(self.config.seed, "prompts", position // count))
             taken = order[position % count :][: size - len(chosen)].tolist()
             chosen += [self.prompts[number] for number in taken]
             position += len(taken)
-        return chosen
+        return [prompt for prompt in chosen for _ in range(times)]
 
     def roll_out(self, index: int, drawn: int | None = None) -> Rollout:
         """Draw responses and score them; each process does so for its share of the rows."""
@@ -271,9 +282,13 @@ class PolicyTrainer:
     @torch.no_grad()
     def draw(self, prompts: list[list[int]], seeds: list[int]) -> Rollout:
         """Responses with their scores; log-probabilities are kept from the drawing, at the same temperature."""
+        times = self.config.responses_per_prompt
+        if prompts != [prompt for prompt in prompts[::times] for _ in range(times)]:
+            times = 1  # a process's share may begin or end inside a group
         generations = generate_batch(
             self.model.palm,
-            prompts,
+            prompts[::times],
+            samples_per_prompt=times,
             sampling=SamplingConfig(max_new_tokens=self.config.max_new_tokens, temperature=self.config.temperature),
             end_id=self.end_id,
             seeds=seeds,
@@ -292,7 +307,8 @@ class PolicyTrainer:
             part = slice(at, at + self.forward_rows)
             found = self.model.reference_log_probs(prompts[part], responses[part], temperature=self.config.temperature)
             reference.append(widen(found, longest))
-            values.append(widen(self.model.values(self.join(prompts[part], responses[part])).float(), longest))
+            if self.critic_optimizer is not None:
+                values.append(widen(self.model.values(self.join(prompts[part], responses[part])).float(), longest))
         scores = as_scores(self.score(prompts, responses), len(responses)).to(device)
         return Rollout(
             prompts=prompts,
@@ -300,14 +316,15 @@ class PolicyTrainer:
             mask=mask.to(device),
             log_probs=log_probs.to(device),
             reference_log_probs=torch.cat(reference),
-            values=torch.where(mask.to(device), torch.cat(values), 0.0),
+            values=torch.where(mask.to(device), torch.cat(values) if values else 0.0, torch.zeros((), device=device)),
             scores=scores,
             ended=torch.tensor([generation.finish_reason == "end" for generation in generations], device=device),
         )
 
     def derive_lessons(self, rollout: Rollout) -> Lessons:
         """Rewards per token, advantages and returns, at today's KL coefficient."""
-        return derive_lessons(rollout, self.config, self.controller.coefficient)
+        derive = derive_lessons if self.config.algorithm == "ppo" else derive_group_lessons
+        return derive(rollout, self.config, self.controller.coefficient)
 
     def plan_minibatches(self, index: int) -> list[list[int]]:
         """Rows of each optimiser step: every response once an epoch, in a fresh order each."""
@@ -323,7 +340,7 @@ class PolicyTrainer:
         self, index: int, rollout: Rollout, lessons: Lessons, between_steps: Callable[[], None] | None = None
     ) -> dict[str, float]:
         """All optimiser steps of a round that the tally lacks; the policy stands still while the critic warms up."""
-        warming_up = index < self.config.critic_warmup_updates
+        warming_up = self.critic_optimizer is not None and index < self.config.critic_warmup_updates
         plan = self.plan_minibatches(index)
         for rows in plan[self.tally.steps :]:
             if between_steps is not None:
@@ -348,6 +365,8 @@ class PolicyTrainer:
         )
 
     def critic_step(self, rows: list[int], rollout: Rollout, lessons: Lessons) -> dict[str, float]:
+        if self.critic_optimizer is None:
+            return {}
         return critic_step(self.model, self.critic_optimizer, self.config, rows, rollout, lessons, group=self.group)
 
     @property
@@ -375,12 +394,11 @@ class PolicyTrainer:
     def capture(self, values: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What ``restore`` needs, and ``values`` beside it."""
         actor, actor_values = optimizer_tensors(self.actor_optimizer)
-        critic, critic_values = optimizer_tensors(self.critic_optimizer)
-        tensors = (
-            with_prefix("model", self.model.trainable_state())
-            | with_prefix("actor_optimizer", actor)
-            | with_prefix("critic_optimizer", critic)
-        )
+        tensors = with_prefix("model", self.model.trainable_state()) | with_prefix("actor_optimizer", actor)
+        critic_values: dict[str, Any] = {}
+        if self.critic_optimizer is not None:
+            critic, critic_values = optimizer_tensors(self.critic_optimizer)
+            tensors |= with_prefix("critic_optimizer", critic)
         return tensors, {
             **values,
             "actor_optimizer": actor_values,
@@ -394,7 +412,9 @@ class PolicyTrainer:
         """Bring back what ``capture`` took, into a trainer made from the same parents and settings."""
         self.model.load_state_dict(take_prefix("model", tensors), strict=False)
         restore_optimizer(self.actor_optimizer, take_prefix("actor_optimizer", tensors), values["actor_optimizer"])
-        restore_optimizer(self.critic_optimizer, take_prefix("critic_optimizer", tensors), values["critic_optimizer"])
+        if self.critic_optimizer is not None:
+            critic = take_prefix("critic_optimizer", tensors)
+            restore_optimizer(self.critic_optimizer, critic, values["critic_optimizer"])
         self.controller.coefficient = values["kl_coefficient"]
         self.tally = Tally(**values.get("tally", {}))
 

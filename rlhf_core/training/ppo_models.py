@@ -22,14 +22,14 @@ def make_models(palm: PaLM, config: PolicyConfig, reward_model: RewardModel | No
         ConfigError: more last layers than there are, or a reward model that no critic of this policy can start from.
     """
     critic = None
+    if config.algorithm != "ppo":
+        return without_critic(palm, config)
     if config.critic_trunk == "own":
         critic = copy.deepcopy(palm)
     elif config.critic_trunk == "reward-model":
         critic = trunk_of(reward_model, palm)
     for name, trunk in (("last_layers", palm), ("critic_last_layers", palm if critic is None else critic)):
-        layers, depth = getattr(config, name), len(trunk.blocks)
-        if layers > depth:
-            raise ConfigError(name, layers, f"at most {depth}, which is how many blocks there are; 0 leaves it out")
+        check_layers(name, getattr(config, name), trunk)
     starts_from = reward_model if config.critic_trunk == "reward-model" else None
     critic_rank = config.lora_rank if config.critic_lora_rank is None else config.critic_lora_rank
     model = ActorCritic(
@@ -47,6 +47,29 @@ def make_models(palm: PaLM, config: PolicyConfig, reward_model: RewardModel | No
     if starts_from is not None:
         take_head(model, starts_from)
     return model
+
+
+def without_critic(palm: PaLM, config: PolicyConfig) -> ActorCritic:
+    """Policy and reference alone: the critic's part is there by shape, copies no weights and learns nothing."""
+    check_layers("last_layers", config.last_layers, palm)
+    model = ActorCritic(
+        palm,
+        actor_lora=config.lora_rank > 0,
+        actor_lora_r=max(config.lora_rank, 1),
+        actor_last_layers=config.last_layers,
+        critic_lora_r=1,
+        critic_dim_out=1,
+    )
+    for parameter in model.critic_parameters():
+        parameter.requires_grad_(False)
+    return model
+
+
+def check_layers(name: str, layers: int, trunk: PaLM) -> None:
+    """Raise ConfigError where more last layers are to learn than there are."""
+    depth = len(trunk.blocks)
+    if layers > depth:
+        raise ConfigError(name, layers, f"at most {depth}, which is how many blocks there are; 0 leaves it out")
 
 
 def trunk_of(reward_model: RewardModel | None, palm: PaLM) -> PaLM:

@@ -17,6 +17,7 @@ from rlhf_core.masking import join_sequences
 from rlhf_core.modules.actor_critic import ActorCritic
 from rlhf_core.modules.token_loss import TokenLoss
 from rlhf_core.training.descent import descend
+from rlhf_core.training.groups import token_weights
 from rlhf_core.training.lessons import Lessons
 
 
@@ -31,7 +32,9 @@ def policy_step(
     may_refuse: bool = False,
     group: Group = ALONE,
 ) -> dict[str, float] | None:
-    """One step of the clipped surrogate, with the entropy bonus; each process of ``group`` takes its share of ``rows``.
+    """One step of the clipped surrogate, with entropy bonus and any KL penalty of the loss.
+
+    Each process of ``group`` takes its share of ``rows``.
 
     With ``may_refuse`` it is not taken, and the answer is None, where the policy is ``kl_early_stop`` away from the
     one that drew the responses already: the mean of k3 over the tokens, an estimate of KL(old ‖ new).
@@ -40,16 +43,27 @@ def policy_step(
     total = max(1, int(counted[rows].sum()))
     parts = micro_batches(config.micro_batch_size, rows[group.share(len(rows))], rollout)
     mine = [row for part in parts for row in part]
-    old, advantages, counts = (  # of the tokens of this process's rows, one after the other
-        of_token[mine][rollout.mask[mine]] for of_token in (rollout.log_probs, lessons.advantages, counted)
+    kept = rollout.mask[mine]
+    old, advantages, reference, counts = (  # of the tokens of this process's rows, one after the other
+        of_token[mine][kept]
+        for of_token in (rollout.log_probs, lessons.advantages, rollout.reference_log_probs, counted)
     )
+    weights = token_weights(counted[rows], config)
+    if weights is not None:
+        weights = torch.zeros_like(rollout.log_probs).index_copy(0, torch.tensor(rows, device=old.device), weights)
+        weights = weights[mine][kept]
     found: list[TokenLoss] = []
 
     def loss_of(tokens: slice, log_probs: Tensor, entropies: Tensor, where: slice) -> Tensor:
         surrogate = clipped_policy_loss(
             log_probs, old[tokens][where], advantages[tokens][where], clip_low=config.clip_ratio
         )
-        loss = aggregate_loss(surrogate.per_token, counts[tokens][where], total=total)
+        per_token = surrogate.per_token
+        if lessons.loss_coefficient:
+            per_token = per_token + lessons.loss_coefficient * k3(log_probs, reference[tokens][where])
+        if weights is not None:
+            per_token = per_token * weights[tokens][where]
+        loss = aggregate_loss(per_token, counts[tokens][where], total=total)
         if config.entropy_coefficient:  # its gradient costs two more passes over the logits
             bonus = aggregate_loss(entropies, counts[tokens][where], total=total)
             loss = loss - config.entropy_coefficient * bonus

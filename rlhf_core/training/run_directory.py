@@ -6,41 +6,50 @@ when a state is saved or read.
 """
 
 import ctypes
-import fcntl
 import json
-import math
 import os
 import shutil
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_core.config import RUN_CONFIGS, ModelConfig, Settings, settings_from_dict, settings_to_dict
 from rlhf_core.distributed import ALONE, Group
-from rlhf_core.durable import (
-    UnfinishedFolder,
-    canonical_json,
-    file_digest,
-    read_verified,
-    remove_unfinished,
-    sha256,
-    write_atomically,
-)
+from rlhf_core.durable import canonical_json, remove_unfinished, write_atomically
 from rlhf_core.errors import ConfigError, DatasetError, SteersmanError
 from rlhf_core.records import Feedback, Prompt, read_feedback, read_prompts
+from rlhf_core.training.run_events import EventLog, finite, metrics_to_keep, read_events, write_error
+from rlhf_core.training.run_locks import RunDirectoryBusy, hold_lock
+from rlhf_core.training.run_request import absolute, plain_name, read_request, request_digest, store_folder
+from rlhf_core.training.saved_states import RunState, SavedStates
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from rlhf_core.checkpoint import CheckpointRef
 
+__all__ = [
+    "EXIT_DIVERGED",
+    "EXIT_DONE",
+    "EXIT_OUT_OF_MEMORY",
+    "EXIT_REFUSED",
+    "EXIT_STOPPED",
+    "RunDirectory",
+    "RunDirectoryBusy",
+    "RunState",
+    "RunStopped",
+    "StateNotSaved",
+    "metrics_to_keep",
+    "read_events",
+    "settings_digest",
+    "store_folder",
+    "write_error",
+]
+
 EXIT_DONE, EXIT_REFUSED, EXIT_DIVERGED, EXIT_OUT_OF_MEMORY, EXIT_STOPPED = 0, 2, 3, 4, 75
-STEPS_KEPT = 2
 SAVES_THAT_MAY_FAIL = 2
 ORPHAN_GRACE_SECONDS = 10.0
 LOCK_WAIT_SECONDS = 30.0
@@ -53,23 +62,6 @@ class RunStopped(Exception):
 
 class StateNotSaved(SteersmanError):
     """Saving the resume state failed so often in a row that going on would risk the work."""
-
-
-class RunDirectoryBusy(SteersmanError):
-    """Another process is training in this run directory, or on this GPU; ``holder`` says which, in words."""
-
-    def __init__(self, message: str, holder: str) -> None:
-        super().__init__(message)
-        self.holder = holder
-
-
-@dataclass(frozen=True)
-class RunState:
-    """A saved state: ``step`` optimiser steps were done; tensors and plain values as they were given."""
-
-    step: int
-    tensors: "dict[str, Tensor]"
-    values: dict[str, Any]
 
 
 class RunDirectory:
@@ -113,9 +105,8 @@ class RunDirectory:
         self.stop_event = threading.Event()
         self.failed_saves = 0
         self.saved_at = time.monotonic()
-        self.damaged: set[str] = set()
-        self.events: int | None = None
-        self.events_torn = False
+        self.states = SavedStates(self.path / "state", self.log)
+        self.events = EventLog(self.path / "events.jsonl")
         self.held: list[int] = []  # descriptors of locked files
 
     @classmethod
@@ -251,23 +242,9 @@ class RunDirectory:
         if not self.group.is_first:
             return
         event = {"kind": kind, "time": time.time(), **fields}
-        line = json.dumps(event, allow_nan=False).encode() + b"\n"
-        try:
-            if self.events is None:
-                self.events = self.open_events()
-            written = os.write(self.events, b"\n" + line if self.events_torn else line)
-            self.events_torn = written < len(line)
-        except OSError as error:
-            print(f"event not written ({error}): {line.decode().strip()}", file=sys.stderr, flush=True)
+        self.events.write(event)
         if self.listener is not None:
             self.listener(event)
-
-    def open_events(self) -> int:
-        """Open the event file for appending; a line that a killed writer left unfinished is closed first."""
-        descriptor = os.open(self.path / "events.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        size = os.fstat(descriptor).st_size
-        self.events_torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-        return descriptor
 
     # Stopping
 
@@ -321,24 +298,7 @@ class RunDirectory:
         Raises:
             RunDirectoryBusy: another process still holds it after ``wait_seconds``.
         """
-        # A link in the lock's place would have us write to a file of somebody else's choice.
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(lock, flags, 0o600)
-        deadline = time.monotonic() + wait_seconds
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, f"{os.getpid()} in {self.path}\n".encode(), 0)
-                self.held.append(descriptor)
-                return
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    written = os.pread(descriptor, 4096, 0).decode(errors="replace").strip()
-                    os.close(descriptor)
-                    holder = f"process {written}" if written else "another process"
-                    raise RunDirectoryBusy(f"{holder} is training already and holds {lock}", holder) from None
-                time.sleep(0.1)
+        self.held.append(hold_lock(lock, f"{os.getpid()} in {self.path}", wait_seconds))
 
     def release(self) -> None:
         """Let others have what this process holds for the run."""
@@ -384,21 +344,11 @@ class RunDirectory:
         Raises:
             StateNotSaved: the disk refused for the third time in a row.
         """
-        from rlhf_core.training.state import pack_tensors  # torch loads only when it is needed
-
         if not self.group.is_first:
             return True
-        folder = self.path / "state"
         self.saved_at = time.monotonic()
         try:
-            with UnfinishedFolder(folder) as unfinished:
-                files = {
-                    "tensors.safetensors": unfinished.write("tensors.safetensors", pack_tensors(tensors)),
-                    "values.json": unfinished.write("values.json", json.dumps(dict(values)).encode()),
-                }
-                serial = 1 + max((int(path.name) for path in self.saved_states()), default=0)
-                manifest = {"step": step, "part": int(values.get("part", 0)), "files": files}
-                unfinished.publish(f"{serial:08d}", canonical_json(manifest))
+            part = self.states.write(step, tensors, values)
         except OSError as error:
             self.failed_saves += 1
             self.log(f"the state of step {step} could not be saved: {error}; the one before it still stands")
@@ -406,31 +356,9 @@ class RunDirectory:
                 raise StateNotSaved(f"saving failed {self.failed_saves} times in a row: {error}") from error
             return False
         self.failed_saves = 0
-        self.append("saved", step=step, part=manifest["part"])
-        kept: set[int] = set()
-        for path in self.saved_states():
-            of_step = None if path.name in self.damaged else step_of_state(path)
-            if of_step is None or of_step in kept or len(kept) == STEPS_KEPT:
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                kept.add(of_step)
+        self.append("saved", step=step, part=part)
+        self.states.forget_old()
         return True
-
-    @property
-    def saved_place(self) -> tuple[int, int]:
-        """The step of the newest state and how many optimiser steps of what follows are in it; zeros without one."""
-        for path in self.saved_states():
-            try:
-                manifest = json.loads((path / "manifest.json").read_bytes())
-                return int(manifest["step"]), int(manifest.get("part", 0))
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
-                continue  # torn: the training process passes over it too
-        return 0, 0
-
-    @property
-    def first_step_kept(self) -> int:
-        """The step of the earliest state that the run may have to go on from; 0 where there is none."""
-        return min((step_of_state(path) or 0 for path in self.saved_states()), default=0)
 
     def load_state(
         self, digest: str | None = None, check: "Callable[[RunState], None] | None" = None
@@ -446,7 +374,7 @@ class RunDirectory:
         """
         from rlhf_core.training.state import pack_tensors, unpack_tensors
 
-        found = self.newest_state(digest, check) if self.group.is_first else None
+        found = self.states.newest(digest, check) if self.group.is_first else None
         if self.group.size == 1:
             return found
         told = self.group.first(lambda: None if found is None else [found.step, found.values])
@@ -455,31 +383,19 @@ class RunDirectory:
         tensors = unpack_tensors(self.group.of_first(b"" if found is None else pack_tensors(found.tensors)))
         return RunState(told[0], tensors, told[1])
 
-    def newest_state(self, digest: str | None, check: "Callable[[RunState], None] | None") -> RunState | None:
-        from rlhf_core.training.state import unpack_tensors
-
-        for path in self.saved_states():
-            try:
-                manifest = json.loads((path / "manifest.json").read_bytes())
-                files = read_verified(path, manifest["files"])
-                tensors, values = unpack_tensors(files["tensors.safetensors"]), json.loads(files["values.json"])
-                if digest is not None and values["digest"] != digest:
-                    self.log(f"settings or data have changed since step {manifest['step']}: starting anew")
-                    return None
-                state = RunState(manifest["step"], tensors, values)
-                if check is not None:
-                    check(state)
-                return state
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                self.damaged.add(path.name)
-                self.log(f"saved state {path.name} is damaged and passed over: {error}")
-        return None
-
     def saved_states(self) -> list[Path]:
         """Folders of the saved states, newest first."""
-        folder = self.path / "state"
-        names = sorted((path.name for path in folder.iterdir()), reverse=True) if folder.is_dir() else []
-        return [folder / name for name in names if name.isdigit()]
+        return self.states.all()
+
+    @property
+    def saved_place(self) -> tuple[int, int]:
+        """The step of the newest state and how many optimiser steps of what follows are in it; zeros without one."""
+        return self.states.place
+
+    @property
+    def first_step_kept(self) -> int:
+        """The step of the earliest state that the run may have to go on from; 0 where there is none."""
+        return self.states.first_step_kept
 
     # The end
 
@@ -529,126 +445,6 @@ class RunDirectory:
         remove_unfinished(self.path, older_than_seconds=0.0)
 
 
-def step_of_state(path: Path) -> int | None:
-    """The step whose state a folder holds, or None where its manifest does not say."""
-    try:
-        return int(json.loads((path / "manifest.json").read_bytes())["step"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def read_request(path: Path) -> dict[str, Any]:
-    """The content of ``run.json``.
-
-    Raises:
-        ConfigError: it is missing, no JSON object, lacks "kind" or "store", or an entry is of the wrong type.
-    """
-    try:
-        request = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise ConfigError("run-dir", str(path.parent), "a folder with a run.json") from None
-    except ValueError as error:
-        raise ConfigError("run.json", str(path), f"JSON ({error})") from error
-    if not isinstance(request, dict) or not isinstance(request.get("kind"), str) or not request.get("store"):
-        raise ConfigError("run.json", str(path), 'an object with "kind" and "store"')
-    check_type("store", request["store"], str)
-    for name in ("config", "model", "inputs", "meta"):
-        check_type(name, request.get(name), dict, type(None))
-    for name in ("feedback", "prompts"):
-        check_type(name, request.get(name), str, type(None))
-    inputs = request.get("inputs") or {}
-    for name in ("policy", "reward_model", "reward", "judge", "tokenizer"):
-        check_type(name, inputs.get(name), str, type(None))
-    for name in ("text", "demonstrations"):
-        check_type(name, inputs.get(name), list, type(None))
-        for file in inputs.get(name) or []:
-            check_type(name, file, str)
-    return request
-
-
-JSON_WORDS = {str: "text", dict: "an object", list: "a list", type(None): "null"}
-
-
-def check_type(name: str, value: Any, *permitted: type) -> None:
-    """Raise ConfigError where an entry of ``run.json`` is of another type than ``permitted``."""
-    if not isinstance(value, permitted):
-        raise ConfigError(name, value, " or ".join(JSON_WORDS[kind] for kind in permitted))
-
-
-def store_folder(path: Path | str) -> Path:
-    """``path``, where a folder is or can be made.
-
-    Raises:
-        ConfigError: it, or a folder above it, is a file.
-    """
-    for place in (Path(path), *Path(path).parents):
-        if place.exists() and not place.is_dir():
-            raise ConfigError("store", str(path), f"a folder, and {place} is a file")
-    return Path(path)
-
-
-def plain_name(label: str, name: str | None) -> str | None:
-    """``name``, which must be a file of the run directory itself.
-
-    Raises:
-        ConfigError: it leads elsewhere.
-    """
-    if name is not None and (name != os.path.basename(name) or name in ("", ".", "..")):
-        raise ConfigError(label, name, "the name of a file in the run directory")
-    return name
-
-
-def absolute(path: Path | str | None) -> str | None:
-    """An absolute path as text, or None."""
-    return None if path is None else os.path.abspath(path)
-
-
-def finite(value: float) -> float | None:
-    """A plain float, or None where JSON has no word for it."""
-    number = float(value)
-    return number if math.isfinite(number) else None
-
-
-def metrics_to_keep(metrics: Mapping[str, float]) -> dict[str, float | None]:
-    """Metrics for the manifest of a checkpoint, which a number that is not finite may not keep from being saved.
-
-    Speed is left out: equal runs leave equal checkpoints.
-    """
-    known = {name: value for name, value in metrics.items() if name != "tokens_per_second"}
-    return {name: value if math.isfinite(value) else None for name, value in known.items()}
-
-
-def write_error(path: Path, error: Exception) -> None:
-    """Write ``error.json`` into a run directory."""
-    write_atomically(path / "error.json", canonical_json({"error": type(error).__name__, "message": str(error)}))
-
-
-def read_events(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
-    """Events after byte ``offset`` of an event file, and the offset to go on from.
-
-    A last line that is still being written is left for the next call; a line torn by a kill is passed over.
-    """
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            data = file.read()
-    except FileNotFoundError:
-        return [], offset
-    whole = data[: data.rfind(b"\n") + 1]
-    return list(parse_events(whole.splitlines())), offset + len(whole)
-
-
-def parse_events(lines: Iterable[bytes]) -> Iterable[dict[str, Any]]:
-    """The events among ``lines``; what is no JSON object is passed over."""
-    for line in lines:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict):
-            yield event
-
-
 def die_with_parent() -> None:
     """Ask Linux for SIGTERM when the thread that started this process ends; elsewhere the control pipe must do."""
     try:
@@ -658,21 +454,5 @@ def die_with_parent() -> None:
 
 
 def settings_digest(run: RunDirectory) -> str:
-    """SHA-256 of everything that decides what a run learns; goes into the state and the checkpoint.
-
-    Feedback, prompts and checkpoints count by their content, wherever they are. How many threads work, whether weights
-    are spread over processes and how often the state is saved may change between two starts.
-    """
-    request = read_request(run.path / "run.json")
-    for name in ("meta", "store"):
-        request.pop(name, None)
-    config = dict(request.get("config") or {})
-    for name in ("threads", "fsdp", "save_interval", "step_save_seconds"):
-        config.pop(name, None)
-    inputs = dict(request.get("inputs") or {})
-    for name in ("policy", "reward_model", *(["judge"] if inputs.get("judge") else [])):
-        inputs[name] = file_digest(Path(inputs[name]) / "manifest.json") if inputs.get(name) else None
-    if "demonstrations" in inputs:
-        inputs["demonstrations"] = [file_digest(Path(file)) for file in inputs["demonstrations"]]
-    records = {name: file_digest(run.path / request[name]) for name in ("feedback", "prompts") if request.get(name)}
-    return sha256(canonical_json({**request, "config": config, "inputs": inputs, **records}))
+    """SHA-256 of everything that decides what a run learns; see ``request_digest``."""
+    return request_digest(run.path)

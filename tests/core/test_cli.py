@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf_core import cli
+from rlhf_core import answers, cli
 from rlhf_core.checkpoint import load_policy
 from rlhf_core.commands import SMALLEST_VOCABULARY
 from rlhf_core.config import (
@@ -39,7 +39,7 @@ COMMAND = [sys.executable, "-m", "rlhf_core"]
 WITH_TEST_TRAINER = f"""
 import sys
 sys.path.insert(0, {str(HERE)!r})
-from rlhf_core import cli
+from rlhf_core import answers, cli
 cli.TRAINERS["reward"] = ("trainers_for_tests", "train_counting")
 sys.exit(cli.main(sys.argv[1:]))
 """
@@ -490,7 +490,7 @@ def test_a_policy_trained_from_a_shell_can_be_sampled_from_it(policy, capsys):
 
 def test_many_samples_through_few_rows_come_in_the_order_of_their_seeds(policy, capsys, monkeypatch):
     whole = drawn(capsys, "--policy", str(policy), "--prompt", "Review", "--samples", "9")
-    monkeypatch.setattr(cli, "ROWS_AT_ONCE", 4)
+    monkeypatch.setattr(answers, "ROWS_AT_ONCE", 4)
     assert [
         line["tokens"] for line in drawn(capsys, "--policy", str(policy), "--prompt", "Review", "--samples", "9")
     ] == [line["tokens"] for line in whole]

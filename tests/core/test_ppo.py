@@ -15,10 +15,11 @@ from rlhf_core.errors import CheckpointError, DatasetError, TrainingDiverged
 from rlhf_core.modules.actor_critic import ActorCritic
 from rlhf_core.modules.reward_model import RewardModel
 from rlhf_core.records import Prompt, write_prompts
+from rlhf_core.rewards import reward_of
 from rlhf_core.training import ppo, ppo_steps
 from rlhf_core.training.descent import descend
 from rlhf_core.training.lessons import Lessons
-from rlhf_core.training.ppo import PolicyTrainer, reward_of, train_policy
+from rlhf_core.training.ppo import PolicyTrainer, train_policy
 from rlhf_core.training.run_directory import RunDirectory, RunStopped, read_events
 
 SMALL = dict(

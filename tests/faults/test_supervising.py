@@ -72,6 +72,20 @@ def test_a_process_that_goes_on_inside_of_a_round_is_tried_on_and_on(ask_policy,
     assert_nothing_twice(run)
 
 
+def test_two_processes_train_a_run_together_and_go_on_when_one_is_killed(ask, hurried, monkeypatch):
+    monkeypatch.setenv("STEERSMAN_FAILPOINT", "before-manifest:3")  # two saves, then the first process dies
+    monkeypatch.setattr(Supervision, "pause", lambda self, seconds: None)
+    run = ask(epochs=3, processes=2)
+    assert supervise(run.pk)
+    assert fresh(run).state == "succeeded", fresh(run).error
+    assert sum("killed (SIGKILL)" in message for message in events(run, "log")) == 1
+    assert len(events(run, "claimed")) == 1
+    told = (run_folder(run) / "output.log").read_text()
+    assert "process 2 of 2 has lost another one" in told
+    assert "a process of 2 was ended by SIGKILL" in told
+    assert_nothing_twice(run)
+
+
 def test_a_process_without_memory_says_what_helps(run, settings, monkeypatch, tmp_path):
     folder = tmp_path / "patches"
     folder.mkdir()

@@ -2,9 +2,10 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("rlhf_core", "webapp", "workers", "demo", "benchmarks")
 PURE = {"rlhf_core.config", "rlhf_core.errors", "rlhf_core.records"}
+PURE |= {"rlhf_core.settings", "rlhf_core.metrics"}  # parts of the config, which hands their names on
 LIBRARY_MAY_USE = {"torch", "einops", "numpy", "safetensors", "tokenizers", "accelerate"}
 COMMAND_LINE = {"rlhf_core.__main__", "rlhf_core.cli", "rlhf_core.options", "rlhf_core.progress"}
 COMMAND_LINE_MAY_USE = {"rich", "yaml"}
@@ -234,6 +236,26 @@ def test_no_two_files_import_each_other_by_any_path():
         if not state[name]:
             visit(name, [name])
     assert circle == []
+
+
+def test_every_public_name_of_the_library_is_used_or_told_of():
+    told = "\n".join(path.read_text() for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
+    words = {name: Counter(re.findall(r"\w+", ast.unparse(tree))) for name, tree in sources().items()}
+    known = set(re.findall(r"\w+", told + tests))
+    unused = []
+    for name, tree in sources().items():
+        if not within(name, "rlhf_core"):
+            continue
+        for node in tree.body:
+            names = [node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef) else []
+            if isinstance(node, ast.Assign):
+                names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+            for found in names:
+                is_used = words[name][found] > 1 or any(found in words[other] for other in words if other != name)
+                if not (is_used or found in known or found.startswith("__")):
+                    unused.append(f"{name}.{found}")
+    assert unused == []
 
 
 def test_there_is_no_drawer_for_odds_and_ends():

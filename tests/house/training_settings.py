@@ -4,7 +4,15 @@ from dataclasses import fields
 from pathlib import Path
 from typing import get_args, get_type_hints
 
-from rlhf_core.config import JUDGE_METRICS, METRICS, RUN_CONFIGS, ModelConfig, SamplingConfig, permitted_range
+from rlhf_core.config import (
+    GROUP_METRICS,
+    JUDGE_METRICS,
+    METRICS,
+    RUN_CONFIGS,
+    ModelConfig,
+    SamplingConfig,
+    permitted_range,
+)
 
 PAGE = Path(__file__).parents[2] / "docs/training-settings.md"
 SECTIONS = {
@@ -39,7 +47,7 @@ def render() -> str:
             unit = f" ({item.metadata['unit']})" if item.metadata["unit"] else ""
             parts.append(f"| `{item.name}` | {default} | {permitted} | {item.metadata['help']}{unit} |\n")
     for kind, always in METRICS.items():
-        metrics = always | (JUDGE_METRICS if kind == "policy" else {})
+        metrics = always | (JUDGE_METRICS | GROUP_METRICS if kind == "policy" else {})
         parts.append(f"\n## Metrics of a {kind} run\n\n| metric | unit | what it tells |\n|---|---|---|\n")
         parts += [f"| `{name}` | {unit} | {help_text} |\n" for name, (help_text, unit) in metrics.items()]
     return "".join(parts)

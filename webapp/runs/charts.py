@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from django.utils.translation import gettext_noop
 
-from rlhf_core.config import JUDGE_METRICS, METRICS
+from rlhf_core.config import GROUP_METRICS, JUDGE_METRICS, METRICS
 from webapp.runs.core_words import said
 
 MOST_POINTS = 600  # of one curve; a screen shows no more
@@ -139,6 +139,7 @@ FOLDED: dict[str, tuple[tuple[str, tuple[tuple[str, str], ...]], ...]] = {
             (
                 (gettext_noop("How responses end"), "end_rate truncated_rate"),
                 (gettext_noop("Variety of word pairs"), "distinct_2"),
+                (gettext_noop("Prompts that teach nothing"), "flat_groups"),
             ),
         ),
         (
@@ -184,7 +185,7 @@ LABELS = {
 
 def metrics_of(kind: str) -> dict[str, tuple[str, str]]:
     """What a run of this kind may record."""
-    return METRICS[kind] | (JUDGE_METRICS if kind == "policy" else {})
+    return METRICS[kind] | (JUDGE_METRICS | GROUP_METRICS if kind == "policy" else {})
 
 
 def curve(kind: str, metric: str) -> Curve:

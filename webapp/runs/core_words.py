@@ -8,7 +8,7 @@ from dataclasses import fields
 
 from django.utils.translation import gettext
 
-from rlhf_core.config import JUDGE_METRICS, METRICS, RUN_CONFIGS
+from rlhf_core.config import GROUP_METRICS, JUDGE_METRICS, METRICS, RUN_CONFIGS
 from webapp.quality.demonstrations import DemonstrationRules
 
 SHORT = {"kl": "KL", "lora": "LoRA", "ppo": "PPO", "gae": "GAE"}
@@ -33,7 +33,7 @@ def core_texts() -> list[str]:
     for settings_type in (*(RUN_CONFIGS[kind] for kind in ("sft", "reward", "policy", "evaluate")), DemonstrationRules):
         for item in fields(settings_type):
             found |= {item.metadata["help"], item.metadata["unit"], spelled(item.name)}
-    for metrics in (*(METRICS[kind] for kind in ("sft", "reward", "policy", "evaluate")), JUDGE_METRICS):
+    for metrics in (*(METRICS[kind] for kind in ("sft", "reward", "policy", "evaluate")), JUDGE_METRICS, GROUP_METRICS):
         for name, (help, unit) in metrics.items():
             found |= {help, unit, name.replace("_", " "), spelled(name)}
     return sorted(found - {""})

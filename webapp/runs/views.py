@@ -95,6 +95,14 @@ PRESET_WORDS = {
         gettext_lazy("Larger"),
         format_lazy("{} {}", gettext_lazy("Hours with the demo policy."), ON_CPU),
     ),
+    ("policy", "RLOO"): (
+        gettext_lazy("RLOO, without a critic"),
+        gettext_lazy("Four answers to each prompt are compared with each other."),
+    ),
+    ("policy", "GRPO"): (
+        gettext_lazy("GRPO, without a critic"),
+        gettext_lazy("Eight answers to each prompt are compared with each other."),
+    ),
     ("evaluate", "CPU"): (gettext_lazy("On two CPU cores"), gettext_lazy("About a minute with the demo policy.")),
     ("evaluate", "GPU"): (
         gettext_lazy("Larger"),
