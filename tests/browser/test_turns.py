@@ -160,7 +160,8 @@ def test_turns_are_judged_by_a_finger_with_keys_of_ones_own_and_offline(watched,
     press(page, "h", "y")
     assert said(page) == ["unsure", "good", ""]
     page.context.set_offline(True)
-    press(page, "y", "Enter")
+    page.locator("[data-turn-key='1']").click()
+    press(page, "Enter")  # with the button still focused
     expect(page.locator("#saved")).to_contain_text("will resend")
     kept = page.evaluate("({...localStorage})")
     (entries,) = (json.loads(kept[name]) for name in kept if name.startswith("steersman-unsent"))

@@ -99,11 +99,16 @@
     const key = event.key.toLowerCase();
     const isUndo = (key === "u" && !event.ctrlKey && !event.shiftKey) || (key === "z" && event.ctrlKey && !event.shiftKey);
     if (isUndo && !("judged" in item().dataset) && given.get(item())?.length) takeBack();
-    else if (key === "enter" && !event.ctrlKey && now() && !event.target.closest("a, button:not(#save), summary")) {
-      document.getElementById("save").click();
-    } else return;
+    else if (key === "enter" && !event.ctrlKey && now() && isForSaving(event.target)) document.getElementById("save").click();
+    else return;
     event.preventDefault();
   });
+
+  // Enter on another button or link presses that; on a verdict's button it saves once each turn has one.
+  function isForSaving(target) {
+    const button = target.closest("a, button, summary");
+    return !button || button.id === "save" || (button.matches("[data-turn-key]") && !left().length);
+  }
 
   document.addEventListener(
     "submit",
