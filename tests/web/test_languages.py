@@ -2,6 +2,7 @@
 
 import json
 import re
+from html.parser import HTMLParser
 
 import pytest
 from django.test import Client
@@ -10,6 +11,7 @@ from django.utils import translation
 
 from tests.studio import open_studio
 from webapp.accounts.languages import choose_language
+from webapp.projects.models import PracticePair
 
 GERMAN = {"Accept-Language": "de-AT,de;q=0.9,en;q=0.5"}
 
@@ -113,3 +115,59 @@ def test_an_export_reads_the_same_whatever_its_reader_s_language(studio):
         lines[language] = admin.get(reverse("feedback:export", args=[project.slug])).getvalue()
     assert lines["en"] == lines["de"] == lines["ar"]
     assert json.loads(lines["ar"])["words"] == "both bad"
+
+
+class Words(HTMLParser):
+    """What a page says: its texts, and the attributes that are read out or shown."""
+
+    SAID = ("aria-label", "title", "placeholder", "alt", "data-confirm")
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+        self.inside: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.inside.append(tag)
+        self.found |= {value for name, value in attrs if name in self.SAID and value}
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.inside and self.inside.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if not {"script", "style", "template", "code"} & set(self.inside):
+            self.found.add(" ".join(data.split()))
+
+
+def test_no_page_says_in_another_language_what_it_says_in_english(studio):
+    """Whatever a page says alike in all languages is of the project, a name, or a sign."""
+    studio.add_items(pairs=1, singles=1)
+    project, client = studio.project, Client()
+    PracticePair.objects.create(pk=1, project=project, prompt="A film", left="Good.", right="Bad.", best="a")
+    client.force_login(studio.admin)
+    ends = ["", "runs/", "lineage/", "policies/1/", "runs/reward/", "runs/sft/", "ratings/", "import/", "raters/"]
+    ends += [
+        "guideline/",
+        "settings/",
+        "settings/modes/",
+        "settings/first-visit/",
+        "settings/first-visit/1/",
+        "history/",
+    ]
+    ends += ["rate/", "rate/keys/", "rate/welcome/"]
+    addresses = ["/", "/new/", "/account/password/", "/nowhere/", *(f"/p/{project.slug}/{end}" for end in ends)]
+    said: dict[str, dict[str, set[str]]] = {}
+    for language in ("en", "de", "ar"):
+        choose_language(user=studio.admin, language=language)
+        said[language] = {address: Words(client.get(address).content.decode()).found for address in addresses}
+    of_the_project = {project.name, project.question, project.single_question, project.prompt_label}
+    words = {
+        one
+        for address in addresses
+        for other in ("de", "ar")
+        for one in said["en"][address] & said[other][address]
+        if re.search(r"[^\W\d_]{3}", one) and one not in of_the_project
+    }
+    assert words == set()
