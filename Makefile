@@ -57,7 +57,7 @@ docs: $(DONE)/dev ## write docs/training-settings.md from the settings
 	$(RUN) -m tests.house.training_settings
 
 messages: $(DONE)/dev ## bring webapp/locale/*/django.po up to date with the sources (needs GNU gettext)
-	cd webapp && ../$(RUN) ../manage.py messages
+	$(RUN) manage.py messages
 
 compilemessages: $(DONE)/dev ## write the .mo files that the pages read from the .po files (needs GNU gettext)
 	cd webapp && ../$(RUN) ../manage.py compilemessages --locale de --locale ar

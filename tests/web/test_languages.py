@@ -2,14 +2,26 @@
 
 import json
 import re
+from dataclasses import fields
+from datetime import timedelta
+from html.parser import HTMLParser
 
 import pytest
+from django.core.exceptions import ValidationError
+from django.template.loader import render_to_string
 from django.test import Client
 from django.urls import reverse
-from django.utils import translation
+from django.utils import timezone, translation
 
+from rlhf_core.config import PolicyConfig
 from tests.studio import open_studio
+from tests.turns import ask_for_reward_run, begin, rate
 from webapp.accounts.languages import choose_language
+from webapp.projects.models import PracticePair
+from webapp.runs.calibration import Bin, Calibration
+from webapp.runs.figures import say_duration, say_value
+from webapp.runs.forms import field_for
+from webapp.runs.templatetags.humanise import ago
 
 GERMAN = {"Accept-Language": "de-AT,de;q=0.9,en;q=0.5"}
 
@@ -113,3 +125,100 @@ def test_an_export_reads_the_same_whatever_its_reader_s_language(studio):
         lines[language] = admin.get(reverse("feedback:export", args=[project.slug])).getvalue()
     assert lines["en"] == lines["de"] == lines["ar"]
     assert json.loads(lines["ar"])["words"] == "both bad"
+
+
+class Words(HTMLParser):
+    """What a page says: its texts, and the attributes that are read out or shown."""
+
+    SAID = ("aria-label", "title", "placeholder", "alt", "data-confirm")
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+        self.inside: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.inside.append(tag)
+        self.found |= {value for name, value in attrs if name in self.SAID and value}
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.inside and self.inside.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if not {"script", "style", "template", "code"} & set(self.inside):
+            self.found.add(" ".join(data.split()))
+
+
+def test_no_page_says_in_another_language_what_it_says_in_english(studio):
+    """Whatever a page says alike in all languages is of the project, a name, or a sign."""
+    studio.add_items(pairs=1, singles=1)
+    project, client = studio.project, Client()
+    PracticePair.objects.create(pk=1, project=project, prompt="A film", left="Good.", right="Bad.", best="a")
+    client.force_login(studio.admin)
+    ends = ["", "runs/", "lineage/", "policies/1/", "runs/reward/", "runs/sft/", "ratings/", "import/", "raters/"]
+    ends += [
+        "guideline/",
+        "settings/",
+        "settings/modes/",
+        "settings/first-visit/",
+        "settings/first-visit/1/",
+        "history/",
+    ]
+    ends += ["rate/", "rate/keys/", "rate/welcome/"]
+    addresses = ["/", "/new/", "/account/password/", "/nowhere/", *(f"/p/{project.slug}/{end}" for end in ends)]
+    said: dict[str, dict[str, set[str]]] = {}
+    for language in ("en", "de", "ar"):
+        choose_language(user=studio.admin, language=language)
+        said[language] = {address: Words(client.get(address).content.decode()).found for address in addresses}
+    of_the_project = {project.name, project.question, project.single_question, project.prompt_label}
+    words = {
+        one
+        for address in addresses
+        for other in ("de", "ar")
+        for one in said["en"][address] & said[other][address]
+        if re.search(r"[^\W\d_]{3}", one) and one not in of_the_project
+    }
+    assert words == set()
+
+
+def test_numbers_for_machines_are_not_localised_and_those_for_people_are():
+    bins = (Bin(0.5, 0.6, 400, 0.55, 0.9), Bin(0.9, 1.0, 20, 0.95, 0.9))
+    with translation.override("de"):
+        html = render_to_string("runs/_calibration.html", {"calibration": Calibration(0.3, 420, bins)})
+        assert re.search(r'cx="\d+\.\d"', html)
+        assert not re.search(r'\s[a-z]+[12]?="-?\d+,\d', html)
+        assert "30,0 %" in html
+        assert (say_value(12.25), say_value(1234), say_duration(2.5)) == ("12,2", "1.234", "2,5 s")
+    with translation.override("ar"):
+        assert (say_value(12.25), say_value(1234), say_duration(2.5)) == ("12.2", "1,234", "2.5 ث")
+
+
+def test_a_typed_number_is_read_as_its_language_writes_it_and_with_a_point():
+    item = next(item for item in fields(PolicyConfig) if item.name == "temperature")
+    with translation.override("de"):
+        field = field_for(item.name, float, item.metadata, 1.0)
+        assert (field.clean("0,5"), field.clean("0.5"), field.prepare_value(0.5)) == (0.5, 0.5, "0.5")
+    with translation.override("en"), pytest.raises(ValidationError):
+        field_for(item.name, float, item.metadata, 1.0).clean("0,5")
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [(0, "الآن"), (1, "قبل دقيقة"), (2, "قبل دقيقتين"), (5, "قبل 5 دقائق"), (40, "قبل 40 دقيقة")]
+)
+def test_arabic_counts_in_its_own_forms(count, said):
+    with translation.override("ar"):
+        assert ago(timezone.now() - timedelta(minutes=count, seconds=1)) == said
+
+
+def test_a_page_that_the_browser_keeps_is_another_in_another_language(studio):
+    client = Client()
+    client.force_login(studio.admin)
+    rate(studio, 16)
+    begin(ask_for_reward_run(studio, minimum_ratings=2), step=1)
+    address = f"/p/{studio.project.slug}/runs/1/live/"
+    first = client.get(address)
+    assert client.get(address, headers={"If-None-Match": first["ETag"]}).status_code == 304
+    choose_language(user=studio.admin, language="de")
+    assert client.get(address, headers={"If-None-Match": first["ETag"]}).status_code == 200

@@ -15,8 +15,8 @@ from django.utils import timezone
 from django.utils.cache import patch_vary_headers
 from django.utils.http import quote_etag
 from django.utils.text import format_lazy
+from django.utils.translation import get_language, gettext_lazy
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from rlhf_core.config import (
@@ -111,17 +111,21 @@ PRESET_WORDS = {
 }
 
 
+def etag_of(version: str) -> str:
+    """What tells this version from others, in the language that it is shown in."""
+    return quote_etag(f"{version} {get_language()}")
+
+
 def not_modified(request: HttpRequest, version: str) -> HttpResponse | None:
     """304 where the browser has this version already."""
-    etag = quote_etag(version)
-    if etag in request.headers.get("If-None-Match", ""):
+    if etag_of(version) in request.headers.get("If-None-Match", ""):
         return tag(HttpResponseNotModified(), version)
     return None
 
 
 def tag(response: HttpResponse, version: str) -> HttpResponse:
     """Let the browser keep the answer, and ask each time whether it still holds."""
-    response["ETag"] = quote_etag(version)
+    response["ETag"] = etag_of(version)
     response["Cache-Control"] = "private, no-cache"
     patch_vary_headers(response, ["HX-Request", "Cookie"])
     return response

@@ -3,7 +3,13 @@
 
 // On a narrow screen the pages of a project scroll sideways: the one that is open must be in view.
 const here = document.querySelector(".strip nav [aria-current]");
-if (here) here.parentElement.scrollLeft = here.offsetLeft - here.parentElement.offsetLeft - here.offsetWidth;
+if (here) {
+  const strip = here.parentElement;
+  const [outer, inner] = [strip.getBoundingClientRect(), here.getBoundingClientRect()];
+  const isRightToLeft = document.dir === "rtl";
+  const before = isRightToLeft ? outer.right - inner.right : inner.left - outer.left;
+  strip.scrollLeft += (isRightToLeft ? -1 : 1) * (before - inner.width);
+}
 
 // A menu closes when one looks elsewhere.
 document.addEventListener("click", (event) => {

@@ -62,7 +62,8 @@
     if (item().getAttribute("aria-busy") === "true") return;
     const key = event.key.toLowerCase();
     const digit = /^[1-5]$/.test(event.key) ? event.key : (/^(?:Digit|Numpad)([1-5])$/.exec(event.code)?.[1] ?? "");
-    const step = { arrowleft: -1, arrowright: 1 }[key];
+    const forward = document.dir === "rtl" ? -1 : 1; // the scales stand in the page's direction
+    const step = { arrowleft: -forward, arrowright: forward }[key];
     const isUndo = (key === "u" && !event.ctrlKey && !event.shiftKey) || (key === "z" && event.ctrlKey && !event.shiftKey);
     if (isUndo && !("judged" in item().dataset) && given.get(item())?.length) takeBack();
     else if (event.ctrlKey) return;

@@ -196,7 +196,8 @@
       if (document.querySelector("dialog[open], details[open]:not(.earlier)")) return;
       if (isTyping(event.target)) return;
       const key = event.key.toLowerCase();
-      const sideways = { arrowleft: false, arrowup: false, arrowright: true, arrowdown: true }[key];
+      const isRightToLeft = getComputedStyle(shown()).direction === "rtl"; // the answer, whatever the page
+      const sideways = { arrowleft: isRightToLeft, arrowup: false, arrowright: !isRightToLeft, arrowdown: true }[key];
       if (key === "m") mark();
       else if (!choosing) return;
       else if (sideways !== undefined) (event.shiftKey ? resize : step)(sideways);

@@ -1,5 +1,6 @@
-"""Bring the catalogs of ``webapp/locale`` up to date with the sources (needs xgettext, of GNU gettext)."""
+"""Brings the catalogs of ``webapp/locale`` up to date with the sources (needs xgettext, of GNU gettext)."""
 
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,18 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         languages = [code for code, _name in settings.LANGUAGES if code != settings.LANGUAGE_CODE]
-        core = Path.cwd() / CORE
+        core = settings.BASE_DIR / "webapp" / CORE
         core.write_text(HEADER + "".join(f"gettext_noop({text!r})\n" for text in core_texts()), encoding="utf-8")
         try:
-            call_command(
-                "makemessages",
-                locale=languages,
-                no_obsolete=True,
-                add_location="file",
-                no_wrap=True,
-                ignore_patterns=["vendor/*"],
-                verbosity=options["verbosity"],
-            )
+            with chdir(core.parent):  # below which makemessages looks for sources
+                call_command(
+                    "makemessages",
+                    locale=languages,
+                    no_obsolete=True,
+                    add_location="file",
+                    no_wrap=True,
+                    ignore_patterns=["vendor/*"],
+                    verbosity=options["verbosity"],
+                )
         finally:
             core.unlink()
