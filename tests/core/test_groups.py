@@ -160,8 +160,8 @@ def test_each_prompt_is_answered_by_a_whole_group_and_all_prompts_come_in_turn(m
     assert rollout.prompts == chosen
     assert len(set(map(tuple, rollout.responses[:4]))) > 1  # seeds of their own
     # A process whose share begins inside a group draws the same responses.
-    seeds = [7, 8, 9, 10, 11, 12]
-    whole, part = trainer.draw(chosen[:6], seeds), trainer.draw(chosen[1:6], seeds[1:])
+    seeds = list(range(7, 15))
+    whole, part = trainer.draw(chosen[:8], seeds), trainer.draw(chosen[1:8], seeds[1:])
     assert whole.responses[1:] == part.responses
 
 
