@@ -39,7 +39,7 @@ COMMAND = [sys.executable, "-m", "rlhf_core"]
 WITH_TEST_TRAINER = f"""
 import sys
 sys.path.insert(0, {str(HERE)!r})
-from rlhf_core import answers, cli
+from rlhf_core import cli
 cli.TRAINERS["reward"] = ("trainers_for_tests", "train_counting")
 sys.exit(cli.main(sys.argv[1:]))
 """

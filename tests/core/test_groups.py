@@ -69,7 +69,7 @@ def two_groups(scores, drift):
     )
 
 
-def test_rloo_takes_the_drift_off_the_score_and_leaves_each_response_out_of_its_baseline():
+def test_rloo_takes_the_drift_off_the_score_and_leaves_each_response_out_of_its_baseline_rule_40():
     found = derive_group_lessons(two_groups([3.0, 1.0, 2.0, 2.0], [0.5, 0.0, 0.0, -1.0]), settings(), 0.2)
     # less 0.2 nats' worth: 3 - 0.2 * 1 = 2.8 against 1; 2 against 2 + 0.2 * 1 = 2.2
     assert_close(found.advantages, torch.tensor([[1.8, 1.8], [-1.8, -1.8], [-0.2, -0.2], [0.2, 0.0]]))
@@ -79,7 +79,7 @@ def test_rloo_takes_the_drift_off_the_score_and_leaves_each_response_out_of_its_
 
 
 @pytest.mark.parametrize(("scaling", "above"), [("deviation", 1.0), ("none", 1.0 * 2)])
-def test_grpo_compares_scores_with_the_mean_and_leaves_the_drift_to_the_loss(scaling, above):
+def test_grpo_compares_scores_with_the_mean_and_leaves_the_drift_to_the_loss_rule_40(scaling, above):
     rollout = two_groups([5.0, 1.0, 2.0, 2.0], [0.5, 0.0, 0.0, 0.0])
     found = derive_group_lessons(rollout, settings("grpo", scaling), 0.2)
     assert_close(found.advantages, torch.tensor([[above, above], [-above, -above], [0.0, 0.0], [0.0, 0.0]]))
@@ -160,8 +160,8 @@ def test_each_prompt_is_answered_by_a_whole_group_and_all_prompts_come_in_turn(m
     assert rollout.prompts == chosen
     assert len(set(map(tuple, rollout.responses[:4]))) > 1  # seeds of their own
     # A process whose share begins inside a group draws the same responses.
-    seeds = [7, 8, 9, 10, 11, 12]
-    whole, part = trainer.draw(chosen[:6], seeds), trainer.draw(chosen[1:6], seeds[1:])
+    seeds = list(range(7, 15))
+    whole, part = trainer.draw(chosen[:8], seeds), trainer.draw(chosen[1:8], seeds[1:])
     assert whole.responses[1:] == part.responses
 
 

@@ -331,6 +331,14 @@ def test_no_preset_promises_a_card_that_no_run_uses(studio, admin):
     assert "Sized for a GPU; where the worker has none, it runs on the CPU." in html
 
 
+def test_an_admin_may_ask_for_several_processes_and_another_algorithm(studio, admin):
+    reward_model = finish_one(studio)
+    assert 'name="processes" value="1"' in page(admin, studio, "runs/policy/")
+    sent = {"preset": "RLOO", "request_id": str(uuid.uuid4()), "reward_model": reward_model.pk}
+    assert admin.post(url(studio, "runs/policy/"), sent).status_code == 302
+    assert Run.objects.get(kind="policy").config["algorithm"] == "rloo"
+
+
 def test_an_unknown_preset_starts_nothing(studio, admin):
     rate(studio, 20)
     sent = {"preset": "TPU", "request_id": str(uuid.uuid4())}
