@@ -15,7 +15,7 @@ PYTEST ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up setup test test-gpu lint bench bench-peers figures demo-policy docs messages compilemessages clean
+.PHONY: help up setup test test-gpu lint bench bench-peers figures demo-policy docs messages compilemessages guide clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | while IFS='|' read -r name words; do \
@@ -61,6 +61,10 @@ messages: $(DONE)/dev ## bring webapp/locale/*/django.po up to date with the sou
 
 compilemessages: $(DONE)/dev ## write the .mo files that the pages read from the .po files (needs GNU gettext)
 	cd webapp && ../$(RUN) ../manage.py compilemessages --locale de --locale ar
+
+guide: $(DONE)/dev ## take the pictures of docs/rater-guide.md again; ARGS="pair ranking" for some
+	@BROWSER='$(BROWSER)' .ci/chromium
+	$(RUN) -m tests.house.guide_pictures $(ARGS)
 
 clean: ## remove .venv and caches; your data in .steersman stay
 	rm -rf $(VENV) .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

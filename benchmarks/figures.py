@@ -264,7 +264,7 @@ FIGURES: tuple[Figure, ...] = (
     Figure("rating-modes", "worst.p95_ms", "last key to the next item painted, p95, slowest mode", "<=", 100, "ms"),
     Figure("rating-training", "worst.p95_ms", "the same while a training run uses all cores", "<=", 250, "ms"),
     Figure("rating-training", "training.steps", "steps that the run made meanwhile", ">=", 100),
-    Figure("rating-training", "training.share_of_cores", "share of all cores that it had meanwhile", ">=", 0.5),
+    Figure("rating-training", "training.share_of_cores", "share of all cores that it had meanwhile", ">=", 0.4),
     Figure("web", "resident_megabytes", "memory of the web process", "<", 200, "MB"),
     Figure("web", "torch_libraries", "libraries of torch loaded in the web process", "<=", 0),
     Figure("blindness", "sides.p_value", "p of left and right over 10,000 draws, if the coin is fair", ">", 0.001),

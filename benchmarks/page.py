@@ -3,8 +3,8 @@
 Each load begins with an empty cache, on what Lighthouse calls slow 4G: 150 ms round trip, 1.6 Mbit/s down, 750 kbit/s
 up. Chromium adds the 150 ms to each request; what a first connection to a distant server takes beside that (DNS, TCP,
 TLS) is not in it, the server is on this machine. Goals: 150 KB at most over the wire until the page is at rest, heads
-of the answers included, and the first paint with content within a second in each load. A project of its own,
-whose items are of all rating modes by turns.
+of the answers included, and the first paint with content within a second in each load. Projects of its own, one
+rating mode after the other.
 """
 
 import argparse
@@ -53,14 +53,16 @@ def load(browser: Any, url: str, address: str, session: str) -> dict[str, Any]:
 
 
 def measure(url: str, loads: int) -> dict[str, Any]:
-    """Load the page so often, each time by a rater of its own: what was fetched ahead is still theirs."""
+    """Load the page so often, each time in another mode, by a rater of a project of its own."""
     shape = mixed()
-    shape["kinds"] = [kind for kind in shape["kinds"] for _ in range(2)]  # an item, and the one that is fetched ahead
-    project = make_project("page", items=3 * loads + 10, overlap=1, **shape)
+    kinds = shape.pop("kinds")
+    seen = []
     with chromium() as browser:
-        seen = [
-            load(browser, url, f"{url}/p/{project.slug}/rate/", session) for session in make_sessions(project, loads)
-        ]
+        for number in range(loads):
+            kind = kinds[number % len(kinds)]
+            project = make_project(f"page-{number}", items=3, overlap=1, kinds=[kind], **shape)
+            (session,) = make_sessions(project, 1)
+            seen.append(load(browser, url, f"{url}/p/{project.slug}/rate/", session))
     paints = sorted(one["first_paint_ms"] for one in seen)
     heaviest = max(seen, key=lambda one: sum(one["bytes"].values()))
     return {
