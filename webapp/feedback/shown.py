@@ -40,7 +40,8 @@ class ShownItem:
     @property
     def about(self) -> str:
         """By what the page knows an item again that was handed back and is shown under another token: what is read."""
-        read = (self.kind, self.rule, self.prompt_text, *sorted(self.answers))
+        earlier = (turn.text for turn in self.turns)
+        read = (self.kind, self.rule, self.prompt_text, *earlier, *sorted(self.answers))
         return hashlib.sha256("\0".join(read).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     @property
