@@ -248,7 +248,9 @@ class Rating(models.Model):
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="ratings")
-    comparison = models.ForeignKey(Comparison, on_delete=models.PROTECT, related_name="ratings")
+    comparison = models.ForeignKey(
+        Comparison, on_delete=models.PROTECT, related_name="ratings", db_index=False
+    )  # one_rating_a_revision begins with it, and finds a rater's own at once
     slot = models.ForeignKey(Slot, on_delete=models.PROTECT, related_name="ratings")
     presentation = models.ForeignKey(Presentation, on_delete=models.PROTECT, related_name="ratings")
     rater = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="ratings")
