@@ -18,7 +18,7 @@ SUMMARIES = {
     "pretrain": "train a policy from nothing on plain text",
     "sft": "fine-tune a policy on demonstrations, the loss on responses alone",
     "reward": "train a reward model on ratings and comparisons",
-    "policy": "improve a policy by PPO against a reward model or a function",
+    "policy": "improve a policy by PPO, RLOO or GRPO against a reward model or a function",
     "evaluate": "compare a policy with those before it on held-out prompts",
     "sample": "draw responses from a policy",
 }

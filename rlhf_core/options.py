@@ -30,9 +30,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "last_layers", "critic_lora_rank", "critic_last_layers", "critic_trunk",
     ),
     "KL penalty": ("kl_coefficient", "kl_target", "kl_horizon", "kl_hard_cap"),
-    "PPO": (
-        "clip_ratio", "kl_early_stop", "value_clip", "entropy_coefficient", "gamma", "gae_lambda",
-        "critic_warmup_updates", "missing_end_penalty", "exclude_truncated", "whiten_rewards",
+    "PPO, RLOO and GRPO": (
+        "algorithm", "group_size", "group_scaling", "clip_ratio", "kl_early_stop", "value_clip", "entropy_coefficient",
+        "gamma", "gae_lambda", "critic_warmup_updates", "missing_end_penalty", "exclude_truncated", "whiten_rewards",
     ),
     "reward model": (
         "head", "bins", "pooling", "minimum_ratings", "ensemble", "ensemble_members", "ensemble_bootstrap",
