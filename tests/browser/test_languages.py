@@ -53,6 +53,7 @@ def test_the_rater_flow_in_arabic_is_mirrored_and_fits(context, live_server, stu
     found, wide = {}, too_wide(page, "pair")
     found["pair"] = findings(page)
     press(page, "2")
+    expect(page.locator("#progress")).to_contain_text("1")
     assert abs(Rating.objects.get().verdict) == 2
     expect(page.locator("#announce")).to_contain_text("التالي")
     page.keyboard.press("?")
@@ -93,7 +94,7 @@ def test_the_language_is_switched_without_scripts(browser, live_server, studio):
     page = context.new_page()
     page.goto(f"{live_server.url}/login/?next=/")
     expect(page.locator("h1")).to_have_text("Anmelden")
-    page.get_by_role("button", name="العربية").click()
+    page.get_by_role("button", name="العربيّة").click()
     expect(page.locator("h1")).to_have_text("تسجيل الدخول")
     assert page.url.endswith("/login/?next=/")
     page.get_by_role("button", name="English").click()

@@ -54,7 +54,7 @@ def test_a_guest_s_choice_is_kept_in_the_browser_and_leads_back(studio):
     client = Client(headers=GERMAN)
     page = client.get("/login/?next=/new/").content.decode()
     assert '<input type="hidden" name="next" value="/login/?next=/new/">' in page
-    assert '<button name="language" value="ar" lang="ar">العربية</button>' in page
+    assert '<button name="language" value="ar" lang="ar">العربيّة</button>' in page
     answer = client.post("/language/", {"language": "ar", "next": "/login/?next=/new/"})
     assert (answer.status_code, answer.url) == (302, "/login/?next=/new/")
     cookie = answer.cookies["language"]
@@ -176,7 +176,7 @@ def test_no_page_says_in_arabic_what_it_says_in_english(studio):
         said[language] = {address: Words(client.get(address).content.decode()).found for address in addresses}
     texts = [*Sample.objects.values_list("text", flat=True), *Prompt.objects.values_list("text", flat=True)]
     texts += [project.name, project.question, project.single_question, project.prompt_label, studio.guideline.body]
-    texts += [studio.admin.username, "A film Good. Bad.", "Steersman English Deutsch CPU GPU"]
+    texts += [studio.admin.username, "A film Good. Bad.", "Steersman English Deutsch CPU GPU v1 · Film reviews"]
     texts += [entry.id for entry in read_po("ar") if entry.texts == [entry.id]]
     of_the_project = " ".join(" ".join(texts).split())
     left = {

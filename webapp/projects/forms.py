@@ -359,7 +359,11 @@ class PracticeForm(forms.ModelForm):
             "best": gettext_lazy("The answer"),
             "explanation": gettext_lazy("Why"),
         }
-        help_texts = {"explanation": gettext_lazy("Shown after the rater has answered, right or wrong.")}
+        help_texts = {
+            "left": gettext_lazy("answer A"),
+            "right": gettext_lazy("answer B"),
+            "explanation": gettext_lazy("Shown after the rater has answered, right or wrong."),
+        }
         widgets = {
             "prompt": forms.Textarea(attrs={"rows": 2}),
             "left": forms.Textarea(attrs={"rows": 4}),
