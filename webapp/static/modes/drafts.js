@@ -74,7 +74,8 @@
     if (!draft) return;
     const isSent = { verdict: (name) => name !== "words 1", report: (name) => name === "words 1" }[sent.id] ?? (() => false);
     entry.draft = { token: draft.token, about: draft.about, said: pick(draft.said, isSent) };
-    put(draft, pick(draft.said, (name) => !isSent(name) && (sent.id !== "verdict" || draft.said[name])));
+    const rest = pick(draft.said, (name) => !isSent(name) && (sent.id !== "verdict" || draft.said[name]));
+    put(draft, Object.values(rest).some(Boolean) ? rest : {});
   }
 
   // It stays as it was; words that were written meanwhile are not thrown away.
