@@ -212,10 +212,11 @@ class RewardConfig(Settings):
         advanced=True,
     )
     ensemble_scoring: EnsembleScoring = setting(
-        "mean", "how members' scores become one: their mean, the worst, or the mean less a penalty times their variance"
+        "mean-variance",
+        "how members' scores become one: their mean, the worst, or the mean less a penalty times their variance",
     )
     ensemble_penalty: float = setting(
-        1.0, "weight of the variance in mean-variance", minimum=0, maximum=1000, advanced=True
+        10.0, "weight of the variance in mean-variance", minimum=0, maximum=1000, advanced=True
     )
     holdout_fraction: float = setting(0.1, "share of the prompts kept for measuring accuracy", minimum=0, maximum=0.5)
     temperature: float = setting(

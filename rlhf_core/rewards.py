@@ -34,24 +34,24 @@ class ModelReward:
         self.reward_model = reward_model.eval()  # no dropout: equal responses get equal scores
         self.end_id = end_id
 
-    def members(self, prompts: Rows, responses: Rows) -> Tensor:
-        """(members, rows) normalised scores."""
+    def read(self, prompts: Rows, responses: Rows) -> tuple[Tensor, Tensor | None]:
+        """(members, rows) normalised scores, and variances; see ``RewardModel.read``."""
         end = self.end_id
         ended = responses if end is None else [cut_response(response, end) for response in responses]
-        return self.reward_model.member_scores(join_sequences(prompts, ended, device=self.reward_model.palm.device))
+        return self.reward_model.read(join_sequences(prompts, ended, device=self.reward_model.palm.device))
 
     def __call__(self, prompts: Rows, responses: Rows) -> Tensor:
-        return self.reward_model.combine(self.members(prompts, responses))
+        return self.reward_model.combine(*self.read(prompts, responses))
 
     def uncertainty(self, prompts: Rows, responses: Rows) -> Tensor:
-        """(rows,) standard deviation between an ensemble's members, in units of the score; 0 for one model alone."""
-        return self.reward_model.uncertainty_of(self.members(prompts, responses))
+        """(rows,) standard deviation of the score, in its units; see ``RewardModel.uncertainty``."""
+        return self.reward_model.uncertainty_of(*self.read(prompts, responses))
 
     def score_with_uncertainty(self, prompts: Rows, responses: Rows) -> tuple[Tensor, Tensor | None]:
         """(rows,) scores and (rows,) uncertainty, None for one model alone. Every member reads the texts once."""
-        members = self.members(prompts, responses)
+        read = self.read(prompts, responses)
         is_alone = self.reward_model.members == 1
-        return self.reward_model.combine(members), None if is_alone else self.reward_model.uncertainty_of(members)
+        return self.reward_model.combine(*read), None if is_alone else self.reward_model.uncertainty_of(*read)
 
 
 def reward_of(reward_model: RewardModel, end_id: int | None) -> ModelReward:

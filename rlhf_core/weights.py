@@ -78,13 +78,18 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return found.hexdigest()
 
 
-def check_fit(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+def check_fit(module: nn.Module, state: Mapping[str, Tensor], optional: Mapping[str, torch.Size] | None = None) -> None:
     """Refuse a state that would not load whole, before any of it is loaded.
+
+    Args:
+        optional: shapes of what the state may hold, all of it or none, whether or not the module has it now.
 
     Raises:
         ValueError: names or shapes differ from the module's; says which.
     """
-    check_same({name: tensor.shape for name, tensor in module.state_dict().items()}, state)
+    optional = optional or {}
+    expected = {name: tensor.shape for name, tensor in module.state_dict().items() if name not in optional}
+    check_same({**expected, **(optional if optional.keys() & state.keys() else {})}, state)
 
 
 def check_same(expected: Mapping[str, torch.Size], state: Mapping[str, Tensor]) -> None:

@@ -27,14 +27,6 @@ class Tilt(NamedTuple):
     proxy: float
 
 
-class Fit(NamedTuple):
-    """R = d · (alpha - beta · g(d)) with d = √KL, and the share of R's variance that it explains."""
-
-    alpha: float
-    beta: float
-    r2: float
-
-
 def true_rewards(bandit: TokenBandit, responses: Tensor) -> Tensor:
     """(responses, steps) ids -> (responses,)."""
     counts = token_counts(responses, bandit.tokens)
@@ -91,16 +83,3 @@ def best_of_n_curve(true: Tensor, proxy: Tensor, sizes: Sequence[int]) -> list[T
             )
         )
     return curve
-
-
-def fit_curve(kls: Sequence[float], gains: Sequence[float], *, logarithmic: bool) -> Fit:
-    """Least squares of the gain over the reference: R = d·(α - β·ln d) for RL, d·(α - β·d) for best-of-n, d = √KL.
-
-    Source: Gao et al. 2022, https://arxiv.org/abs/2210.10760
-    """
-    kept = [(math.sqrt(kl), gain) for kl, gain in zip(kls, gains, strict=True) if kl > 1e-6]
-    d, gain = torch.tensor(kept, dtype=torch.float64).unbind(dim=1)
-    form = torch.stack((d, -d * (d.log() if logarithmic else d)), dim=1)
-    solution = torch.linalg.lstsq(form, gain[:, None]).solution[:, 0]
-    missed = (gain - form @ solution).square().sum()
-    return Fit(float(solution[0]), float(solution[1]), float(1 - missed / (gain - gain.mean()).square().sum()))

@@ -2,19 +2,22 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import sqrt
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rlhf_core.config import RewardConfig
-from rlhf_core.masking import join_sequences
+from rlhf_core.masking import Sequences, join_sequences
 from rlhf_core.modules.palm import PaLM
 from rlhf_core.modules.reward_head import WITH_BINS
 from rlhf_core.modules.reward_model import RewardModel
-from rlhf_core.records import Comparison
+from rlhf_core.records import Comparison, Feedback, ScoredResponse
 from rlhf_core.seeds import derive_seed
 from rlhf_core.training.descent import descend
+from rlhf_core.training.feedback import labels_of
+from rlhf_core.training.posterior import fit_posterior
 from rlhf_core.training.reward import feedback_loss, make_optimizer, plan_steps
 
 STRENGTH = 2  # of every label: with one strength in use the model of comparisons is Bradley-Terry's
@@ -91,10 +94,11 @@ def fit_linear(pairs: Pairs, tokens: int, *, variance: float) -> Tensor:
     return weights
 
 
-def train_reward_model(
-    palm: PaLM, comparisons: Sequence[Comparison], config: RewardConfig, dropout: float
-) -> RewardModel:
-    """A reward model of ours from ``palm``, by the steps and the loss of ``rlhf_core.training.reward``."""
+def train_reward_model(palm: PaLM, feedback: Sequence[Feedback], config: RewardConfig, dropout: float) -> RewardModel:
+    """A reward model of ours from ``palm``, by the steps and the loss of ``rlhf_core.training.reward``.
+
+    An ensemble knows what the labels leave open of it, as one of the trainer does; it is to be normalised.
+    """
     torch.manual_seed(derive_seed(config.seed, "initialise"))
     model = RewardModel(
         palm,
@@ -103,25 +107,41 @@ def train_reward_model(
         use_lora=config.lora_rank > 0,
         lora_r=max(config.lora_rank, 1),
         head=config.head,
+        ensemble=config.ensemble,
+        ensemble_members=config.ensemble_members,
+        ensemble_scoring=config.ensemble_scoring,
+        ensemble_penalty=config.ensemble_penalty,
     )
-    model.start_from_habits(torch.tensor([item.strength for item in comparisons]))
+    ratings = [item.score for item in feedback if isinstance(item, ScoredResponse)]
+    model.start_from_habits(
+        torch.tensor([item.strength for item in feedback if isinstance(item, Comparison)]).long(),
+        labels_of(ratings, model) if ratings else None,
+    )
     optimizer = make_optimizer(model, config)
-    order = plan_steps(len(comparisons), config)
+    order = plan_steps(len(feedback), config)
+    max_grad_norm = config.max_grad_norm * sqrt(config.ensemble)  # of the members' gradients together
     model.train()
     for step, rows in enumerate(order):
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * (1 - step / len(order)) * group["factor"]
         torch.manual_seed(derive_seed(config.seed, "dropout", step))
-        loss = feedback_loss(model, [comparisons[row] for row in rows]).loss
-        descend(optimizer, loss, model.finetune_parameters(), config.max_grad_norm, f"step {step + 1}")
+        loss = feedback_loss(model, [feedback[row] for row in rows]).loss
+        descend(optimizer, loss, model.finetune_parameters(), max_grad_norm, f"step {step + 1}")
+    if model.members > 1:
+        fit_posterior(model, feedback)
     return model.eval().requires_grad_(False)
 
 
 @torch.no_grad()
 def values_of(model: RewardModel, prompt: Sequence[int], responses: Tensor) -> Tensor:
-    """(responses, steps) ids -> (responses,) what the model thinks of them, not normalised."""
+    """(responses, steps) ids -> (responses,) what the model thinks of them, as it is normalised."""
+    return model.score(sequences_of(prompt, responses), batch_size=SCORED_AT_ONCE)
+
+
+def sequences_of(prompt: Sequence[int], responses: Tensor) -> Sequences:
+    """(responses, steps) ids, each behind the prompt."""
     rows = responses.tolist()
-    return model.score(join_sequences([prompt] * len(rows), rows), batch_size=SCORED_AT_ONCE)
+    return join_sequences([prompt] * len(rows), rows)
 
 
 @torch.no_grad()

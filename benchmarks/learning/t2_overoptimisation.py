@@ -6,13 +6,13 @@ exactly tilted policies of the same proxy, best-of-n by it, the curves R = d·(�
 both (d = √KL), and a gate: of every tenth policy and the one it last let through, simulated raters compare 400 pairs,
 and it lets through only what wins them beyond the 95 % interval.
 
-Then PPO against one of our reward models, trained on the same labels, and against an ensemble of them, by its worst
-member and by mean - variance: the true reward of each is compared at the same KL.
+Then PPO against one of our reward models, trained on the same labels, and against an ensemble, by its worst member and
+by mean - weight · variance: the true reward of each is compared at the same KL.
 """
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from math import sqrt
 from typing import Any, NamedTuple
 
@@ -25,12 +25,18 @@ from benchmarks.learning.overoptimisation import (
     Tilt,
     best_of_n_curve,
     expected_true_reward,
-    fit_curve,
     tilt_at_kl,
     true_rewards,
 )
 from benchmarks.learning.policies import PLAIN_PPO, small_palm, uniform_palm
-from benchmarks.learning.reward_models import draw_pairs, fit_linear, token_counts, train_reward_model, values_of
+from benchmarks.learning.reward_models import (
+    draw_pairs,
+    fit_linear,
+    sequences_of,
+    token_counts,
+    train_reward_model,
+    values_of,
+)
 from benchmarks.learning.t1_reward_model import (
     DIM,
     DROPOUT,
@@ -38,15 +44,14 @@ from benchmarks.learning.t1_reward_model import (
     WEIGHT_VARIANCE,
     settings,
 )
-from rlhf_core.config import EnsembleScoring
-from rlhf_core.ensembles import combine_scores
+from rlhf_core.config import EnsembleScoring, RewardConfig
 from rlhf_core.errors import ConfigError
-from rlhf_core.masking import join_sequences
 from rlhf_core.modules.actor_critic import ActorCritic
 from rlhf_core.modules.reward_model import RewardModel
 from rlhf_core.records import Comparison
 from rlhf_core.seeds import derive_generator, derive_seed
 from rlhf_core.training.ppo import PolicyTrainer
+from webapp.runs.law import Law, fit_law
 
 EXACT_LABELS = (50, 200, 1000, 5000)
 EXACT_KLS = (0.25, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
@@ -70,8 +75,11 @@ class Round(NamedTuple):
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", type=int, default=200, help="comparisons that proxies are fitted to (200)")
-    parser.add_argument("--members", type=int, default=4, help="reward models of the ensemble (4)")
-    parser.add_argument("--variance-weight", type=float, default=1.0, help="of mean - weight · variance (1)")
+    parser.add_argument("--members", type=int, default=4, help="members of the ensemble (4)")
+    weight = RewardConfig().ensemble_penalty
+    parser.add_argument(
+        "--variance-weight", type=float, default=weight, help=f"of mean - weight · variance (the library's, {weight:g})"
+    )
     parser.add_argument("--updates", type=int, default=240, help="rounds of PPO at most, 256 responses each (240)")
 
 
@@ -124,10 +132,10 @@ def measure(options: argparse.Namespace, seed: int, say: Say) -> dict[str, Any]:
         "gate_true": gated.true,
         "gate_kl": gated.kl,
         "gate_share": (gated.true - reference) / (peak.true - reference),
-        "fit_rl": fit_curve([p.kl for p in curve], [p.true - reference for p in curve], logarithmic=True)._asdict(),
-        "fit_best_of_n": fit_curve(
-            [p.kl for p in chosen], [p.true - reference for p in chosen], logarithmic=False
-        )._asdict(),
+        "fit_rl": told(fit_law([p.kl for p in curve], [p.true - reference for p in curve])),
+        "fit_best_of_n": told(
+            fit_law([p.kl for p in chosen], [p.true - reference for p in chosen], is_logarithmic=False)
+        ),
         "curve": [point._asdict() for point in curve],
         "best_of_n": [point._asdict() for point in chosen],
         "exact": exact,
@@ -205,40 +213,39 @@ def compare_ensemble(
     say: Say,
 ) -> dict[str, Any]:
     """True reward at the same KL of policies taught by one reward model and by several together."""
-    members = [train_member(bandit, prompt, labels, seed, number) for number in range(options.members)]
+    single = train(bandit, prompt, labels, 1, seed)
+    ensemble = train(bandit, prompt, labels, options.members, seed)
+    normal = torch.randint(bandit.tokens, (1024, bandit.steps), generator=derive_generator(seed, "normalise"))
 
-    def scores(ids: Tensor) -> Tensor:
-        return torch.stack([values_of(member, prompt, ids) for member in members])
+    def follow(model: RewardModel) -> list[Tilt]:
+        model.normalise(sequences_of(prompt, normal))  # scores of mean 0 and deviation 1 at the uniform policy
+        return smooth(run_ppo(bandit, prompt, lambda ids: values_of(model, prompt, ids), options, seed, "network"))
 
-    proxies: dict[str, Callable[[Tensor], Tensor]] = {"single": lambda ids: values_of(members[0], prompt, ids)}
+    curves = {"single": follow(single)}
     for way in WAYS:
-        proxies[way] = lambda ids, way=way: combine_scores(scores(ids), way, options.variance_weight)  # type: ignore[misc]
-    curves = {name: smooth(run_ppo(bandit, prompt, one, options, seed, "network")) for name, one in proxies.items()}
+        ensemble.ensemble_scoring, ensemble.ensemble_penalty = way, options.variance_weight
+        curves[way] = follow(ensemble)
     true = {name: at_kl(curve, COMPARED_AT) for name, curve in curves.items()}
     say(f"reward models at KL {COMPARED_AT:g}: {', '.join(f'{name} {value:.2f}' for name, value in true.items())}")
     return {
         "network_true": true,
         "ensemble_gain": max(true[way] for way in WAYS) - true["single"],
+        "ensemble_gains": {way: true[way] - true["single"] for way in WAYS},
         "network_curves": {name: [point._asdict() for point in curve] for name, curve in curves.items()},
     }
 
 
-def train_member(
-    bandit: TokenBandit, prompt: list[int], labels: Sequence[Comparison], seed: int, number: int
-) -> RewardModel:
-    """One of several models that differ in trunk, head, order and labels; scores have mean 0 and deviation 1.
-
-    The first learns from all labels, since it is also the single model; each other one from as many drawn with
-    replacement, so that members differ where labels are few.
-    """
-    drawn = torch.randint(len(labels), (len(labels),), generator=derive_generator(seed, "bootstrap", number)).tolist()
-    labels = labels if number == 0 else [labels[row] for row in drawn]
-    torch.manual_seed(derive_seed(seed, "trunk", number))
+def train(bandit: TokenBandit, prompt: list[int], labels: Sequence[Comparison], members: int, seed: int) -> RewardModel:
+    """A reward model of one trunk, whose weights all learn, with so many heads."""
+    torch.manual_seed(derive_seed(seed, "trunk"))
     palm = small_palm(bandit.tokens, dim=DIM, embedding_std=TRUNK_STD)
-    model = train_reward_model(palm, labels, settings(len(labels), derive_seed(seed, number) % 2**32), dropout=DROPOUT)
-    ids = torch.randint(bandit.tokens, (1024, bandit.steps), generator=derive_generator(seed, "normalise"))
-    model.normalise(join_sequences([prompt] * len(ids), ids.tolist()))
-    return model
+    config = replace(settings(len(labels), seed), ensemble=members, ensemble_members="heads")
+    return train_reward_model(palm, labels, config, dropout=DROPOUT)
+
+
+def told(law: Law | None) -> dict[str, Any] | None:
+    """A fitted law as JSON; None where the points left it open."""
+    return None if law is None else {**asdict(law), "peak_kl": law.peak_kl}
 
 
 def at_kl(curve: Sequence[Tilt], kl: float) -> float:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from rlhf_core.config import settings_to_dict
@@ -13,6 +14,7 @@ from rlhf_core.modules.seed_state import is_seed_palm, palm_state_from_seed, rew
 from rlhf_core.weights import check_fit, read_weights, save_weights
 
 UNKNOWN_TO_THE_SEED = ("comparison_log_scale", "step_biases", "reward_mean", "reward_std")
+POSTERIOR = ("head_covariance", "reference_slopes", "usual_variance")  # only in files of models that have them
 # What decides which tensors there are and what they mean, with what a file from before each was there leaves out.
 STRUCTURE: dict[str, Any] = {
     "num_binned_output": None,
@@ -34,10 +36,12 @@ class RewardFiles(nn.Module):
     Attributes:
         palm: the trunk.
         head_config: the keywords that make an equal model around an equal trunk.
+        members: of the ensemble.
     """
 
     palm: PaLM
     head_config: dict[str, Any]
+    members: int
 
     def save(self, path: str | Path) -> None:
         """Write everything to one safetensors file, which is whole or absent after a crash."""
@@ -67,9 +71,12 @@ class RewardFiles(nn.Module):
                 state = palm | self.own_names(own)
             else:
                 is_causal = self.check_shape(about)
-            check_fit(self, state)
+            check_fit(self, state, self.posterior_shapes)
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"{path} is no reward model that fits this one: {error}") from error
+        for name in POSTERIOR:
+            if name not in state:
+                setattr(self, name, None)
         self.load_state_dict(state)
         if is_causal != self.palm.causal:
             self.palm.set_causal(is_causal)
@@ -89,6 +96,13 @@ class RewardFiles(nn.Module):
                 raise ValueError(f"its {name} is {found[name]!r}, not {self.head_config[name]!r}")
         return bool(shape.get("causal"))
 
+    @property
+    def posterior_shapes(self) -> dict[str, torch.Size]:
+        """Of the tensors that a file holds either all or none of."""
+        dim = self.palm.dim
+        shapes = (self.members, dim, dim), (self.members, dim), ()
+        return {name: torch.Size(shape) for name, shape in zip(POSTERIOR, shapes, strict=True)}
+
     def own_names(self, state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
         """A seed library's state with our names outside the PaLM, and this model's tensors that it has none for."""
         kept = {f"{prefix}{name}": getattr(self, name).detach() for name in UNKNOWN_TO_THE_SEED}
@@ -102,4 +116,7 @@ class RewardFiles(nn.Module):
             renamed = self.own_names(state_dict, prefix)
             state_dict.clear()
             state_dict.update(renamed)
+        for name in POSTERIOR:
+            if (found := state_dict.get(f"{prefix}{name}")) is not None and getattr(self, name) is None:
+                setattr(self, name, torch.zeros_like(found, device=self.palm.device))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

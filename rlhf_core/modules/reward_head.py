@@ -59,6 +59,19 @@ class RewardHead(nn.Linear):
         positions = torch.arange(self.bins, device=outputs.device, dtype=torch.float32)
         return outputs.float().softmax(dim=-1) @ positions
 
+    @property
+    def direction(self) -> Tensor:
+        """(outputs,) what a step along the head's natural parameter adds to the outputs: one number, or tilted bins."""
+        places = torch.arange(self.outputs, device=self.weight.device, dtype=torch.float32)
+        return places - places.mean() if self.kind == "binned" else torch.ones_like(places)
+
+    def slope(self, outputs: Tensor) -> Tensor:
+        """(..., outputs) -> (...) what such a step adds to the value: 1, or the variance of the tilted bins."""
+        if self.kind != "binned":
+            return torch.ones(outputs.shape[:-1], device=outputs.device)
+        chances = outputs.float().softmax(dim=-1)
+        return chances @ self.direction.square() - (chances @ self.direction).square()
+
     def rating_loss(self, outputs: Tensor, labels: Tensor, weights: Tensor | None = None, member: int = 0) -> Tensor:
         """What ratings cost one member: their mean negative log-likelihood, in nats.
 

@@ -7,16 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_core.config import EnsembleMembers, EnsembleScoring, Pooling, RewardHeadKind
-from rlhf_core.ensembles import check_scoring, combine_scores, disagreement
-from rlhf_core.errors import ConfigError, TrainingDiverged
+from rlhf_core.ensembles import check_scoring, combine_scores, disagreement, mean_and_deviation, variance_of
+from rlhf_core.errors import ConfigError
 from rlhf_core.losses import comparison_logits, comparison_loss, fit_step_biases
 from rlhf_core.masking import Sequences, length_mask, masked_mean
 from rlhf_core.modules.palm import PaLM
-from rlhf_core.modules.reward_files import RewardFiles
+from rlhf_core.modules.reward_files import POSTERIOR, RewardFiles
 from rlhf_core.modules.reward_head import RewardHead
 
+USUAL = 0.95  # of the reference responses: their variance costs an ensemble's score nothing
 STRENGTHS = 3  # steps by which one response may be better than another
-LEAST_DEVIATION = 1e-6  # of the reference responses' scores; below it the model tells nothing apart
 
 
 class RewardModel(RewardFiles):
@@ -48,6 +48,10 @@ class RewardModel(RewardFiles):
         reward_mean, reward_std: what ``forward`` and ``score`` subtract and divide by, a member; 0 and 1 until
             ``normalise``. An ensemble's combined score is normalised once more, by ``combined_mean`` and
             ``combined_std``.
+        head_covariance: (members, dim, dim) of the head's weights along its natural parameter: what the feedback
+            leaves open of them (``rlhf_core.training.posterior``); None where it was not looked for.
+        reference_slopes: (members, dim) mean ``value_slopes`` of the reference responses, against which scores count.
+        usual_variance: of an ensemble's score, which all but a few of the reference responses do not pass.
         head_config: the keywords that make an equal model around an equal trunk.
     """
 
@@ -55,6 +59,9 @@ class RewardModel(RewardFiles):
     reward_std: Tensor
     combined_mean: Tensor
     combined_std: Tensor
+    head_covariance: Tensor | None
+    reference_slopes: Tensor | None
+    usual_variance: Tensor | None
 
     def __init__(
         self,
@@ -143,6 +150,8 @@ class RewardModel(RewardFiles):
         if ensemble > 1:
             self.register_buffer("combined_mean", torch.zeros(()))
             self.register_buffer("combined_std", torch.ones(()))
+        for name in POSTERIOR:  # not in a state dict before there is one
+            self.register_buffer(name, None)
         self.to(palm.device)
 
     def finetune_parameters(self) -> list[nn.Parameter]:
@@ -196,10 +205,9 @@ class RewardModel(RewardFiles):
             return embeddings[torch.arange(len(x), device=x.device), lengths - 1]
         return masked_mean(embeddings, response[..., None].expand_as(embeddings), dim=1)
 
-    def member_outputs(self, x: Tensor, **rows: Any) -> Tensor:
-        """(members, batch, outputs) of the heads; ``rows`` are further arguments of ``pool``."""
-        pooled = torch.stack([self.pool(x, reader=reader, **rows) for reader in range(len(self.scopes))])
-        return self.head.member_outputs(pooled)
+    def pool_all(self, x: Tensor, **rows: Any) -> Tensor:
+        """(readers, batch, dim) of ``pool``; ``rows`` are further arguments of it."""
+        return torch.stack([self.pool(x, reader=reader, **rows) for reader in range(len(self.scopes))])
 
     def value(self, head_output: Tensor) -> Tensor:
         """(..., outputs) of the head -> (...) expected bin or number, before normalisation."""
@@ -242,7 +250,7 @@ class RewardModel(RewardFiles):
             self.head.check_labels(labels)
         if sample and self.head.kind != "binned":
             raise ValueError(f"there are no bins to draw from: the head is {self.head.kind}")
-        outputs = self.member_outputs(
+        pooled = self.pool_all(
             x,
             mask=mask,
             prompt_mask=prompt_mask,
@@ -250,6 +258,7 @@ class RewardModel(RewardFiles):
             disable_lora=disable_lora,
             lengths=lengths,
         )
+        outputs = self.head.member_outputs(pooled)
         if labels is not None:
             losses = [self.head.rating_loss(one, labels, member=member) for member, one in enumerate(outputs)]
             return torch.stack(losses).mean()
@@ -257,11 +266,15 @@ class RewardModel(RewardFiles):
             temperature = self.sample_temperature if sample_temperature is None else sample_temperature
             chances = (outputs.float() / temperature).softmax(dim=-1).mean(dim=0)
             return torch.multinomial(chances, 1).squeeze(-1)
-        return self.combine(self.normalised(self.value(outputs)))
+        return self.combine(self.normalised(self.value(outputs)), self.variances(self.value_slopes(pooled, outputs)))
+
+    def pooled(self, sequences: Sequences) -> Tensor:
+        """(readers, batch, dim) what the heads read."""
+        return self.pool_all(sequences.tokens, prompt_lengths=sequences.prompt_lengths, lengths=sequences.lengths)
 
     def head_outputs(self, sequences: Sequences) -> Tensor:
         """(members, batch, outputs) of the heads."""
-        return self.member_outputs(sequences.tokens, prompt_lengths=sequences.prompt_lengths, lengths=sequences.lengths)
+        return self.head.member_outputs(self.pooled(sequences))
 
     # Scores
 
@@ -269,32 +282,80 @@ class RewardModel(RewardFiles):
         """(members, batch) values -> scores, each member's with mean 0 and deviation 1 on the reference responses."""
         return (values - self.reward_mean.view(-1, 1)) / self.reward_std.view(-1, 1)
 
-    def combine(self, member_scores: Tensor) -> Tensor:
-        """(members, batch) normalised scores -> (batch,), by ``ensemble_scoring``."""
+    def value_slopes(self, pooled: Tensor, outputs: Tensor) -> Tensor:
+        """(readers, batch, dim) embeddings and the heads' outputs -> (members, batch, dim).
+
+        The derivative of a value in the head's weights, along its natural parameter.
+        """
+        return self.head.slope(outputs)[..., None] * pooled.float()
+
+    def variances(self, slopes: Tensor) -> Tensor | None:
+        """(members, batch, dim) -> (members, batch) variances of scores by what is open of the heads.
+
+        Scores count from the reference responses, so it is that of the difference to their mean. None where nothing is
+        known of it.
+        """
+        if self.head_covariance is None or self.reference_slopes is None:
+            return None
+        return self.variances_along(slopes - self.reference_slopes[:, None])
+
+    def variances_along(self, difference: Tensor) -> Tensor:
+        """(members, batch, dim) differences of slopes -> (members, batch) variances of the scores' differences."""
+        assert self.head_covariance is not None
+        found = ((difference @ self.head_covariance) * difference).sum(dim=-1).clamp(min=0)  # below 0 by rounding
+        return found / self.reward_std.view(-1, 1).square()
+
+    def combine(self, member_scores: Tensor, variances: Tensor | None = None) -> Tensor:
+        """(members, batch) normalised scores, and their variances -> (batch,), by ``ensemble_scoring``."""
         if self.members == 1:
             return member_scores[0]
-        combined = combine_scores(member_scores, self.ensemble_scoring, self.ensemble_penalty)
+        usual = 0.0 if self.usual_variance is None else self.usual_variance
+        combined = combine_scores(member_scores, self.ensemble_scoring, self.ensemble_penalty, variances, usual)
         return (combined - self.combined_mean) / self.combined_std
 
-    def uncertainty_of(self, member_scores: Tensor) -> Tensor:
-        """(members, batch) normalised scores -> (batch,) standard deviation between members, in units of the score."""
-        spread = disagreement(member_scores)
+    def uncertainty_of(self, member_scores: Tensor, variances: Tensor | None = None) -> Tensor:
+        """(members, batch) normalised scores, and their variances -> (batch,) standard deviations, in score units."""
+        spread = disagreement(member_scores, variances)
         return spread if self.members == 1 else spread / self.combined_std
 
     @torch.no_grad()
-    def member_scores(self, sequences: Sequences, batch_size: int = 32) -> Tensor:
-        """(members, batch) normalised scores, a few rows at a time."""
+    def read(self, sequences: Sequences, batch_size: int = 32) -> tuple[Tensor, Tensor | None]:
+        """(members, batch) normalised scores and their variances (``variances``), a few rows at a time."""
+        values, slopes = self.read_values(sequences, batch_size)
+        return self.normalised(values), self.variances(slopes)
+
+    @torch.no_grad()
+    def read_values(self, sequences: Sequences, batch_size: int = 32) -> tuple[Tensor, Tensor]:
+        """(members, batch) values before normalisation, and their ``value_slopes``, a few rows at a time."""
         parts = torch.arange(len(sequences.tokens), device=sequences.tokens.device).split(batch_size)
-        values = torch.cat([self.value(self.head_outputs(sequences.rows(part))) for part in parts], dim=1)
-        return self.normalised(values)
+        pooled = torch.cat([self.pooled(sequences.rows(part)) for part in parts], dim=1)
+        outputs = self.head.member_outputs(pooled)
+        return self.value(outputs), self.value_slopes(pooled, outputs)
+
+    def member_scores(self, sequences: Sequences, batch_size: int = 32) -> Tensor:
+        """(members, batch) normalised scores."""
+        return self.read(sequences, batch_size)[0]
 
     def score(self, sequences: Sequences, batch_size: int = 32) -> Tensor:
         """(batch,) normalised scores."""
-        return self.combine(self.member_scores(sequences, batch_size))
+        return self.combine(*self.read(sequences, batch_size))
 
     def uncertainty(self, sequences: Sequences, batch_size: int = 32) -> Tensor:
-        """(batch,) standard deviation between the members, in units of the score; 0 for a model that is no ensemble."""
-        return self.uncertainty_of(self.member_scores(sequences, batch_size))
+        """(batch,) standard deviation of the score, in its units: between the members, and of each by itself.
+
+        0 for a model that is no ensemble and has no ``head_covariance``.
+        """
+        return self.uncertainty_of(*self.read(sequences, batch_size))
+
+    @torch.no_grad()
+    def uncertainty_between(self, first: Sequences, second: Sequences, batch_size: int = 32) -> Tensor:
+        """(batch,) how unsure the model is which of two responses is the better: ``uncertainty`` of the difference.
+
+        In units of the members' scores. Pairs where it is large teach most: they are the ones to have judged.
+        """
+        (values, slopes), (others, other_slopes) = (self.read_values(one, batch_size) for one in (first, second))
+        own = None if self.head_covariance is None else self.variances_along(slopes - other_slopes)
+        return disagreement((values - others) / self.reward_std.view(-1, 1), own)
 
     # Comparisons
 
@@ -341,33 +402,18 @@ class RewardModel(RewardFiles):
         Raises:
             TrainingDiverged: the scores are not finite, or all the same.
         """
-        self.reward_mean.zero_()
-        self.reward_std.fill_(1.0)
-        members = self.member_scores(sequences)
-        means, deviations = mean_and_deviation(members)
+        values, slopes = self.read_values(sequences)
+        means, deviations = mean_and_deviation(values)
         self.reward_mean.copy_(means.view_as(self.reward_mean))
         self.reward_std.copy_(deviations.view_as(self.reward_std))
+        members = self.normalised(values)
+        if self.head_covariance is not None:
+            self.reference_slopes = slopes.mean(dim=1)
+            self.usual_variance = variance_of(members, self.variances(slopes)).quantile(USUAL)
         if self.members > 1:
             self.combined_mean.zero_()
             self.combined_std.fill_(1.0)
-            mean, deviation = mean_and_deviation(self.combine(self.normalised(members))[None])
+            combined = self.combine(members, self.variances(slopes))
+            mean, deviation = mean_and_deviation(combined[None])
             self.combined_mean.copy_(mean[0])
             self.combined_std.copy_(deviation[0])
-
-
-def mean_and_deviation(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """(rows, n) -> (rows,) means and (biased) standard deviations.
-
-    Raises:
-        TrainingDiverged: a score is not finite, or all of a row are the same.
-    """
-    deviations = scores.std(dim=1, correction=0)
-    if not bool(torch.isfinite(deviations).all()):
-        raise TrainingDiverged(f"the scores of the reference responses are not finite: {scores.tolist()}")
-    if bool((deviations < LEAST_DEVIATION).any()):
-        raise TrainingDiverged(
-            f"the reward model gives all {scores.shape[1]} reference responses the same score, "
-            f"{float(scores[deviations.argmin()].mean()):g}: it tells nothing apart. Train it longer, at another "
-            "learning rate, or on feedback that tells better from worse"
-        )
-    return scores.mean(dim=1), deviations

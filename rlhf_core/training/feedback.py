@@ -8,8 +8,14 @@ import torch
 from torch import Tensor
 
 from rlhf_core.errors import DatasetError
+from rlhf_core.masking import Sequences, join_sequences
+from rlhf_core.modules.reward_head import WITH_BINS
+from rlhf_core.modules.reward_model import RewardModel
 from rlhf_core.records import Comparison, Feedback, ScoredResponse
 from rlhf_core.seeds import derive_generator
+
+RATING_STEPS = 5  # ScoredResponse.score is 1 to 5
+MIDDLE_SCORE = 3
 
 
 def usable_feedback(records: Sequence[Feedback], num_tokens: int, minimum: int) -> list[Feedback]:
@@ -133,3 +139,22 @@ def bootstrap_by_prompt(records: Sequence[Feedback], members: int, seed: int) ->
         for member in range(members)
     ]
     return torch.stack(drawn)[:, groups].float()
+
+
+def join_responses(model: RewardModel, items: Sequence[Feedback]) -> Sequences:
+    """Every response of ``items`` in order behind its prompt, on the model's device."""
+    prompts = [item.prompt_tokens for item in items for _ in response_tokens(item)]
+    responses = [response for item in items for response in response_tokens(item)]
+    return join_sequences(prompts, responses, device=model.palm.device)
+
+
+def labels_of(scores: Sequence[int], model: RewardModel) -> Tensor:
+    """Scores of 1 to 5 as the head learns them: bins, or for a scalar head the distance from the middle."""
+    if model.head.kind in WITH_BINS:
+        return torch.tensor([score_to_bin(score, model.bins) for score in scores], dtype=torch.long)
+    return torch.tensor([score - MIDDLE_SCORE for score in scores], dtype=torch.float32)
+
+
+def score_to_bin(score: int, bins: int) -> int:
+    """A score of 1 to 5 as a bin of 0 to ``bins`` - 1, spread evenly where the model has another number of bins."""
+    return round((score - 1) * (bins - 1) / (RATING_STEPS - 1))

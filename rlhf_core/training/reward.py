@@ -26,12 +26,14 @@ from rlhf_core.training.feedback import (
     bootstrap_by_prompt,
     check_informative,
     describe,
+    labels_of,
     prompt_groups,
     response_tokens,
     split_by_prompt,
     usable_feedback,
 )
 from rlhf_core.training.halves import take_part
+from rlhf_core.training.posterior import fit_posterior
 from rlhf_core.training.reward_measures import (
     calibration_of,
     concordance,
@@ -47,8 +49,6 @@ from rlhf_core.training.state import optimizer_tensors, restore_optimizer, take_
 DROPOUT = 0.1  # in the reward model's trunk while it learns
 ADAM_EPSILON = 1e-5
 REFERENCE_RESPONSES = 128
-RATING_STEPS = 5  # ScoredResponse.score is 1 to 5
-MIDDLE_SCORE = 3
 
 
 def train_reward(run: RunDirectory) -> None:
@@ -140,6 +140,8 @@ def train_reward(run: RunDirectory) -> None:
     model.eval()
     run.progress(len(order), len(order), "normalise")
     prompts, responses = reference_responses(palm, training, config.seed, tokenizer.end, config.temperature)
+    if model.members > 1:
+        fit_posterior(model, training)
     model.normalise(join_sequences(prompts, responses, device=device))
     meta = {
         **run.meta,
@@ -318,18 +320,6 @@ def read_verdicts(model: RewardModel, batch: Sequence[Feedback], shares: Tensor 
 def some(weights: Tensor) -> Tensor:
     """Weights with a sum above 0: equal ones in place of none, whose mean then counts for nothing in the whole."""
     return weights if bool(weights.any()) else torch.ones_like(weights)
-
-
-def labels_of(scores: Sequence[int], model: RewardModel) -> Tensor:
-    """Scores of 1 to 5 as the head learns them: bins, or for a scalar head the distance from the middle."""
-    if model.head.kind in WITH_BINS:
-        return torch.tensor([score_to_bin(score, model.bins) for score in scores], dtype=torch.long)
-    return torch.tensor([score - MIDDLE_SCORE for score in scores], dtype=torch.float32)
-
-
-def score_to_bin(score: int, bins: int) -> int:
-    """A score of 1 to 5 as a bin of 0 to ``bins`` - 1, spread evenly where the model has another number of bins."""
-    return round((score - 1) * (bins - 1) / (RATING_STEPS - 1))
 
 
 # Ending

@@ -7,19 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhf_core.masking import join_sequences
 from rlhf_core.modules.reward_model import RewardModel
 from rlhf_core.records import Comparison, Feedback, ScoredResponse
-from rlhf_core.training.feedback import response_tokens
+from rlhf_core.training.feedback import join_responses
 
 CALIBRATION_BINS = 5  # of the probability of the likelier side, .5 to 1
 
 
 def head_outputs(model: RewardModel, items: Sequence[Feedback]) -> tuple[Tensor, int]:
     """(members, responses, outputs) of the heads for every response of ``items`` in order, and how many tokens."""
-    prompts = [item.prompt_tokens for item in items for _ in response_tokens(item)]
-    responses = [response for item in items for response in response_tokens(item)]
-    sequences = join_sequences(prompts, responses, device=model.palm.device)
+    sequences = join_responses(model, items)
     return model.head_outputs(sequences), int(sequences.lengths.sum())
 
 

@@ -383,6 +383,7 @@ def test_a_run_trains_what_its_settings_ask_for_and_reports_calibration(make_run
     assert manifest["meta"]["metrics"]["holdout_calibration_error"] == calibration["error"]
     assert json.loads(json.dumps(manifest["meta"]["reference_mean"])) == model.reward_mean.tolist()
     assert (float(model.uncertainty(ragged()).max()) > 0) == (model.members > 1)
+    assert (model.head_covariance is not None) == (model.reference_slopes is not None) == (model.members > 1)
 
 
 def test_members_differ_by_their_prompts_only_on_request(make_run, rated_responses, monkeypatch):

@@ -13,8 +13,8 @@ from rlhf_core.masking import join_sequences
 from rlhf_core.records import Comparison, ScoredResponse, write_feedback
 from rlhf_core.text.template import TEMPLATE_SHA256
 from rlhf_core.training import reward
-from rlhf_core.training.feedback import check_informative, split_by_prompt
-from rlhf_core.training.reward import feedback_loss, plan_steps, reference_responses, score_to_bin, train_reward
+from rlhf_core.training.feedback import check_informative, score_to_bin, split_by_prompt
+from rlhf_core.training.reward import feedback_loss, plan_steps, reference_responses, train_reward
 from rlhf_core.training.reward_measures import measure_holdout
 from rlhf_core.training.run_directory import RunDirectory, RunStopped, read_events
 
