@@ -161,7 +161,13 @@ MEASUREMENTS: dict[str, Measurement] = {
     "learning-t1": Measurement(
         "the reward model's accuracy by the number of labels, five seeds",
         ("benchmarks.learning", "T1", "--summary"),
-        5,
+        7,
+        is_slow=True,
+    ),
+    "learning-t1c": Measurement(
+        "the reward model's accuracy by a rater's clicks: random pairs, chosen ones, ratings; five seeds",
+        ("benchmarks.learning", "T1C", "--summary"),
+        9,
         is_slow=True,
     ),
     "learning-t2": Measurement(
@@ -353,6 +359,13 @@ FIGURES: tuple[Figure, ...] = (
         0.03,
     ),
     Figure("learning-t1", "worst.calibration_error", "T1: calibration error from 200 labels on, worst", "<", 0.05),
+    Figure(
+        "learning-t1c",
+        "four_of_five.chosen_share",
+        "T1C: clicks to 0.90 by pairs that the model chooses, over random ones",
+        "<=",
+        0.7,
+    ),
     Figure(
         "learning-t2", "worst.peak_share", "T2: PPO's highest true reward over the exact tilts', worst seed", ">=", 0.8
     ),

@@ -12,6 +12,7 @@ import torch
 
 from benchmarks.learning import (
     t0_frontier,
+    t1_clicks,
     t1_reward_model,
     t2_overoptimisation,
     t3_walks,
@@ -21,7 +22,7 @@ from benchmarks.learning import (
 from benchmarks.learning.harness import Task, run
 from rlhf_core.errors import ConfigError
 
-MODULES = (t0_frontier, t1_reward_model, t2_overoptimisation, t3_walks, t5_stopping, t7_length)
+MODULES = (t0_frontier, t1_reward_model, t1_clicks, t2_overoptimisation, t3_walks, t5_stopping, t7_length)
 TASKS: dict[str, Task] = {module.TASK.name: module.TASK for module in MODULES}
 
 

@@ -1,4 +1,4 @@
-"""What the learning tasks T2, T3, T5 and T7 calculate, by hand."""
+"""What the learning tasks T1, T1C, T2, T3, T5 and T7 calculate, by hand."""
 
 import argparse
 import math
@@ -6,20 +6,24 @@ import math
 import pytest
 import torch
 
+from benchmarks.learning import __main__ as command
+from benchmarks.learning import t1_clicks, t1_reward_model
 from benchmarks.learning.frontier import TokenBandit
 from benchmarks.learning.overoptimisation import (
     Tilt,
     best_of_n_curve,
     expected_true_reward,
-    fit_curve,
     tilt_at_kl,
     true_rewards,
 )
 from benchmarks.learning.reward_models import draw_pairs, fit_linear
-from benchmarks.learning.t2_overoptimisation import Round, at_kl, let_through, smooth
+from benchmarks.learning.t1_clicks import clicks_to, rate
+from benchmarks.learning.t1_reward_model import worth
+from benchmarks.learning.t2_overoptimisation import Round, at_kl, let_through, smooth, told
 from benchmarks.learning.t3_walks import distances, draw_graph, draw_walks, optimality
 from benchmarks.learning.t5_stopping import is_right
 from benchmarks.learning.t7_length import END, draw_comparisons, share_by_length, true_reward
+from webapp.runs.law import fit_law
 
 BANDIT = TokenBandit()
 
@@ -54,9 +58,13 @@ def test_tilting_by_a_linear_proxy_turns_as_published():
 def test_curves_are_fitted_in_the_root_of_the_kl():
     kls = [0.5, 1.0, 4.0, 9.0, 16.0]
     gains = [math.sqrt(kl) * (2 - 0.5 * math.log(math.sqrt(kl))) for kl in kls]
-    assert fit_curve(kls, gains, logarithmic=True) == pytest.approx((2, 0.5, 1))
+    assert told(fit_law(kls, gains)) == pytest.approx(
+        {"alpha": 2, "beta": 0.5, "r2": 1, "is_logarithmic": True, "peak_kl": math.exp(6)}
+    )
     gains = [math.sqrt(kl) * (2 - 0.5 * math.sqrt(kl)) for kl in kls]
-    assert fit_curve(kls, gains, logarithmic=False) == pytest.approx((2, 0.5, 1))
+    law = fit_law(kls, gains, is_logarithmic=False)
+    assert (law.alpha, law.beta, law.r2, law.peak_kl) == pytest.approx((2, 0.5, 1, 4))
+    assert told(fit_law([1.0], [1.0])) is None
 
 
 def test_the_best_by_proxy_is_taken_of_each_group():
@@ -74,6 +82,48 @@ def test_the_gate_lets_the_better_through_and_stops_what_has_turned():
     assert curve[0] == pytest.approx((0.0, 0.0, 0.0))
     assert curve[1] == pytest.approx((0.2, 0.2, 0.0))
     assert at_kl([Tilt(1, 2, 0), Tilt(3, 6, 0), Tilt(5, 0, 0)], 2) == 4
+
+
+def test_clicks_to_a_target_lie_on_the_line_between_two_numbers_of_clicks():
+    assert clicks_to(0.9, [(50, 0.7), (100, 0.8), (150, 1.0)]) == pytest.approx(125)
+    assert clicks_to(0.9, [(50, 0.95), (100, 0.99)]) == 50
+    assert clicks_to(0.9, [(50, 0.7), (100, 0.8)]) == 100, "never reached: at least so many"
+
+
+def test_a_rater_gives_each_rating_equally_often_and_the_better_response_the_higher_one():
+    generator = torch.Generator().manual_seed(0)
+    responses = torch.randint(32, (10_000, 16), generator=generator)
+    ratings = rate(BANDIT, [31], responses, generator)
+    scores = torch.tensor([one.score for one in ratings])
+    shares = [float((scores == score).double().mean()) for score in range(1, 6)]
+    assert shares == pytest.approx([0.2] * 5, abs=0.015)
+    true = worth(BANDIT, responses)
+    means = [float(true[scores == score].mean()) for score in range(1, 6)]
+    assert means == sorted(means)
+    first, second = scores[: len(scores) // 2], scores[len(scores) // 2 :]
+    gap = true[: len(first)] - true[len(first) :]
+    better = (first > second)[(gap == 1) & (first != second)].double()
+    assert float(better.mean()) == pytest.approx(1 / (1 + math.exp(-1)), abs=0.05)  # nearly Bradley-Terry's
+
+
+def test_chosen_pairs_and_ratings_are_measured_beside_random_ones():
+    arguments = "T1C --start 10 --step 5 --most 15 --pool 30 --ratings 10 --test-pairs 500 --target 0.99"
+    found = t1_clicks.measure(command.parser().parse_args(arguments.split()), 0, lambda words: None)
+    assert [clicks for clicks, _ in found["random"]] == [clicks for clicks, _ in found["chosen"]] == [10, 15]
+    assert found["random"][0] == found["chosen"][0], "both begin with the same pairs"
+    assert found["chosen_share"] == 1.0, "neither reached the target"
+    assert set(found["rated"][10]) == {"ratings", "pairs"}
+
+
+def test_a_reward_model_of_two_is_measured_beside_the_first_alone():
+    arguments = "T1 --labels 25 --test-pairs 500"
+    found = t1_reward_model.measure(command.parser().parse_args(arguments.split()), 0, lambda words: None)
+    (row,) = found["labels"]
+    assert found["behind_linear"] == pytest.approx(row["linear_accuracy"] - row["accuracy"])
+    assert row["accuracy"] != row["single_accuracy"]
+    assert 0.55 < row["accuracy"] < 0.9
+    alone = t1_reward_model.measure(command.parser().parse_args([*arguments.split(), "--members", "1"]), 0, print)
+    assert alone["labels"][0]["accuracy"] == row["single_accuracy"]
 
 
 def test_walks_on_a_graph_by_hand():
