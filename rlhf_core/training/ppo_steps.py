@@ -89,11 +89,14 @@ def policy_step(
     def log_probs_now() -> Tensor:
         return torch.cat([nothing, *(now.log_probs for now in found)])
 
-    def is_too_far() -> bool:
-        if not may_refuse or config.kl_early_stop is None:
-            return False
-        (distance,) = group.sums(float(aggregate_loss(k3(old, log_probs_now()), counts, total=total)))
-        return distance > config.kl_early_stop
+    is_refused = False
+
+    def is_too_far() -> bool:  # asked once, for all processes together
+        nonlocal is_refused
+        if may_refuse and config.kl_early_stop is not None:
+            (distance,) = group.sums(float(aggregate_loss(k3(old, log_probs_now()), counts, total=total)))
+            is_refused = distance > config.kl_early_stop
+        return is_refused
 
     norm = descend(
         optimizer,
@@ -104,7 +107,7 @@ def policy_step(
         is_vetoed=is_too_far,
         group=group,
     )
-    if is_too_far():
+    if is_refused:
         return None
     surrogate = clipped_policy_loss(log_probs_now(), old, advantages, clip_low=config.clip_ratio)
     entropies = torch.cat([nothing, *(now.entropies for now in found)])

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rlhf_core.config import PolicyConfig
+from rlhf_core.distributed import Group
 from rlhf_core.kl import k3
 from rlhf_core.losses import aggregate_loss, clipped_policy_loss
 from rlhf_core.masking import masked_mean
@@ -176,6 +177,23 @@ def test_a_round_ends_early_where_the_policy_left_the_one_that_drew_it(make_palm
     assert found["approx_kl"] < free["approx_kl"]
     again = trainer.update(1)  # the next round begins anew: its responses are fresh
     assert again["skipped_steps"] < 6
+
+
+@pytest.mark.parametrize(("limit", "sums"), [(None, 1), (100.0, 2), (1e-6, 1)])
+def test_how_far_the_policy_went_is_asked_of_all_processes_once(make_palm, limit, sums):
+    class Counting(Group):
+        asked = 0
+
+        def sums(self, *values):
+            self.asked += 1
+            return super().sums(*values)
+
+    trainer = make_trainer(make_palm(), kl_early_stop=limit)
+    trainer.group = Counting()
+    rollout, lessons = ragged(trainer)
+    taken = trainer.actor_step(list(range(8)), rollout, lessons, may_refuse=True)
+    assert (taken is None) == (limit == 1e-6)
+    assert trainer.group.asked == sums  # one for the distance, if there is a limit, and one for the metrics
 
 
 def test_the_step_that_would_go_on_from_too_far_is_not_taken(make_palm):
