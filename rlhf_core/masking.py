@@ -29,6 +29,16 @@ def masked_mean(x: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
     return kept.sum(dim) / mask.sum(dim).clamp(min=1)
 
 
+def mean_of_rows(x: Tensor, mask: Tensor) -> Tensor:
+    """(tokens, dim) in the order of ``mask``'s True places -> (batch, dim), the mean of each row; 0 where it has none.
+
+    Args:
+        mask: (batch, seq) bool; row and column of its True places are those of ``x``'s tokens.
+    """
+    sums = x.new_zeros(len(mask), x.shape[1]).index_add(0, mask.nonzero()[:, 0], x)
+    return sums / mask.sum(dim=1, keepdim=True).clamp(min=1)
+
+
 def masked_variance(x: Tensor, mask: Tensor) -> Tensor:
     """Biased variance (divided by n, not n - 1) of ``x`` where ``mask`` is True."""
     return masked_mean((torch.where(mask, x, 0.0) - masked_mean(x, mask)).square(), mask)

@@ -8,10 +8,16 @@ from torch import Tensor
 PADDING = 0  # what fills the tail; no code may ask whether a token equals it
 
 
-def pad_tokens(rows: Sequence[Sequence[int]], device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
-    """Rows of tokens -> (batch, longest) int64 padded on the right, and (batch,) int64 lengths."""
+def pad_tokens(
+    rows: Sequence[Sequence[int]], device: torch.device | str | None = None, *, multiple: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Rows of tokens -> (batch, longest) int64 padded on the right, and (batch,) int64 lengths.
+
+    Args:
+        multiple: the longest row is padded too, to a multiple of so many tokens.
+    """
     lengths = [len(row) for row in rows]
-    longest = max(lengths, default=0)
+    longest = -(-max(lengths, default=0) // multiple) * multiple
     padded = torch.tensor([[*row, *[PADDING] * (longest - len(row))] for row in rows], dtype=torch.long)
     return padded.view(len(rows), longest).to(device), torch.tensor(lengths, device=device)
 

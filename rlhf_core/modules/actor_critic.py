@@ -1,7 +1,8 @@
 """Policy and critic over one PaLM: two LoRA scopes on the same frozen base, whose bare weights are the reference."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -9,9 +10,10 @@ from torch import Tensor, nn
 
 from rlhf_core.config import SamplingConfig
 from rlhf_core.errors import ConfigError
-from rlhf_core.generation.log_probs import SequenceLogProbs, response_loss, sequence_log_probs
+from rlhf_core.generation.log_probs import SequenceLogProbs, response_loss, sequence_log_probs, spread
 from rlhf_core.generation.sampler import generate_batch
-from rlhf_core.masking import Sequences, join_sequences, length_mask, masked_mean
+from rlhf_core.masking import Sequences, join_sequences, length_mask, mean_of_rows
+from rlhf_core.modules.known_tokens import KnownTokens
 from rlhf_core.modules.palm import PaLM
 from rlhf_core.modules.token_loss import LossOf, TokenLoss
 from rlhf_core.seeds import derive_seed
@@ -166,6 +168,30 @@ class ActorCritic(nn.Module):
         """Let the critic tell prompt from response by embeddings (dim,) added to its tokens, as a reward model does."""
         self.segments = nn.Parameter(torch.stack((prompt.detach(), response.detach())))
 
+    @contextmanager
+    def remember_tokens(self, rows: Tokens) -> Iterator[None]:
+        """While this is open, what a first block that doesn't learn feeds forward of these tokens is worked out once.
+
+        On a CPU alone: a GPU would have to be asked at each pass whether a token is new. The tokens are read in an
+        order of their own: which batch came first would show in the last digits, and a resumed round begins elsewhere.
+        """
+        tokens = torch.tensor(sorted({token for row in rows for token in row}), device=self.palm.device)
+        known: dict[int, KnownTokens] = {}
+        trunks = [trunk for trunk in (self.palm, self.critic_palm, self.reference_palm) if trunk is not None]
+        try:
+            for trunk in trunks:
+                embedding, block = trunk.token_emb.weight, trunk.each_block()[0]
+                is_learned = any(weight.requires_grad for weight in (embedding, *block.parameters()))
+                if trunk.device.type == "cpu" and not is_learned:
+                    if id(block) not in known:  # trunks with one first block have one embedding too
+                        known[id(block)] = KnownTokens(embedding, block)
+                        known[id(block)].feed(tokens)
+                    trunk.known_tokens = known[id(block)]
+            yield
+        finally:
+            for trunk in trunks:
+                trunk.known_tokens = None
+
     def recompute_blocks(self, is_on: bool) -> None:
         """Whether policy and critic keep the input of each block alone and run it again for the gradient."""
         for trunk in (self.palm, self.critic_trunk):
@@ -208,19 +234,26 @@ class ActorCritic(nn.Module):
 
     def value_outputs(self, sequences: Sequences) -> Tensor:
         """(batch, response, outputs) of the value head at the state before each response token."""
-        prompt = length_mask(sequences.prompt_lengths, sequences.tokens.shape[1])[..., None]
-        embeddings = self.critic_trunk(
+        prompt = length_mask(sequences.prompt_lengths, sequences.tokens.shape[1])
+        longest = int(sequences.response_lengths.max())
+        places = torch.arange(sequences.tokens.numel(), device=sequences.tokens.device).view_as(sequences.tokens)
+        if self.pooled_values:
+            wanted = places[prompt]
+        else:
+            response = length_mask(sequences.response_lengths, longest)
+            wanted = before_response(places, sequences)[response]
+        states = self.critic_trunk(
             sequences.tokens,
             lengths=sequences.lengths,
-            extra_embed=None if self.segments is None else torch.where(prompt, *self.segments),
+            extra_embed=None if self.segments is None else torch.where(prompt[..., None], *self.segments),
             finetune_scope=self.critic_scope,
             return_only_embedding=True,
+            places=wanted,
         )
         if self.pooled_values:
-            prompt = prompt.expand_as(embeddings)
-            pooled = self.value_head(masked_mean(embeddings, prompt, dim=1))
-            return pooled[:, None].expand(-1, int(sequences.response_lengths.max()), -1)
-        return self.value_head(before_response(embeddings, sequences))
+            pooled = self.value_head(mean_of_rows(states, prompt))
+            return pooled[:, None].expand(-1, longest, -1)
+        return spread(self.value_head(states), response)
 
     def decode_values(self, outputs: Tensor) -> Tensor:
         """(..., outputs) of the value head -> (...) values."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from rlhf_core.modules.linear import adapted_linear, gated_feed_forward, linear
 from rlhf_core.modules.lora import BlockLoRA
 from rlhf_core.modules.rotary import rotate
+from rlhf_core.modules.short_attention import short_attention, suits_short_attention
 
 QK_NORM_SCALE = 8.0  # attention logits are this times the cosine of query and key
 
@@ -77,11 +78,22 @@ class ParallelBlock(nn.Module):
         # One gain a channel of every query head and of the key head; flat, so that weight decay knows it as no matrix.
         self.qk_gain = nn.Parameter(torch.ones((heads + 1) * dim_head)) if qk_rmsnorm else None
 
-    def forward(self, x: Tensor, around: Surroundings, lora: BlockLoRA | None = None) -> Tensor:
-        """(batch, seq, dim) -> (batch, seq, dim). Decoding has its own form of this: ``BlockWeights``."""
+    def forward(
+        self,
+        x: Tensor,
+        around: Surroundings,
+        lora: BlockLoRA | None = None,
+        places: Tensor | None = None,
+        fed: Tensor | None = None,
+    ) -> Tensor:
+        """(batch, seq, dim) -> (batch, seq, dim). Decoding has its own form of this: ``BlockWeights``.
+
+        With ``places`` (n,), each row * seq + column, what comes out stands at those places alone, (n, dim): all others
+        are keys and values to them and nothing more. ``fed`` (batch, seq, dim) is what the feed-forward part gives, if
+        that is known.
+        """
         normed = self.norm(x)
-        # The weight is split, not what it gives: the backward pass then joins two small gradients, no large ones.
-        into_attention, into_feed_forward = self.project_in.weight.split([sum(self.widths[:2]), self.widths[2]])
+        into_attention = self.split_project_in()[0]
         if lora is None:
             projected = linear(normed, into_attention)
         else:
@@ -95,21 +107,39 @@ class ParallelBlock(nn.Module):
         query_key = rotate(query_key, around.tables)
         query, key = query_key[:, :, :-1], query_key[:, :, -1]
         attended = self.attend(query, key, value, around)
+        if places is not None:
+            x, normed, attended = (one.flatten(0, 1).index_select(0, places) for one in (x, normed, attended))
+            fed = None if fed is None else fed.flatten(0, 1).index_select(0, places)
         if lora is None:
             out = linear(attended, self.attention_out.weight)
         else:
             out = adapted_linear(attended, self.attention_out.weight, lora.o.A, lora.o.up)
+        return x + out + (self.feed(normed) if fed is None else fed)
+
+    def feed(self, normed: Tensor) -> Tensor:
+        """(..., dim) -> (..., dim): the feed-forward part alone."""
         dropout = self.ff_dropout if self.training else 0.0
-        return x + out + gated_feed_forward(normed, into_feed_forward, self.feed_forward_out.weight, dropout)
+        return gated_feed_forward(normed, self.split_project_in()[1], self.feed_forward_out.weight, dropout)
+
+    def split_project_in(self) -> tuple[Tensor, Tensor]:
+        """The weights that lead into attention and into the feed-forward part.
+
+        The weight is split, not what it gives: the backward pass then joins two small gradients, no large ones.
+        """
+        into_attention, into_feed_forward = self.project_in.weight.split([sum(self.widths[:2]), self.widths[2]])
+        return into_attention, into_feed_forward
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, around: Surroundings) -> Tensor:
         """(batch, seq, heads, dim_head) queries, (batch, seq, dim_head) keys and values -> (batch, seq, inner)."""
+        dropout = self.attn_dropout if self.training else 0.0
+        if around.is_causal and around.mask is None and not dropout and suits_short_attention(query):
+            return short_attention(query, key, value, self.scale)
         out = F.scaled_dot_product_attention(
             rearrange(query, "b n h d -> b h n d"),
             key[:, None].expand(-1, self.heads, -1, -1),
             value[:, None].expand(-1, self.heads, -1, -1),
             around.mask,
-            self.attn_dropout if self.training else 0.0,
+            dropout,
             around.is_causal,
             scale=self.scale,
         )

@@ -17,6 +17,7 @@ from rlhf_core.generation.decoder import Decoder
 from rlhf_core.generation.drawing import draw_tokens
 from rlhf_core.generation.filters import chosen_filter
 from rlhf_core.modules.attention import LayerNorm, ParallelBlock, Surroundings
+from rlhf_core.modules.known_tokens import KnownTokens
 from rlhf_core.modules.lora import BlockLoRA
 from rlhf_core.modules.rotary import Rotary
 from rlhf_core.modules.seed_state import is_seed_palm, palm_state_from_seed
@@ -53,6 +54,7 @@ class PaLM(nn.Module):
     """
 
     _decoder: Decoder | None = None
+    known_tokens: KnownTokens | None = None  # while ``remember_tokens`` is open
     recompute_blocks = False  # keep the input of each block alone and run it again for the gradient: a third slower
 
     def __init__(
@@ -247,6 +249,7 @@ class PaLM(nn.Module):
         return_only_embedding: bool = False,
         return_logits_with_embedding: bool = False,
         lengths: Tensor | None = None,
+        places: Tensor | None = None,
     ) -> Any:
         """Logits, or what the flags ask for instead.
 
@@ -260,13 +263,15 @@ class PaLM(nn.Module):
             return_logits_with_embedding: the pair of logits and embeddings instead.
             lengths: (batch,) real tokens of each row. Causal attention needs no help against padding on the right,
                 so there they only keep it out of the loss.
+            places: (n,) int64, each row * seq + column: the only places that something is wanted at. It comes in their
+                order, without the axes of batch and seq, and the last block works out no others. Not for the loss.
 
         Returns:
             (batch, seq, num_tokens) logits unless a flag says otherwise.
 
         Raises:
-            ValueError: ``finetune_scope`` is unknown, ``x`` has another form or a token outside the vocabulary, or
-                there is nothing to predict.
+            ValueError: ``finetune_scope`` is unknown, ``x`` has another form or a token outside the vocabulary, there
+                is nothing to predict, or a loss was asked for at some places.
         """
         if x.ndim != 2 or x.shape[1] < 1 + return_loss:
             raise ValueError(f"x must be (batch, seq) with at least {1 + return_loss} tokens, not {tuple(x.shape)}")
@@ -275,16 +280,23 @@ class PaLM(nn.Module):
         if return_loss:
             labels = self.labels(x[:, 1:], None if lengths is None else lengths - 1)
             x = x[:, :-1]
+        if return_loss and places is not None:
+            raise ValueError("the loss is that of all tokens: places are for embeddings and logits")
         around = self.surroundings(x, lengths)
         hidden = self.embed(x if self.causal else x.clamp(min=0))
         if extra_embed is not None:
             hidden = hidden + extra_embed
+        fed = None
+        if self.known_tokens is not None and extra_embed is None and self.causal:
+            fed = self.known_tokens.feed(x)
         for index, block in enumerate(self.each_block()):
             lora = None if adapters is None else adapters[index]
+            wanted = places if index == len(self.blocks) - 1 else None
             if self.recompute_blocks and torch.is_grad_enabled():
-                hidden = checkpoint(block, hidden, around, lora, use_reentrant=False)
+                hidden = checkpoint(block, hidden, around, lora, wanted, fed, use_reentrant=False)
             else:
-                hidden = block(hidden, around, lora)
+                hidden = block(hidden, around, lora, wanted, fed)
+            fed = None
         hidden = self.norm(hidden)
         if return_only_embedding:
             return hidden
@@ -350,8 +362,8 @@ class PaLM(nn.Module):
         return self._decoder
 
     def __getstate__(self) -> dict[str, Any]:
-        """What copies of this model take over: all but the weights copied for decoding."""
-        return {**super().__getstate__(), "_decoder": None}
+        """What copies of this model take over: all but the weights copied for decoding, and what was looked up."""
+        return {**super().__getstate__(), "_decoder": None, "known_tokens": None}
 
     @torch.no_grad()
     def generate(

@@ -10,7 +10,7 @@ from rlhf_core.config import EnsembleMembers, EnsembleScoring, Pooling, RewardHe
 from rlhf_core.ensembles import check_scoring, combine_scores, disagreement, mean_and_deviation, variance_of
 from rlhf_core.errors import ConfigError
 from rlhf_core.losses import comparison_logits, comparison_loss, fit_step_biases
-from rlhf_core.masking import Sequences, length_mask, masked_mean
+from rlhf_core.masking import Sequences, length_mask, mean_of_rows
 from rlhf_core.modules.palm import PaLM
 from rlhf_core.modules.reward_files import POSTERIOR, RewardFiles
 from rlhf_core.modules.reward_head import RewardHead
@@ -193,17 +193,20 @@ class RewardModel(RewardFiles):
             one.view(-1, self.palm.dim)[reader] for one in (self.prompt_embedding, self.response_embedding)
         )
         segments = torch.where(prompt_mask[..., None], prompt_embedding, response_embedding)
-        embeddings = self.palm(
+        if self.pooling == "last":
+            places = torch.arange(len(x), device=x.device) * size + lengths - 1
+        else:
+            places = response.flatten().nonzero()[:, 0]
+        states = self.palm(
             x,
             lengths=lengths,
             extra_embed=segments,
             finetune_scope=self.scopes[reader],
             disable_lora=disable_lora,
             return_only_embedding=True,
+            places=places,
         )
-        if self.pooling == "last":
-            return embeddings[torch.arange(len(x), device=x.device), lengths - 1]
-        return masked_mean(embeddings, response[..., None].expand_as(embeddings), dim=1)
+        return states if self.pooling == "last" else mean_of_rows(states, response)
 
     def pool_all(self, x: Tensor, **rows: Any) -> Tensor:
         """(readers, batch, dim) of ``pool``; ``rows`` are further arguments of it."""

@@ -165,7 +165,9 @@ class PolicyTrainer:
         ) -> torch.optim.Optimizer:
             if use_lion:
                 return Lion(parameters, lr=rate, betas=betas, weight_decay=weight_decay)
-            return torch.optim.AdamW(parameters, lr=rate, betas=betas, weight_decay=weight_decay, eps=epsilon)
+            return torch.optim.AdamW(
+                parameters, lr=rate, betas=betas, weight_decay=weight_decay, eps=epsilon, fused=True
+            )
 
         critic_epsilon = config.adam_epsilon if critic_adam_epsilon is None else critic_adam_epsilon
         self.actor_optimizer = optimizer(
@@ -218,7 +220,8 @@ class PolicyTrainer:
             lessons = self.derive_lessons(rollout)
             if on_phase is not None:
                 on_phase("learn")
-            learned = self.learn(index, rollout, lessons, between_steps)
+            with self.model.remember_tokens([*rollout.prompts, *rollout.responses]):
+                learned = self.learn(index, rollout, lessons, between_steps)
         except TrainingDiverged as error:
             raise TrainingDiverged(f"round {index + 1}: {error}") from error
         finally:
@@ -303,12 +306,13 @@ class PolicyTrainer:
             log_probs[row, : len(generation.log_probs)] = torch.tensor(generation.log_probs)
         mask = torch.arange(longest) < torch.tensor([len(response) for response in responses])[:, None]
         reference, values = [], []
-        for at in range(0, len(prompts), self.forward_rows):
-            part = slice(at, at + self.forward_rows)
-            found = self.model.reference_log_probs(prompts[part], responses[part], temperature=self.config.temperature)
-            reference.append(widen(found, longest))
-            if self.critic_optimizer is not None:
-                values.append(widen(self.model.values(self.join(prompts[part], responses[part])).float(), longest))
+        with self.model.remember_tokens([*prompts, *responses]):
+            for at in range(0, len(prompts), self.forward_rows):
+                asked, given = (rows[at : at + self.forward_rows] for rows in (prompts, responses))
+                found = self.model.reference_log_probs(asked, given, temperature=self.config.temperature)
+                reference.append(widen(found, longest))
+                if self.critic_optimizer is not None:
+                    values.append(widen(self.model.values(self.join(asked, given)).float(), longest))
         scores = as_scores(self.score(prompts, responses), len(responses)).to(device)
         return Rollout(
             prompts=prompts,

@@ -1,7 +1,7 @@
 import torch
 from torch.testing import assert_close
 
-from rlhf_core.masking import length_mask, masked_mean, masked_variance, masked_whiten, response_mask
+from rlhf_core.masking import length_mask, masked_mean, masked_variance, masked_whiten, mean_of_rows, response_mask
 
 NAN = float("nan")
 
@@ -18,6 +18,12 @@ def test_means_ignore_what_the_mask_leaves_out_even_nan():
     assert_close(masked_mean(x, mask, dim=1), torch.tensor([2.0]))
     assert_close(masked_variance(x, mask), torch.tensor(1.0))  # ((1-2)^2 + (3-2)^2) / 2: biased
     assert masked_mean(x, torch.zeros_like(mask)) == 0.0
+
+
+def test_the_mean_of_a_row_is_that_of_its_own_tokens():
+    mask = torch.tensor([[False, True, True], [False, False, False], [True, False, False]])
+    found = mean_of_rows(torch.tensor([[1.0, 4.0], [3.0, 8.0], [5.0, 6.0]]), mask)
+    assert_close(found, torch.tensor([[2.0, 6.0], [0.0, 0.0], [5.0, 6.0]]))
 
 
 def test_whitened_values_have_mean_0_and_biased_variance_1_and_ignore_padding_rule_20():

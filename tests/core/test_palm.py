@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from rlhf_core.config import ModelConfig
 from rlhf_core.errors import CheckpointError, ConfigError
+from rlhf_core.modules import attention
 from rlhf_core.modules.palm import PaLM
 
 LENGTHS = torch.tensor([3, 7, 12])
@@ -94,6 +95,38 @@ def test_forward_returns_what_its_flags_ask_for():
     assert_close(embedding @ palm.token_emb.weight.T, logits)
     shifted = palm(tokens, extra_embed=torch.linspace(0, 1, 32))
     assert not torch.allclose(shifted, logits, atol=1e-3)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_what_is_wanted_at_some_places_is_what_stands_there_and_so_is_its_gradient(recompute):
+    palm, tokens = make_palm(finetune_scopes=("actor",)), random_tokens(3, 6)
+    for parameter in palm.finetune_parameters("actor"):
+        torch.nn.init.normal_(parameter, std=0.1)
+    palm.recompute_blocks = recompute
+    places, rows, columns = torch.tensor([2, 17, 9]), [0, 2, 1], [2, 5, 3]  # 17 = 2 * 6 + 5
+    found, weights = [], torch.linspace(-1, 1, 3 * 32).view(3, 32)
+    for wanted in (None, places):
+        states = palm(tokens, finetune_scope="actor", return_only_embedding=True, places=wanted)
+        states = states[rows, columns] if wanted is None else states
+        found.append([states, *torch.autograd.grad((states * weights).mean(), list(palm.parameters()))])
+    assert found[1][0].shape == (3, 32)
+    for now, then in zip(found[1], found[0], strict=True):
+        assert_close(now, then, atol=1e-5, rtol=1e-5)
+
+
+def test_the_last_block_works_out_the_wanted_places_alone(monkeypatch):
+    palm, widths = make_palm(), []
+    fed = attention.gated_feed_forward
+    monkeypatch.setattr(
+        attention, "gated_feed_forward", lambda x, *rest: widths.append(tuple(x.shape)) or fed(x, *rest)
+    )
+    palm(random_tokens(3, 6), places=torch.tensor([1, 4]))
+    assert widths == [(3, 6, 32)] * (len(palm.blocks) - 1) + [(2, 32)]
+
+
+def test_the_loss_knows_no_places():
+    with pytest.raises(ValueError, match="places are for embeddings"):
+        make_palm()(random_tokens(2, 3), return_loss=True, places=torch.tensor([0]))
 
 
 def test_the_output_matrix_is_the_embedding_which_starts_small():
