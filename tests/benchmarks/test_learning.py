@@ -187,6 +187,16 @@ def test_a_task_is_judged_by_its_worst_seed_in_each_measure():
     assert sum_up(fake_task(), [line(0, 0.99), line(1, 0.95)], {})["passed"] is True
 
 
+def test_a_goal_of_the_mean_is_judged_by_the_mean_of_the_seeds():
+    task = command.TASKS["T1C"]
+    lines = [
+        {"seed": seed, "seconds": 1.0, "passed": True, "chosen_share": share} for seed, share in enumerate([0.5, 0.8])
+    ]
+    assert sum_up(task, lines, {})["mean"] == {"chosen_share": pytest.approx(0.65)}
+    assert sum_up(task, lines, {})["passed"] is True
+    assert sum_up(task, lines[1:], {})["passed"] is False
+
+
 # Labels and reward models
 
 
