@@ -61,6 +61,20 @@ def look_at(page: Page, name: str) -> None:
     page.set_viewport_size(cast(ViewportSize, pictures.DESKTOP))
 
 
+def test_an_order_may_be_typed_in_full(watched, address, studio):
+    studio.add_item("Ranked opening", *(f"{word} {REVIEW}" for word in ("One", "Two", "Three", "Four")), kind="ranking")
+    page = log_in(watched.new_page(), address)
+    press(page, "2", "1", "4", "3")  # three places itself when the others have theirs
+    expect(page.locator("#ranked")).to_have_text("2 > 1 > 4 > 3. Enter saves.")
+    press(page, "3")  # once more takes it away
+    expect(page.locator("#ranked")).to_have_text("2 > 1 > 4: which is next?")
+    press(page, "3", "Enter")
+    expect(page.locator("#progress")).to_have_text("1 rated today")
+    wait_until_sent(page)
+    rating = Rating.objects.get()
+    assert [rating.details["places"][str(sample.pk)] for sample in rating.presentation.samples] == [2, 1, 4, 3]
+
+
 def test_rankings_are_given_by_keys_alone_and_the_last_step_can_be_taken_back(watched, address, studio):
     for n in range(3):
         studio.add_item(

@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 import pytest
@@ -142,5 +143,10 @@ def test_over_asgi_the_pages_are_sent_one_by_one_and_hold_no_connection(live_stu
             sizes.append(len(page.splitlines()))
             held.append(await sync_to_async(lambda: connection.connection is not None)())
 
-    async_to_sync(download)()
+    def serve() -> None:
+        async_to_sync(download)()
+        connection.close()
+
+    with ThreadPoolExecutor(1) as server:  # as in a web process; here a browser's own loop may be running
+        server.submit(serve).result()
     assert (sizes, held) == ([10, 10, 5], [False] * 3)

@@ -2,11 +2,13 @@
 // each answer; with it, those lists stay out of sight and are filled in, so that what is sent is the same.
 //
 // "=" says that the next one shares the place of the last one; an answer pressed again loses its place; U takes back the
-// last step; where one answer is left, it is the last.
+// last step; where one answer is left, it is the last, and who presses it all the same has it stay there.
 "use strict";
 
 {
   const steps = new WeakMap(); // item -> numbers in the order in which they were pressed
+
+  const filledIn = new WeakMap(); // item -> the number that came last without being pressed
 
   const item = () => document.getElementById("item");
   const isRanking = () => item()?.dataset.kind === "ranking" && document.getElementById("verdict");
@@ -69,6 +71,12 @@
     const found = places();
     const order = pressedSoFar();
     const index = number - 1;
+    const isMeant = filledIn.get(item()) === number; // the whole order is being typed
+    filledIn.delete(item());
+    if (isMeant) {
+      tellOrder();
+      return;
+    }
     if (found[index]) {
       found[index] = 0;
       order.splice(order.indexOf(number), 1);
@@ -80,6 +88,7 @@
         const last = found.indexOf(0);
         found[last] = Math.max(...found) + 1;
         order.push(last + 1);
+        filledIn.set(item(), last + 1);
       }
     }
     tie().setAttribute("aria-pressed", "false");
@@ -95,6 +104,7 @@
       tie().setAttribute("aria-pressed", String(tie().getAttribute("aria-pressed") !== "true"));
       return;
     }
+    filledIn.delete(item());
     const found = places();
     const [before, last] = [order.at(-2) - 1, order.at(-1) - 1];
     found[last] = found[last] === found[before] ? Math.max(...found) + 1 : found[before];
@@ -106,6 +116,7 @@
     const order = pressedSoFar();
     const found = places();
     const number = order.pop();
+    filledIn.delete(item());
     found[number - 1] = 0;
     tie().setAttribute("aria-pressed", "false");
     set(found);

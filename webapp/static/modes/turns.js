@@ -22,6 +22,8 @@
     if (fold) fold.open = true;
     if (isSeen) {
       if (judged().length) turn.previousElementSibling?.scrollIntoView({ block: "nearest" }); // what it answers
+      const bar = document.querySelector(".verdict"); // which lies over the page, in one row or two
+      turn.style.scrollMarginBlockEnd = `${(bar?.offsetHeight ?? 0) + 16}px`;
       turn.scrollIntoView({ block: "nearest" });
     }
     render();
