@@ -56,6 +56,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--beta", type=float, default=0.5, help="reward given up for a nat of KL (0.5)")
     parser.add_argument("--lora", action="store_true", help="train adapters of rank 8; without, all weights")
     parser.add_argument(
+        "--critic-trunk",
+        choices=("own", "policy"),
+        default="own",
+        help="own: weights of the critic's own; policy: a value head on the policy's states (own)",
+    )
+    parser.add_argument(
         "--algorithm", choices=get_args(PolicyAlgorithm), default="ppo", help="what improves the policy (ppo)"
     )
     parser.add_argument("--group-size", type=int, default=8, help="rloo, grpo: responses that are compared (8)")
@@ -87,8 +93,16 @@ def measure(options: argparse.Namespace, seed: int, say: Say) -> dict[str, Any]:
     else:
         palm, apart = uniform_palm(bandit.tokens, dim=width(options)), 0.0
     # A critic of adapters on a trunk that has learned only to be uniform foresees little of long responses' returns.
-    critic = small_palm(bandit.tokens, dim=palm.dim)
-    model = ActorCritic(palm, critic, actor_lora=options.lora, critic_lora=False, actor_lora_r=RANK, critic_dim_out=1)
+    is_head = options.critic_trunk == "policy"
+    model = ActorCritic(
+        palm,
+        None if is_head else small_palm(bandit.tokens, dim=palm.dim),
+        actor_lora=options.lora,
+        critic_lora=False,
+        actor_lora_r=RANK,
+        critic_dim_out=1,
+        values_from_policy=is_head,
+    )
     chosen = [check_best_of_n(bandit, model, prompt, score, n, seed) for n in options.best_of]
     for row in chosen:
         say(f"best of {row['n']}: reward {row['reward']:.3f}, exactly {row['exact']:.3f}")

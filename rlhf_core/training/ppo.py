@@ -349,10 +349,15 @@ class PolicyTrainer:
         for rows in plan[self.tally.steps :]:
             if between_steps is not None:
                 between_steps()
-            step = {} if warming_up else self.actor_step(rows, rollout, lessons, may_refuse=self.tally.steps > 0)
+            step: dict[str, float] | None = {}
+            states: list[Tensor] | None = None
+            if not warming_up:
+                # A value head on the policy's states learns from this pass; of a policy at rest it has them read anew.
+                states = [] if self.model.values_from_policy else None
+                step = self.actor_step(rows, rollout, lessons, may_refuse=self.tally.steps > 0, states=states)
             if step is None:
                 break
-            self.tally.add({**step, **self.critic_step(rows, rollout, lessons)})
+            self.tally.add({**step, **self.critic_step(rows, rollout, lessons, states)})
             self.tally.seconds = time.perf_counter() - self.started
         means = self.tally.means() | {"skipped_steps": float(len(plan) - self.tally.steps)}
         if warming_up:
@@ -361,17 +366,34 @@ class PolicyTrainer:
         return {**means, "ratio_min": self.tally.lowest["ratio_min"], "ratio_max": self.tally.highest["ratio_max"]}
 
     def actor_step(
-        self, rows: list[int], rollout: Rollout, lessons: Lessons, *, may_refuse: bool = False
+        self,
+        rows: list[int],
+        rollout: Rollout,
+        lessons: Lessons,
+        *,
+        may_refuse: bool = False,
+        states: list[Tensor] | None = None,
     ) -> dict[str, float] | None:
-        optimizer = self.actor_optimizer
         return policy_step(
-            self.model, optimizer, self.config, rows, rollout, lessons, may_refuse=may_refuse, group=self.group
+            self.model,
+            self.actor_optimizer,
+            self.config,
+            rows,
+            rollout,
+            lessons,
+            may_refuse=may_refuse,
+            keep_states=None if states is None else states.append,
+            group=self.group,
         )
 
-    def critic_step(self, rows: list[int], rollout: Rollout, lessons: Lessons) -> dict[str, float]:
+    def critic_step(
+        self, rows: list[int], rollout: Rollout, lessons: Lessons, states: list[Tensor] | None = None
+    ) -> dict[str, float]:
         if self.critic_optimizer is None:
             return {}
-        return critic_step(self.model, self.critic_optimizer, self.config, rows, rollout, lessons, group=self.group)
+        return critic_step(
+            self.model, self.critic_optimizer, self.config, rows, rollout, lessons, states=states, group=self.group
+        )
 
     @property
     def forward_rows(self) -> int:

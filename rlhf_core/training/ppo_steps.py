@@ -1,6 +1,6 @@
 """The optimiser steps of PPO: one of the policy and one of the critic, each on some responses of a round."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -30,11 +30,13 @@ def policy_step(
     lessons: Lessons,
     *,
     may_refuse: bool = False,
+    keep_states: Callable[[Tensor], object] | None = None,
     group: Group = ALONE,
 ) -> dict[str, float] | None:
     """One step of the clipped surrogate, with entropy bonus and any KL penalty of the loss.
 
-    Each process of ``group`` takes its share of ``rows``.
+    Each process of ``group`` takes its share of ``rows``. ``keep_states`` is given, for each micro-batch, the states
+    (tokens, dim) just before its response tokens, without a gradient, as the policy had them before this step.
 
     With ``may_refuse`` it is not taken, and the answer is None, where the policy is ``kl_early_stop`` away from the
     one that drew the responses already: the mean of k3 over the tokens, an estimate of KL(old ‖ new).
@@ -80,6 +82,7 @@ def policy_step(
                 partial(loss_of, tokens),
                 temperature=config.temperature,
                 with_entropies=True,
+                keep_states=keep_states,
             )
             found.append(now)
             yield now.loss
@@ -135,23 +138,26 @@ def critic_step(
     rollout: Rollout,
     lessons: Lessons,
     *,
+    states: Sequence[Tensor] | None = None,
     group: Group = ALONE,
 ) -> dict[str, float]:
     """One step of the clipped value loss; with bins, of the cross-entropy to the smoothed return.
 
-    Each process of ``group`` takes its share of ``rows``.
+    Each process of ``group`` takes its share of ``rows``. Where the value head reads the policy's states, ``states``
+    are those that ``policy_step`` kept of the same rows; None runs the critic's trunk.
     """
     total = max(1, int(rollout.mask[rows].sum()))
+    parts = micro_batches(config.micro_batch_size, rows[group.share(len(rows))], rollout)
     seen: list[tuple[float, float]] = []  # loss and clipped tokens of each part
 
     def losses() -> Iterator[Tensor]:
-        for part in micro_batches(config.micro_batch_size, rows[group.share(len(rows))], rollout):
+        for number, part in enumerate(parts):
             sequences = join_sequences(
                 [rollout.prompts[row] for row in part],
                 [rollout.responses[row] for row in part],
                 device=model.palm.device,
             )
-            outputs = model.value_outputs(sequences)
+            outputs = model.value_outputs(sequences, None if states is None else states[number])
             longest = outputs.shape[1]
             mask = rollout.mask[part, :longest]
             per_token, clipped = value_losses(
