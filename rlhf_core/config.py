@@ -328,6 +328,14 @@ class PolicyConfig(Settings):
         "model, with its head, or the policy itself, whose last states a value head reads without moving it: fastest",
         advanced=True,
     )
+    value_loss_coefficient: float = setting(
+        0.0,
+        "with critic_trunk policy: weight of the value loss in what moves the policy, so that its states come to tell "
+        "values; 0 leaves the policy alone",
+        minimum=0,
+        maximum=100,
+        advanced=True,
+    )
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm", above=0, maximum=1e6)
     missing_end_penalty: float = setting(
         0.0, "subtracted from the score of a response without an end token", minimum=0, maximum=100
@@ -362,6 +370,11 @@ class PolicyConfig(Settings):
             raise ConfigError("rollout_batch_size", self.rollout_batch_size, permitted)
         if self.critic_trunk == "policy":
             self.check_value_head()
+        elif self.value_loss_coefficient:
+            permitted = (
+                f"0 with critic_trunk {self.critic_trunk}: that critic moves no policy; else critic_trunk policy"
+            )
+            raise ConfigError("value_loss_coefficient", self.value_loss_coefficient, permitted)
 
     def check_value_head(self) -> None:
         """Raise ConfigError for what a critic that is a head on the policy's own states cannot have."""

@@ -101,14 +101,15 @@ def response_loss(
     ``token_loss``, whose ``loss_of`` gets the tokens of all responses one after the other, without padding.
 
     Args:
-        keep_states: given the final embedding just before each of these tokens, (tokens, dim) without a gradient.
+        keep_states: given the final embedding just before each of these tokens, (tokens, dim), through which a
+            gradient flows as well.
 
     Raises:
         ValueError: as ``response_states``.
     """
     found = response_states(palm, prompts, responses, finetune_scope=finetune_scope)
     if keep_states is not None:
-        keep_states(found.states.detach())
+        keep_states(found.states)
     return token_loss(
         found.states,
         palm.token_emb.weight,

@@ -382,7 +382,7 @@ class PolicyTrainer:
             rollout,
             lessons,
             may_refuse=may_refuse,
-            keep_states=None if states is None else states.append,
+            states=states,
             group=self.group,
         )
 

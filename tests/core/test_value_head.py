@@ -117,6 +117,32 @@ def test_the_policys_gradient_is_that_beside_a_critic_of_its_own(make_palm):
     assert torch.equal(found, torch.cat([parameter.grad.flatten() for parameter in other.model.actor_parameters()]))
 
 
+@pytest.mark.parametrize("micro_batch_size", [0, 3])
+def test_with_a_coefficient_the_policys_gradient_is_that_of_both_losses(make_palm, micro_batch_size):
+    alone, *_ = one_minibatch(make_trainer(make_palm()))
+    trainer = make_trainer(make_palm(), value_loss_coefficient=0.5)
+    found, head, rollout, lessons = one_minibatch(trainer, micro_batch_size=micro_batch_size)
+    model, loss, count = trainer.model, 0.0, int(rollout.mask.sum())
+    for row, (prompt, response) in enumerate(zip(rollout.prompts, rollout.responses, strict=True)):
+        states = model.palm(torch.tensor([[*prompt, *response]]), finetune_scope="actor", return_only_embedding=True)
+        values = model.value_head(states[0, len(prompt) - 1 : -1])[:, 0]
+        old, returns = rollout.values[row, : len(response)], lessons.returns[row, : len(response)]
+        loss = loss + clipped_value_loss(values, old, returns, clip=0.2)[0].sum() / count
+    by_value = torch.cat(
+        [one.flatten() for one in torch.autograd.grad(loss, model.actor_parameters(), retain_graph=True)]
+    )
+    assert_close(found, alone + 0.5 * by_value, rtol=1e-4, atol=1e-6)
+    assert float(by_value.norm()) > 1e-3
+    # The head's own step is that of the plain value loss: the coefficient weighs it in the policy's alone.
+    assert_close(head[0], torch.autograd.grad(loss, model.value_head.weight)[0], rtol=1e-5, atol=1e-6)
+
+
+def test_a_coefficient_without_the_head_is_refused():
+    words = "value_loss_coefficient = 0.5 is not permitted: 0 with critic_trunk shared"
+    with pytest.raises(ConfigError, match=words):
+        PolicyConfig(value_loss_coefficient=0.5)
+
+
 def test_how_fast_the_head_learns_does_not_touch_the_policys_round(make_palm):
     slow, fast = (make_trainer(make_palm(), moved=False, critic_learning_rate=rate) for rate in (1e-5, 0.1))
     for trainer in (slow, fast):
@@ -125,8 +151,9 @@ def test_how_fast_the_head_learns_does_not_touch_the_policys_round(make_palm):
     assert not are_equal(slow.model.critic_parameters(), fast.model.critic_parameters())
 
 
-def test_the_warm_up_teaches_the_head_and_leaves_the_policy_to_the_last_bit(make_palm):
-    trainer = make_trainer(make_palm(), critic_warmup_updates=3)
+@pytest.mark.parametrize("coefficient", [0.0, 0.5])
+def test_the_warm_up_teaches_the_head_and_leaves_the_policy_to_the_last_bit(make_palm, coefficient):
+    trainer = make_trainer(make_palm(), critic_warmup_updates=3, value_loss_coefficient=coefficient)
     policy, head = held(trainer.model.palm.parameters()), held(trainer.model.critic_parameters())
     losses = [trainer.update(index)["value_loss"] for index in range(3)]
     assert are_equal(policy, trainer.model.palm.parameters())
