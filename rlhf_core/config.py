@@ -325,7 +325,7 @@ class PolicyConfig(Settings):
     critic_trunk: CriticTrunk = setting(
         "shared",
         "what the critic reads states with: what it can share with the policy, a copy of its own, a copy of the reward "
-        "model, with its head, or the policy itself, whose last states a value head reads without moving it: fastest",
+        "model, with its head, or the policy itself, whose last states a value head reads, which is fastest",
         advanced=True,
     )
     value_loss_coefficient: float = setting(

@@ -13,7 +13,7 @@ from rlhf_core.buffer import Rollout, RolloutBuffer, gather_rollout
 from rlhf_core.checkpoint import load_policy, save_policy
 from rlhf_core.config import PolicyConfig, SamplingConfig, settings_to_dict
 from rlhf_core.distributed import ALONE, Group
-from rlhf_core.errors import DatasetError, TrainingDiverged
+from rlhf_core.errors import ConfigError, DatasetError, TrainingDiverged
 from rlhf_core.evaluation import distinct_n
 from rlhf_core.generation.best_of_n import Score, as_scores, rows_not_finite
 from rlhf_core.generation.sampler import generate_batch
@@ -127,6 +127,9 @@ class PolicyTrainer:
         group: the processes that train. Each draws, scores and learns from its share of the rows; all know the whole
             rollout, and take the same steps.
 
+    Raises:
+        ConfigError: ``critic_trunk`` is "policy" and the model has another critic.
+
     Attributes:
         watch: metrics more, of each round's prompts and responses; None, and nothing else looks at them.
     """
@@ -147,6 +150,9 @@ class PolicyTrainer:
         rollout_rows: int | None = None,
         group: Group = ALONE,
     ) -> None:
+        if config.critic_trunk == "policy" and not model.values_from_policy:
+            permitted = "only for a model whose values_from_policy is True; make_models makes one from the settings"
+            raise ConfigError("critic_trunk", "policy", permitted)
         self.model = model.eval()  # for good: dropout would make the ratios of unchanged weights differ from 1
         model.recompute_blocks(config.activation_checkpointing)
         self.prompts = [list(prompt) for prompt in prompts]

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from rlhf_core.config import PolicyConfig
+from rlhf_core.distributed import Group
 from rlhf_core.errors import ConfigError
 from rlhf_core.losses import clipped_value_loss
 from rlhf_core.masking import join_sequences
@@ -135,6 +136,31 @@ def test_with_a_coefficient_the_policys_gradient_is_that_of_both_losses(make_pal
     assert float(by_value.norm()) > 1e-3
     # The head's own step is that of the plain value loss: the coefficient weighs it in the policy's alone.
     assert_close(head[0], torch.autograd.grad(loss, model.value_head.weight)[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("coefficient", [0.0, 0.5])
+def test_the_gradients_of_two_processes_sum_up_to_that_of_one(make_palm, coefficient):
+    settings = dict(value_loss_coefficient=coefficient, micro_batch_size=3)
+    actor, head, rollout, lessons = one_minibatch(make_trainer(make_palm(), **settings))
+    actors, heads = [], []
+    for rank in (0, 1):
+        trainer = make_trainer(make_palm(), **settings, max_grad_norm=1e6)
+        model, states = trainer.model, []
+        trainer.group = Group(rank, 2)  # sends nothing: what it gives is this process's share
+        trainer.actor_optimizer = torch.optim.SGD(model.actor_parameters(), lr=0.0)
+        trainer.critic_optimizer = torch.optim.SGD(model.critic_parameters(), lr=0.0)
+        trainer.actor_step(list(range(8)), rollout, lessons, states=states)
+        trainer.critic_step(list(range(8)), rollout, lessons, states)
+        actors.append(torch.cat([parameter.grad.flatten() for parameter in model.actor_parameters()]))
+        heads.append([parameter.grad for parameter in model.critic_parameters()])
+    assert_close(actors[0] + actors[1], actor, rtol=1e-4, atol=1e-6)
+    for one, other, both in zip(*heads, head, strict=True):
+        assert_close(one + other, both, rtol=1e-5, atol=1e-6)
+
+
+def test_settings_with_the_head_need_a_model_with_it(make_palm):
+    with pytest.raises(ConfigError, match="critic_trunk = 'policy' is not permitted: only for a model whose values"):
+        PolicyTrainer(ActorCritic(make_palm()), PROMPTS, even_tokens, SMALL, 2)
 
 
 def test_a_coefficient_without_the_head_is_refused():
