@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.peers.child import Program
 
-TASK: dict[str, Any] = {"task": "ppo", "size": "5M", "prompt": 32, "learning_rate": 1e-4, "learns": "lora"}
+TASK: dict[str, Any] = {"task": "ppo", "size": "5M", "prompt": 32, "learning_rate": 1e-4, "learns": "lora-critic"}
 
 
 def measure(vocabulary: int, samples: int, new: int, minibatch: int, micro_batch: int) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """One iteration of PPO beside the peers': ``python -m benchmarks.rl_iteration [--peers trl]``; JSON out.
 
 A policy of dim 256 and depth 6 and a reward model of its size; 32 samples, prompt 32, 64 new tokens, minibatches of 16,
-one epoch, float32. Ours in two ways: adapters of policy and critic on one trunk, whose bare weights are the reference;
-all weights of a policy and of a value model of its own, which is what TRL's PPO trains. palm-rlhf-pytorch trains
-adapters and a copy of the policy as critic, as it does by default. Goals stand in docs/benchmarks.md. Needs
-``make bench-peers``.
+one epoch, float32. Ours in two ways: adapters of the policy and a value head on its states, over one trunk, whose bare
+weights are the reference; all weights of a policy and of a value model of its own, which is what TRL's PPO trains.
+``--ways lora-critic`` gives the critic adapters of its own on that trunk. palm-rlhf-pytorch trains adapters and a copy
+of the policy as critic, as it does by default. Goals stand in docs/benchmarks.md. Needs ``make bench-peers``.
 """
 
 import argparse
@@ -23,17 +23,17 @@ TASK: dict[str, Any] = {
     "minibatch": 16,
     "learning_rate": 1e-4,
 }
-WAYS = ("lora", "all")
+WAYS = ("lora", "lora-critic", "all")
 RUNS_WITH_PALM = 3
 
 
-def measure(peers: Sequence[str]) -> dict[str, Any]:
+def measure(peers: Sequence[str], ways: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for way in WAYS:
+    for way in ways:
         line = found.setdefault(way, {})
         if "trl" in peers:
             line |= compare("trl", way, ("trl_ppo", "trl-ppo"), RUNS)
-        if "palm" in peers and way == "lora":
+        if "palm" in peers and way != "all":
             line |= compare("palm", way, ("palm", "palm"), RUNS_WITH_PALM)
     return found
 
@@ -56,7 +56,9 @@ def compare(name: str, way: str, peer: tuple[str, str], runs: int) -> dict[str, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", nargs="+", choices=("trl", "palm"), default=("trl", "palm"))
-    print(json.dumps(measure(parser.parse_args().peers), indent=1))
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=("lora", "all"), help="what of ours learns")
+    options = parser.parse_args()
+    print(json.dumps(measure(options.peers, options.ways), indent=1))
 
 
 if __name__ == "__main__":

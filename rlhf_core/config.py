@@ -76,7 +76,7 @@ class ModelConfig(Settings):
 Schedule = Literal["wsd", "cosine"]
 PolicyAlgorithm = Literal["ppo", "rloo", "grpo"]
 GroupScaling = Literal["deviation", "none"]
-CriticTrunk = Literal["shared", "own", "reward-model"]
+CriticTrunk = Literal["shared", "own", "reward-model", "policy"]
 RewardHeadKind = Literal["binned", "ordinal", "scalar", "pairwise"]
 Pooling = Literal["mean", "last"]
 EnsembleMembers = Literal["adapters", "heads"]
@@ -324,8 +324,16 @@ class PolicyConfig(Settings):
     )
     critic_trunk: CriticTrunk = setting(
         "shared",
-        "what the critic reads states with: what it can share with the policy, a copy of its own, or a copy of the "
-        "reward model, with its head",
+        "what the critic reads states with: what it can share with the policy, a copy of its own, a copy of the reward "
+        "model, with its head, or the policy itself, whose last states a value head reads, which is fastest",
+        advanced=True,
+    )
+    value_loss_coefficient: float = setting(
+        0.0,
+        "with critic_trunk policy: weight of the value loss in what moves the policy, so that its states come to tell "
+        "values; 0 leaves the policy alone",
+        minimum=0,
+        maximum=100,
         advanced=True,
     )
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this norm", above=0, maximum=1e6)
@@ -360,6 +368,28 @@ class PolicyConfig(Settings):
         if self.algorithm != "ppo" and self.rollout_batch_size % self.group_size:
             permitted = f"a multiple of group_size, {self.group_size}, with {self.algorithm}: groups are whole"
             raise ConfigError("rollout_batch_size", self.rollout_batch_size, permitted)
+        if self.critic_trunk == "policy":
+            self.check_value_head()
+        elif self.value_loss_coefficient:
+            permitted = (
+                f"0 with critic_trunk {self.critic_trunk}: that critic moves no policy; else critic_trunk policy"
+            )
+            raise ConfigError("value_loss_coefficient", self.value_loss_coefficient, permitted)
+
+    def check_value_head(self) -> None:
+        """Raise ConfigError for what a critic that is a head on the policy's own states cannot have."""
+        if self.algorithm != "ppo":
+            permitted = (
+                f"shared, own or reward-model with {self.algorithm}, which has no critic; ppo alone has policy too"
+            )
+            raise ConfigError("critic_trunk", "policy", permitted)
+        for name, nothing in (("critic_lora_rank", None), ("critic_last_layers", 0)):
+            if (value := getattr(self, name)) != nothing:
+                permitted = (
+                    f"{'empty' if nothing is None else nothing} with critic_trunk policy, whose critic learns a head "
+                    "alone; a critic that learns more has critic_trunk shared, own or reward-model"
+                )
+                raise ConfigError(name, value, permitted)
 
     @property
     def responses_per_prompt(self) -> int:

@@ -27,7 +27,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "learning rate and optimiser": (
         "learning_rate", "critic_learning_rate", "schedule", "warmup_steps", "decay_fraction",
         "final_learning_rate_fraction", "weight_decay", "beta2", "adam_epsilon", "max_grad_norm", "lora_rank",
-        "last_layers", "critic_lora_rank", "critic_last_layers", "critic_trunk",
+        "last_layers", "critic_lora_rank", "critic_last_layers", "critic_trunk", "value_loss_coefficient",
     ),
     "KL penalty": ("kl_coefficient", "kl_target", "kl_horizon", "kl_hard_cap"),
     "PPO, RLOO and GRPO": (

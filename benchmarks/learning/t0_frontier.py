@@ -45,6 +45,7 @@ BEST_OF_WITHIN = 0.02
 BEST_OF = (4, 16, 64, 256)
 RANK = 8
 DIM = 32
+HEAD_RATE = 3e-2  # a value head alone is one layer, which bears more
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +56,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=default.steps, help="tokens of a response (16)")
     parser.add_argument("--beta", type=float, default=0.5, help="reward given up for a nat of KL (0.5)")
     parser.add_argument("--lora", action="store_true", help="train adapters of rank 8; without, all weights")
+    parser.add_argument(
+        "--critic-trunk",
+        choices=("own", "policy"),
+        default="own",
+        help="own: weights of the critic's own; policy: a value head on the policy's states (own)",
+    )
+    parser.add_argument(
+        "--value-loss-coefficient",
+        type=float,
+        default=0.0,
+        help="with --critic-trunk policy: weight of the value loss in what moves the policy (0)",
+    )
     parser.add_argument(
         "--algorithm", choices=get_args(PolicyAlgorithm), default="ppo", help="what improves the policy (ppo)"
     )
@@ -87,8 +100,16 @@ def measure(options: argparse.Namespace, seed: int, say: Say) -> dict[str, Any]:
     else:
         palm, apart = uniform_palm(bandit.tokens, dim=width(options)), 0.0
     # A critic of adapters on a trunk that has learned only to be uniform foresees little of long responses' returns.
-    critic = small_palm(bandit.tokens, dim=palm.dim)
-    model = ActorCritic(palm, critic, actor_lora=options.lora, critic_lora=False, actor_lora_r=RANK, critic_dim_out=1)
+    is_head = config.critic_trunk == "policy"
+    model = ActorCritic(
+        palm,
+        None if is_head else small_palm(bandit.tokens, dim=palm.dim),
+        actor_lora=options.lora,
+        critic_lora=False,
+        actor_lora_r=RANK,
+        critic_dim_out=1,
+        values_from_policy=is_head,
+    )
     chosen = [check_best_of_n(bandit, model, prompt, score, n, seed) for n in options.best_of]
     for row in chosen:
         say(f"best of {row['n']}: reward {row['reward']:.3f}, exactly {row['exact']:.3f}")
@@ -127,12 +148,14 @@ def ppo_settings(options: argparse.Namespace, best_kl: float, seed: int) -> Poli
         updates=options.updates,
         max_new_tokens=options.steps,
         learning_rate=0.128 / width(options) if options.lora else 1e-2,
-        critic_learning_rate=min(3e-3, 0.192 / width(options)),
+        critic_learning_rate=HEAD_RATE if options.critic_trunk == "policy" else min(3e-3, 0.192 / width(options)),
         kl_coefficient=options.beta,
         kl_hard_cap=max(50.0, 4 * best_kl),
         algorithm=options.algorithm,
         group_size=options.group_size,
         lora_rank=RANK if options.lora else 0,
+        critic_trunk=options.critic_trunk,
+        value_loss_coefficient=options.value_loss_coefficient,
         seed=seed,
     )
 

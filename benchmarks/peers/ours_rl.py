@@ -66,8 +66,9 @@ def ppo(
     """A whole iteration by ``PolicyTrainer``; no end token, so that every response has ``new`` tokens.
 
     Args:
-        learns: "lora": adapters of policy and critic on one trunk, whose bare weights are the reference. "all": all
-            weights of a policy and of a value model of its own, beside a frozen reference.
+        learns: "lora": adapters of the policy, which learn from both losses, and a value head on its states, over one
+            trunk, whose bare weights are the reference. "lora-critic": the critic has adapters of its own on that trunk
+            instead. "all": all weights of a policy and of a value model of its own, beside a frozen reference.
         micro_batch: responses run through the networks at once; 0 takes the minibatch whole.
     """
     keep_freed_memory()  # as a run does
@@ -83,12 +84,20 @@ def ppo(
         critic_warmup_updates=0,
         max_new_tokens=new,
         max_prompt_tokens=prompt,
+        critic_trunk="policy" if learns == "lora" else "shared",
+        value_loss_coefficient=0.5 if learns == "lora" else 0.0,
     )
 
     def prepare(shape: Shape) -> PolicyTrainer:
         palm = make(shape, vocabulary)
         reward_model = RewardModel(palm, dropout=0.0, use_lora=False)
-        model = ActorCritic(palm, actor_lora=learns == "lora", critic_lora=learns == "lora", critic_dim_out=1)
+        model = ActorCritic(
+            palm,
+            actor_lora=learns != "all",
+            critic_lora=learns == "lora-critic",
+            critic_dim_out=1,
+            values_from_policy=learns == "lora",
+        )
         prompts = torch.randint(3, vocabulary, (samples, prompt)).tolist()
         return PolicyTrainer(model, prompts, reward_of(reward_model, None), config, None)
 

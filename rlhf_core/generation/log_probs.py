@@ -1,6 +1,6 @@
 """Log-probabilities of given responses, as the trainer needs them: the same numbers that sampling recorded."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -93,16 +93,23 @@ def response_loss(
     temperature: float = 1.0,
     with_entropies: bool = False,
     finetune_scope: str | None = None,
+    keep_states: Callable[[Tensor], object] | None = None,
 ) -> TokenLoss:
     """A loss of the log-probabilities of the response tokens, row after row; its gradient needs no second pass.
 
     What ``sequence_log_probs`` gives with filters off, at the price of saying at once what the loss is: see
     ``token_loss``, whose ``loss_of`` gets the tokens of all responses one after the other, without padding.
 
+    Args:
+        keep_states: given the final embedding just before each of these tokens, (tokens, dim), through which a
+            gradient flows as well.
+
     Raises:
         ValueError: as ``response_states``.
     """
     found = response_states(palm, prompts, responses, finetune_scope=finetune_scope)
+    if keep_states is not None:
+        keep_states(found.states)
     return token_loss(
         found.states,
         palm.token_emb.weight,

@@ -1,7 +1,7 @@
 """Policy and critic over one PaLM: two LoRA scopes on the same frozen base, whose bare weights are the reference."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, TypeAlias
 
@@ -45,9 +45,10 @@ class ActorCritic(nn.Module):
     """A policy and a critic that gives the value of the state before each response token.
 
     Each of the two learns in one of three ways: adapters (LoRA) on frozen weights, all weights, or the last blocks
-    alone. As few copies of the weights are made as that permits: with adapters for both there is one, which with
-    adapters off is the reference policy too; of last blocks the reference keeps the untrained ones beside it and shares
-    what stays frozen; only where all weights of the policy learn does the reference have all weights of its own.
+    alone; or the critic is a head on the policy's own states. As few copies of the weights are made as that permits:
+    with adapters for both there is one, which with adapters off is the reference policy too; of last blocks the
+    reference keeps the untrained ones beside it and shares what stays frozen; only where all weights of the policy
+    learn does the reference have all weights of its own.
 
     Args:
         palm: the policy to start from; used as it is, not copied. Copy it first if you want it back unchanged.
@@ -63,9 +64,13 @@ class ActorCritic(nn.Module):
         value_smoothing: standard deviation, in bins, of what a return teaches the bins around it.
         actor_last_layers, critic_last_layers: train so many blocks from the end and the final gain, whole, in place of
             adapters or all weights; 0 leaves it to ``actor_lora`` and ``critic_lora``.
+        values_from_policy: the value head reads the policy's final states, adapters included, and learns alone: no
+            gradient flows from it into the policy, and one pass serves both. ``critic_lora``, its rank and scope and
+            ``critic_dropout`` then mean nothing.
 
     Raises:
-        ConfigError: there is no bin, no range for bins to cover, or not so many blocks.
+        ConfigError: there is no bin, no range for bins to cover, not so many blocks, or a critic of its own is asked
+            for together with ``values_from_policy``.
         ValueError: a part is not causal, so that it would see the response before it is drawn, or ``critic`` does not
             go with ``palm``.
     """
@@ -91,6 +96,7 @@ class ActorCritic(nn.Module):
         value_smoothing: float = 0.75,
         actor_last_layers: int = 0,
         critic_last_layers: int = 0,
+        values_from_policy: bool = False,
     ) -> None:
         super().__init__()
         lowest, highest = value_range
@@ -107,7 +113,19 @@ class ActorCritic(nn.Module):
             raise ValueError(
                 f"critic has width {critic.dim} and {critic.num_tokens} tokens, palm {palm.dim} and {palm.num_tokens}"
             )
+        if values_from_policy:
+            own = {
+                "critic": critic and "a PaLM",
+                "pooled_values": pooled_values,
+                "critic_last_layers": critic_last_layers,
+            }
+            for name, value in own.items():
+                if value:
+                    permitted = f"leave {name} out, since values_from_policy has a head read the policy's states alone"
+                    raise ConfigError(name, value, permitted)
+            critic_lora, critic_dropout = False, actor_dropout
         self.pooled_values = pooled_values
+        self.values_from_policy = values_from_policy
         self.actor_last_layers, self.critic_last_layers = actor_last_layers, critic_last_layers
         actor_lora, critic_lora = actor_lora and not actor_last_layers, critic_lora and not critic_last_layers
         self.actor_scope = actor_lora_scope if actor_lora else None
@@ -115,7 +133,9 @@ class ActorCritic(nn.Module):
         reference = None
         if not actor_lora:
             reference = palm.branch(actor_last_layers) if actor_last_layers else copy.deepcopy(palm)
-        if critic is None:
+        if values_from_policy:
+            critic = palm
+        elif critic is None:
             frozen = palm if reference is None else reference  # holds the weights of before training for good
             may_share = actor_dropout == critic_dropout
             if may_share and critic_lora:
@@ -161,7 +181,9 @@ class ActorCritic(nn.Module):
 
     def critic_parameters(self) -> list[nn.Parameter]:
         """What the critic's optimiser moves."""
-        own = learned_parameters(self.critic_trunk, self.critic_scope, self.critic_last_layers)
+        own = []
+        if not self.values_from_policy:
+            own = learned_parameters(self.critic_trunk, self.critic_scope, self.critic_last_layers)
         return [*own, *self.value_head.parameters(), *([] if self.segments is None else [self.segments])]
 
     def add_segments(self, prompt: Tensor, response: Tensor) -> None:
@@ -213,7 +235,14 @@ class ActorCritic(nn.Module):
         )
 
     def response_loss(
-        self, prompts: Tokens, responses: Tokens, loss_of: LossOf, *, temperature: float = 1.0, with_entropies: bool
+        self,
+        prompts: Tokens,
+        responses: Tokens,
+        loss_of: LossOf,
+        *,
+        temperature: float = 1.0,
+        with_entropies: bool,
+        keep_states: Callable[[Tensor], object] | None = None,
     ) -> TokenLoss:
         """A loss of the response tokens' log-probabilities under the policy; see ``generation.log_probs``."""
         return response_loss(
@@ -224,6 +253,7 @@ class ActorCritic(nn.Module):
             temperature=temperature,
             with_entropies=with_entropies,
             finetune_scope=self.actor_scope,
+            keep_states=keep_states,
         )
 
     def reference_log_probs(self, prompts: Tokens, responses: Tokens, *, temperature: float = 1.0) -> Tensor:
@@ -232,24 +262,32 @@ class ActorCritic(nn.Module):
         with torch.no_grad():
             return sequence_log_probs(palm, prompts, responses, temperature=temperature, disable_lora=True).log_probs
 
-    def value_outputs(self, sequences: Sequences) -> Tensor:
-        """(batch, response, outputs) of the value head at the state before each response token."""
-        prompt = length_mask(sequences.prompt_lengths, sequences.tokens.shape[1])
+    def value_outputs(self, sequences: Sequences, states: Tensor | None = None) -> Tensor:
+        """(batch, response, outputs) of the value head at the state before each response token.
+
+        Args:
+            states: (tokens, dim) those states, row after row without padding, where ``values_from_policy`` and the
+                policy has just been run; None runs the critic's trunk.
+        """
         longest = int(sequences.response_lengths.max())
+        if states is not None:
+            return spread(self.value_head(states), length_mask(sequences.response_lengths, longest))
+        prompt = length_mask(sequences.prompt_lengths, sequences.tokens.shape[1])
         places = torch.arange(sequences.tokens.numel(), device=sequences.tokens.device).view_as(sequences.tokens)
         if self.pooled_values:
             wanted = places[prompt]
         else:
             response = length_mask(sequences.response_lengths, longest)
             wanted = before_response(places, sequences)[response]
-        states = self.critic_trunk(
-            sequences.tokens,
-            lengths=sequences.lengths,
-            extra_embed=None if self.segments is None else torch.where(prompt[..., None], *self.segments),
-            finetune_scope=self.critic_scope,
-            return_only_embedding=True,
-            places=wanted,
-        )
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.values_from_policy):
+            states = self.critic_trunk(
+                sequences.tokens,
+                lengths=sequences.lengths,
+                extra_embed=None if self.segments is None else torch.where(prompt[..., None], *self.segments),
+                finetune_scope=self.actor_scope if self.values_from_policy else self.critic_scope,
+                return_only_embedding=True,
+                places=wanted,
+            )
         if self.pooled_values:
             pooled = self.value_head(mean_of_rows(states, prompt))
             return pooled[:, None].expand(-1, longest, -1)

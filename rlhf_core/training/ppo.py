@@ -13,7 +13,7 @@ from rlhf_core.buffer import Rollout, RolloutBuffer, gather_rollout
 from rlhf_core.checkpoint import load_policy, save_policy
 from rlhf_core.config import PolicyConfig, SamplingConfig, settings_to_dict
 from rlhf_core.distributed import ALONE, Group
-from rlhf_core.errors import DatasetError, TrainingDiverged
+from rlhf_core.errors import ConfigError, DatasetError, TrainingDiverged
 from rlhf_core.evaluation import distinct_n
 from rlhf_core.generation.best_of_n import Score, as_scores, rows_not_finite
 from rlhf_core.generation.sampler import generate_batch
@@ -127,6 +127,9 @@ class PolicyTrainer:
         group: the processes that train. Each draws, scores and learns from its share of the rows; all know the whole
             rollout, and take the same steps.
 
+    Raises:
+        ConfigError: ``critic_trunk`` is "policy" and the model has another critic.
+
     Attributes:
         watch: metrics more, of each round's prompts and responses; None, and nothing else looks at them.
     """
@@ -147,6 +150,9 @@ class PolicyTrainer:
         rollout_rows: int | None = None,
         group: Group = ALONE,
     ) -> None:
+        if config.critic_trunk == "policy" and not model.values_from_policy:
+            permitted = "only for a model whose values_from_policy is True; make_models makes one from the settings"
+            raise ConfigError("critic_trunk", "policy", permitted)
         self.model = model.eval()  # for good: dropout would make the ratios of unchanged weights differ from 1
         model.recompute_blocks(config.activation_checkpointing)
         self.prompts = [list(prompt) for prompt in prompts]
@@ -349,10 +355,15 @@ class PolicyTrainer:
         for rows in plan[self.tally.steps :]:
             if between_steps is not None:
                 between_steps()
-            step = {} if warming_up else self.actor_step(rows, rollout, lessons, may_refuse=self.tally.steps > 0)
+            step: dict[str, float] | None = {}
+            states: list[Tensor] | None = None
+            if not warming_up:
+                # A value head on the policy's states learns from this pass; of a policy at rest it has them read anew.
+                states = [] if self.model.values_from_policy else None
+                step = self.actor_step(rows, rollout, lessons, may_refuse=self.tally.steps > 0, states=states)
             if step is None:
                 break
-            self.tally.add({**step, **self.critic_step(rows, rollout, lessons)})
+            self.tally.add({**step, **self.critic_step(rows, rollout, lessons, states)})
             self.tally.seconds = time.perf_counter() - self.started
         means = self.tally.means() | {"skipped_steps": float(len(plan) - self.tally.steps)}
         if warming_up:
@@ -361,17 +372,34 @@ class PolicyTrainer:
         return {**means, "ratio_min": self.tally.lowest["ratio_min"], "ratio_max": self.tally.highest["ratio_max"]}
 
     def actor_step(
-        self, rows: list[int], rollout: Rollout, lessons: Lessons, *, may_refuse: bool = False
+        self,
+        rows: list[int],
+        rollout: Rollout,
+        lessons: Lessons,
+        *,
+        may_refuse: bool = False,
+        states: list[Tensor] | None = None,
     ) -> dict[str, float] | None:
-        optimizer = self.actor_optimizer
         return policy_step(
-            self.model, optimizer, self.config, rows, rollout, lessons, may_refuse=may_refuse, group=self.group
+            self.model,
+            self.actor_optimizer,
+            self.config,
+            rows,
+            rollout,
+            lessons,
+            may_refuse=may_refuse,
+            states=states,
+            group=self.group,
         )
 
-    def critic_step(self, rows: list[int], rollout: Rollout, lessons: Lessons) -> dict[str, float]:
+    def critic_step(
+        self, rows: list[int], rollout: Rollout, lessons: Lessons, states: list[Tensor] | None = None
+    ) -> dict[str, float]:
         if self.critic_optimizer is None:
             return {}
-        return critic_step(self.model, self.critic_optimizer, self.config, rows, rollout, lessons, group=self.group)
+        return critic_step(
+            self.model, self.critic_optimizer, self.config, rows, rollout, lessons, states=states, group=self.group
+        )
 
     @property
     def forward_rows(self) -> int:

@@ -41,6 +41,7 @@ def make_models(palm: PaLM, config: PolicyConfig, reward_model: RewardModel | No
         critic_lora_r=max(critic_rank, 1),
         actor_last_layers=config.last_layers,
         critic_last_layers=config.critic_last_layers,
+        values_from_policy=config.critic_trunk == "policy",
         critic_dim_out=1 if starts_from is None else starts_from.head.outputs,
         value_range=(0.0, 5.0) if starts_from is None or starts_from.head.outputs == 1 else range_of(starts_from),
     )

@@ -1,6 +1,6 @@
 """The optimiser steps of PPO: one of the policy and one of the critic, each on some responses of a round."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -30,11 +30,14 @@ def policy_step(
     lessons: Lessons,
     *,
     may_refuse: bool = False,
+    states: list[Tensor] | None = None,
     group: Group = ALONE,
 ) -> dict[str, float] | None:
     """One step of the clipped surrogate, with entropy bonus and any KL penalty of the loss.
 
-    Each process of ``group`` takes its share of ``rows``.
+    Each process of ``group`` takes its share of ``rows``. ``states`` gets, for each micro-batch, the states
+    (tokens, dim) just before its response tokens, without a gradient, as the policy had them before this step.
+    With ``value_loss_coefficient`` the value loss read off these states is part of the loss.
 
     With ``may_refuse`` it is not taken, and the answer is None, where the policy is ``kl_early_stop`` away from the
     one that drew the responses already: the mean of k3 over the tokens, an estimate of KL(old ‖ new).
@@ -53,6 +56,7 @@ def policy_step(
         weights = torch.zeros_like(rollout.log_probs).index_copy(0, torch.tensor(rows, device=old.device), weights)
         weights = weights[mine][kept]
     found: list[TokenLoss] = []
+    valued = max(1, int(rollout.mask[rows].sum()))
 
     def loss_of(tokens: slice, log_probs: Tensor, entropies: Tensor, where: slice) -> Tensor:
         surrogate = clipped_policy_loss(
@@ -72,6 +76,7 @@ def policy_step(
     def losses() -> Iterator[Tensor]:
         begin = 0
         for part in parts:
+            kept_states: list[Tensor] = []
             tokens = slice(begin, begin + sum(len(rollout.responses[row]) for row in part))
             begin = tokens.stop
             now = model.response_loss(
@@ -80,9 +85,16 @@ def policy_step(
                 partial(loss_of, tokens),
                 temperature=config.temperature,
                 with_entropies=True,
+                keep_states=kept_states.append,
             )
             found.append(now)
-            yield now.loss
+            loss = now.loss
+            if config.value_loss_coefficient:  # what reaches the head by it goes with the critic's own zero_grad
+                value_loss, _ = loss_of_values(model, config, part, rollout, lessons, valued, kept_states[0])
+                loss = loss + config.value_loss_coefficient * value_loss
+            if states is not None:
+                states.append(kept_states[0].detach())
+            yield loss
 
     nothing = old.new_empty(0)  # all that a process has whose share of a small minibatch is no row
 
@@ -135,36 +147,51 @@ def critic_step(
     rollout: Rollout,
     lessons: Lessons,
     *,
+    states: Sequence[Tensor] | None = None,
     group: Group = ALONE,
 ) -> dict[str, float]:
     """One step of the clipped value loss; with bins, of the cross-entropy to the smoothed return.
 
-    Each process of ``group`` takes its share of ``rows``.
+    Each process of ``group`` takes its share of ``rows``. Where the value head reads the policy's states, ``states``
+    are those that ``policy_step`` kept of the same rows; None runs the critic's trunk.
     """
     total = max(1, int(rollout.mask[rows].sum()))
+    parts = micro_batches(config.micro_batch_size, rows[group.share(len(rows))], rollout)
     seen: list[tuple[float, float]] = []  # loss and clipped tokens of each part
 
     def losses() -> Iterator[Tensor]:
-        for part in micro_batches(config.micro_batch_size, rows[group.share(len(rows))], rollout):
-            sequences = join_sequences(
-                [rollout.prompts[row] for row in part],
-                [rollout.responses[row] for row in part],
-                device=model.palm.device,
-            )
-            outputs = model.value_outputs(sequences)
-            longest = outputs.shape[1]
-            mask = rollout.mask[part, :longest]
-            per_token, clipped = value_losses(
-                model, outputs, rollout.values[part, :longest], lessons.returns[part, :longest], config.value_clip
-            )
-            loss = aggregate_loss(per_token, mask, total=total)
-            seen.append((float(loss.detach()), float((clipped & mask).sum())))
+        for number, part in enumerate(parts):
+            found = None if states is None else states[number]
+            loss, clipped = loss_of_values(model, config, part, rollout, lessons, total, found)
+            seen.append((float(loss.detach()), clipped))
             yield loss
 
     parameters = model.critic_parameters()
     norm = descend(optimizer, losses(), parameters, config.max_grad_norm, "a step of the critic", group=group)
     loss, clipped = group.sums(sum(loss for loss, _ in seen), sum(clipped for _, clipped in seen))
     return {"value_loss": loss, "value_clip_fraction": clipped / total, "critic_grad_norm": norm}
+
+
+def loss_of_values(
+    model: ActorCritic,
+    config: PolicyConfig,
+    part: list[int],
+    rollout: Rollout,
+    lessons: Lessons,
+    total: int,
+    states: Tensor | None,
+) -> tuple[Tensor, float]:
+    """The value loss of some rows as their share of ``total`` tokens, and how many of their tokens were clipped."""
+    sequences = join_sequences(
+        [rollout.prompts[row] for row in part], [rollout.responses[row] for row in part], device=model.palm.device
+    )
+    outputs = model.value_outputs(sequences, states)
+    longest = outputs.shape[1]
+    mask = rollout.mask[part, :longest]
+    per_token, clipped = value_losses(
+        model, outputs, rollout.values[part, :longest], lessons.returns[part, :longest], config.value_clip
+    )
+    return aggregate_loss(per_token, mask, total=total), float((clipped & mask).sum())
 
 
 def value_losses(

@@ -122,8 +122,10 @@ def test_t0_learns_and_prints_a_line_a_seed_and_a_sum(monkeypatch, capsys):
     assert "T0 seed 1" in printed.err
 
 
-def test_adapters_learn_on_a_policy_that_was_pretrained_to_be_uniform():
+@pytest.mark.parametrize("critic", ["", " --critic-trunk policy --value-loss-coefficient 0.5"], ids=["own", "head"])
+def test_adapters_learn_on_a_policy_that_was_pretrained_to_be_uniform(critic):
     arguments = "T0 --lora --tokens 8 --positive 2 --negative 2 --steps 4 --beta 1 --updates 20 --samples 512 --best-of"
+    arguments += critic
     said = []
     found = t0_frontier.measure(command.parser().parse_args(arguments.split()), 0, said.append)
     assert 0 < found["reference_nats_from_uniform"] < 0.01

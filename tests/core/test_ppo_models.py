@@ -137,6 +137,7 @@ def test_a_critic_may_have_a_trunk_and_a_rank_of_its_own(make_palm):
         {"lora_rank": 0, "critic_lora_rank": 2, "activation_checkpointing": True},
         {"critic_trunk": "own"},
         {"critic_trunk": "reward-model", "critic_lora_rank": 0},
+        {"critic_trunk": "policy"},
     ],
     ids=lambda settings: "-".join(settings),
 )

@@ -120,9 +120,13 @@ def start_until_done(run, *errors):
     raise AssertionError("the run does not come to an end")
 
 
-@pytest.mark.parametrize("lora_rank", [2, 0])
-def test_a_run_stopped_before_every_optimiser_step_equals_one_left_alone_rule_43(make_run, at_step, drawn, lora_rank):
-    whole, broken = make_run("whole", lora_rank=lora_rank), make_run("broken", lora_rank=lora_rank)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"lora_rank": 0}, {"critic_trunk": "policy"}, {"critic_trunk": "policy", "value_loss_coefficient": 0.5}],
+    ids=["adapters", "all", "value-head", "value-loss"],
+)
+def test_a_run_stopped_before_every_optimiser_step_equals_one_left_alone_rule_43(make_run, at_step, drawn, settings):
+    whole, broken = make_run("whole", **settings), make_run("broken", **settings)
     train_policy(whole)
     assert drawn == [0, 1, 2]
     drawn.clear()
