@@ -22,7 +22,7 @@ from webapp.registry.models import Checkpoint
 from webapp.runs.selectors import current_reward_model
 from workers.locks import try_lock
 from workers.sampler.client import SamplerClient, SamplerUnavailable, default_client
-from workers.sampler.wire import OtherTokens
+from workers.sampler.wire import Unscorable
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def score(
                 break
             try:
                 scored += score_batch(reward_model, batch, client)
-            except (OtherTokens, ValueError) as error:
+            except (Unscorable, ValueError) as error:
                 log.warning(
                     "project %s: %s does not score %s: %s", project.slug, reward_model, batch[0].checkpoint, error
                 )
