@@ -42,6 +42,7 @@ def estimate_returns(advantages: Tensor, values: Tensor, mask: Tensor) -> Tensor
     return torch.where(mask, advantages + values, 0.0)
 
 
+SAME_SCORE = 1e-5  # times the largest score of a group, or 1: what rounding may part equal scores by
 Baseline = Literal["leave-one-out", "mean", "mean-deviation"]
 
 
@@ -58,7 +59,7 @@ def group_advantages(scores: Tensor, group_size: int, baseline: Baseline = "leav
             which weighs prompts of nearly equal answers up.
 
     Returns:
-        (responses,), exactly 0 in a group whose scores are all equal: it has nothing to teach.
+        (responses,), exactly 0 in a group whose scores are all equal (``are_flat``): it has nothing to teach.
 
     Raises:
         ValueError: the scores make no whole groups, or groups of one.
@@ -71,9 +72,17 @@ def group_advantages(scores: Tensor, group_size: int, baseline: Baseline = "leav
         above = above * (group_size / (group_size - 1))
     elif baseline == "mean-deviation":
         above = above / above.square().mean(dim=1, keepdim=True).sqrt().clamp(min=torch.finfo(above.dtype).tiny)
-    # Rounding may part the mean of equal scores from them, and a division would make ones of that.
-    is_flat = groups.amax(dim=1, keepdim=True) == groups.amin(dim=1, keepdim=True)
-    return torch.where(is_flat, 0.0, above).flatten()
+    return torch.where(are_flat(scores, group_size)[:, None], 0.0, above).flatten()
+
+
+def are_flat(scores: Tensor, group_size: int) -> Tensor:
+    """(groups,) bool: whether all scores of a group are equal to rounding.
+
+    Equal responses, read in one batch, may differ in a score's last bits, and to divide by the deviation would make
+    whole ones of that.
+    """
+    groups = scores.view(-1, group_size)
+    return groups.amax(dim=1) - groups.amin(dim=1) <= SAME_SCORE * groups.abs().amax(dim=1).clamp(min=1)
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 
 from rlhf_core.answers import sample
 from rlhf_core.commands import make_parser
-from rlhf_core.distributed import ALONE, ANSWER_SECONDS, Group, open_group
+from rlhf_core.distributed import ALONE, ANSWER_SECONDS, Group, names_of_rank, open_group
 from rlhf_core.errors import ConfigError, OutOfMemory, ProcessLost, SteersmanError, TrainingDiverged
 from rlhf_core.launch import launch
 from rlhf_core.memory import memory_cure, ran_out_of_memory
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_error(options.run_dir, error)  # for the supervisor
     else:
         mode: Mode = options.progress or ("auto" if options.control_fd is None else "none")
-        if group is ALONE and (count := processes_of(path)) > 1:
+        if group is ALONE and names_of_rank() is None and (count := processes_of(path)) > 1:
             return launch(command_again(options, path, mode), count, options.control_fd)
         tracked = (options.track or (), options.track_project)
         code = train(path, options.command, options.control_fd, mode, *tracked, group=group)

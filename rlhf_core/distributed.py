@@ -261,7 +261,7 @@ def open_group(answer_seconds: float = ANSWER_SECONDS) -> Group:
             accelerate has started one process where several were asked for.
         ProcessLost: the others cannot be reached.
     """
-    found = next((names for names in RANKS if all(name in os.environ for name in names[:2])), None)
+    found = names_of_rank()
     if found is None:
         check_accelerate()
         return ALONE
@@ -277,13 +277,18 @@ def open_group(answer_seconds: float = ANSWER_SECONDS) -> Group:
         gpus = torch.cuda.device_count()
         if local_size > gpus:
             permitted = f"at most {gpus} on this machine, one for each GPU; CUDA_VISIBLE_DEVICES= trains on the CPU"
-            raise ConfigError("num_processes", local_size, permitted)
+            raise ConfigError("processes, or the launcher's number", local_size, permitted)
         torch.cuda.set_device(local_rank)
         backend = "cpu:gloo,cuda:nccl"
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         if name not in os.environ:
             raise ConfigError(name, None, f"set in the environment: it is where the {size} processes meet")
     return Processes(rank, size, local_rank, local_size, backend=backend, answer_seconds=answer_seconds)
+
+
+def names_of_rank() -> tuple[str, str, str, str] | None:
+    """What the launcher that started this process calls its rank, as in ``RANKS``; None where there was none."""
+    return next((names for names in RANKS if all(name in os.environ for name in names[:2])), None)
 
 
 def uses_cuda() -> bool:

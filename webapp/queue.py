@@ -47,6 +47,18 @@ def send(name: str, *args: str | int, queue: str) -> bool:
     return True
 
 
+def hears_nothing(name: str) -> bool:
+    """Whether no message waits in a queue; False too where the broker does not tell."""
+    try:
+        with sender(settings.BROKER_URL).connection_for_write(connect_timeout=TIMEOUT_SECONDS) as connection:
+            channel = connection.default_channel
+            # not passive: Redis has no list where none waits, and a passive look takes that for an error
+            return int(channel.queue_declare(name).message_count) == 0
+    except Exception as error:  # each transport has errors of its own; what depends on it waits for the next tick
+        logger.warning("The broker does not tell how many messages wait: %s", error)
+        return False
+
+
 def ring(run_id: UUID) -> bool:
     """A run waits to be trained."""
     return send("workers.supervise", str(run_id), queue="train")

@@ -83,8 +83,14 @@ def refill(project_id: UUID, client: SamplerClient | None = None) -> int:
                 break
     if made:
         log.info("project %s: %d new items in the queue", project.slug, made)
-        transaction.on_commit(partial(queue.score, project_id), robust=True)  # a hint: the beat looks too
+        transaction.on_commit(partial(ask_for_scores, project_id), robust=True)
     return made
+
+
+def ask_for_scores(project_id: UUID) -> None:
+    """Hint that samples of a project want scores, unless a message waits: the beat looks too."""
+    if queue.hears_nothing("sample"):
+        queue.score(project_id)
 
 
 def draw_items(project: Project, pointer: ServingPointer, wanted: int, client: SamplerClient) -> int:

@@ -5,9 +5,12 @@ What was scored is written batch by batch, so a worker that dies loses a batch's
 """
 
 import logging
+import random
 import time
 from collections.abc import Callable
 from uuid import UUID
+
+from django.db.models import QuerySet
 
 from rlhf_core.errors import CheckpointError, QueueFull
 from webapp import queue
@@ -19,13 +22,13 @@ from webapp.registry.models import Checkpoint
 from webapp.runs.selectors import current_reward_model
 from workers.locks import try_lock
 from workers.sampler.client import SamplerClient, SamplerUnavailable, default_client
-from workers.sampler.wire import OtherTokens
+from workers.sampler.wire import Unscorable
 
 log = logging.getLogger(__name__)
 
 BATCH_ROWS = 16  # so few that a filling of the queue, which the same worker does, waits a second at most
 DEADLINE_SECONDS = 10.0
-SLICE_SECONDS = 10.0  # one call begins no batch after this; it asks for its own continuation
+SLICE_SECONDS = 10.0  # one call begins no batch after this; it asks for what is left
 
 
 def score_all() -> int:
@@ -33,13 +36,32 @@ def score_all() -> int:
 
     The queue of each is put in the order that it wants, which settings and new ratings may have changed.
     """
-    found = 0
-    for project in Project.objects.filter(checkpoints__kind=Checkpoint.Kind.REWARD_MODEL).distinct():
-        reward_model = current_reward_model(project)
-        order_queue(project=project, reward_model=reward_model)
-        if reward_model is not None and without_score(project, reward_model).exists():
-            queue.score(project.pk)
-            found += 1
+    for project in with_reward_model():
+        order_queue(project=project, reward_model=current_reward_model(project))
+    ring()
+    return len(with_backlog())
+
+
+def ring() -> None:
+    """Ask for the scoring of each project in which samples wait for a score, if no message waits for this worker.
+
+    What waits asks again when it has ended, so each project has one message at most: two would be in each other's way,
+    and each would ask for another.
+    """
+    if queue.hears_nothing("sample"):
+        for project_id in with_backlog():
+            queue.score(project_id)
+
+
+def with_reward_model() -> QuerySet[Project]:
+    return Project.objects.filter(checkpoints__kind=Checkpoint.Kind.REWARD_MODEL).distinct()
+
+
+def with_backlog() -> list[UUID]:
+    """The projects in which samples wait for a score, in random order: each gets its turn."""
+    models = ((project, current_reward_model(project)) for project in with_reward_model())
+    found = [project.pk for project, model in models if model is not None and without_score(project, model).exists()]
+    random.shuffle(found)
     return found
 
 
@@ -51,7 +73,8 @@ def score(
     One worker a project at a time; another one returns at once. Samples that the model cannot read are left out.
 
     Args:
-        should_yield: asked after each batch; true ends this call, which asks for another one where samples are left.
+        should_yield: asked after each batch; true ends this call. Where samples are left, it asks for another one
+            unless something waits, which asks when it has ended.
     """
     project = Project.objects.get(pk=project_id)
     client = client or default_client()
@@ -71,7 +94,7 @@ def score(
                 break
             try:
                 scored += score_batch(reward_model, batch, client)
-            except (OtherTokens, ValueError) as error:
+            except (Unscorable, ValueError) as error:
                 log.warning(
                     "project %s: %s does not score %s: %s", project.slug, reward_model, batch[0].checkpoint, error
                 )
@@ -82,7 +105,7 @@ def score(
     if scored:
         order_queue(project=project, reward_model=current_reward_model(project))
     if is_cut:  # the lock is free again, so whoever takes the message goes on
-        queue.score(project_id)
+        ring()
     return scored
 
 

@@ -1,6 +1,5 @@
 """The doorways by which messages come in. Ids in, nothing out; delivered twice, none does harm."""
 
-import logging
 import mmap
 import os
 import threading
@@ -10,10 +9,9 @@ from uuid import UUID
 
 from celery import shared_task, signals
 
+from webapp import queue
 from workers import reaper, refilling, scoring, simulated
 from workers.supervisor import supervise
-
-log = logging.getLogger(__name__)
 
 # One byte that the pool's processes share with the worker that forks them: 1 once the worker is shutting down.
 SHUTTING_DOWN = mmap.mmap(-1, 1)
@@ -90,12 +88,13 @@ def refill(project_id: str) -> None:
 def refill_all() -> None:
     """Fill the queue of every project that has a policy."""
     refilling.refill_all()
+    scoring.ring()  # a scoring may have made room for this
 
 
 @shared_task(name="workers.score", **SHORT)
 def score(project_id: str) -> None:
     """Score one project's samples, for as long as nothing else waits for this worker."""
-    scoring.score(UUID(project_id), should_yield=lambda: not hears_nothing("sample"))
+    scoring.score(UUID(project_id), should_yield=lambda: not queue.hears_nothing("sample"))
 
 
 @shared_task(name="workers.score_all", **SHORT)
@@ -114,6 +113,7 @@ def simulate_ratings(project_id: str) -> None:
 def simulate_all() -> None:
     """Go on with simulated ratings wherever some are missing."""
     simulated.go_on_everywhere()
+    scoring.ring()
 
 
 @shared_task(name="workers.reap", **SHORT)
@@ -124,18 +124,4 @@ def reap() -> None:
 
 def trainers_hear_nothing() -> bool:
     """Whether no message waits for the trainers, so that ringing again piles up nothing."""
-    return hears_nothing("train")
-
-
-def hears_nothing(name: str) -> bool:
-    """Whether no message waits in a queue; False too where the broker does not tell."""
-    from workers.celery_app import app
-
-    try:
-        with app.connection_for_write(connect_timeout=3) as connection:
-            channel = connection.default_channel
-            # not passive: Redis has no list where none waits, and a passive look takes that for an error
-            return int(channel.queue_declare(name).message_count) == 0
-    except Exception as error:  # each transport has errors of its own; what depends on it waits for the next tick
-        log.warning("the broker does not tell how many messages wait: %s", error)
-        return False
+    return queue.hears_nothing("train")

@@ -5,6 +5,7 @@ import os
 import socket
 import stat
 import tempfile
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -58,7 +59,8 @@ def take_gpu(run: RunDirectory, uuid: str) -> None:
     order = sorted(range(len(places)), key=places.__getitem__)
     for place, following in pairwise(places[number] for number in order):
         if place == following:
-            raise ConfigError("num_processes", run.group.size, f"one process for each GPU; {place} was given to two")
+            permitted = f"one process for each GPU; {place} was given to two"
+            raise ConfigError("processes, or the launcher's number", run.group.size, permitted)
     told = ""
     for number in order:
         while True:
@@ -91,7 +93,8 @@ def lock_folder() -> Path:
         ConfigError: something of another user's stands there, or others may enter it.
     """
     folder = Path(tempfile.gettempdir()) / f"steersman-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    with suppress(FileExistsError):  # whatever it is that stands there
+        folder.mkdir(mode=0o700)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         permitted = f"a folder in which {folder} is yours alone (mode 0700), for the locks of GPUs: mend or remove that"

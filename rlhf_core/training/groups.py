@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from rlhf_core.advantages import Baseline, group_advantages
+from rlhf_core.advantages import Baseline, are_flat, group_advantages
 from rlhf_core.buffer import Rollout
 from rlhf_core.config import PolicyConfig
 from rlhf_core.kl import k1, penalised_rewards
@@ -57,7 +57,7 @@ def derive_group_lessons(rollout: Rollout, config: PolicyConfig, coefficient: fl
         k3=always_positive_kl,
         explained_variance=0.0,
         loss_coefficient=0.0 if config.algorithm == "rloo" else coefficient,
-        flat_groups=float((advantages.view(-1, config.group_size) == 0.0).all(dim=1).float().mean()),
+        flat_groups=float(are_flat(scores, config.group_size).float().mean()),
     )
 
 

@@ -21,7 +21,9 @@ READ_AT_ONCE = 32  # records
 
 
 @torch.no_grad()
-def fit_posterior(model: RewardModel, records: Sequence[Feedback]) -> None:
+def fit_posterior(
+    model: RewardModel, records: Sequence[Feedback], *, on_read: Callable[[], None] = lambda: None
+) -> None:
     """Set ``model.head_covariance`` by the feedback that the model learned from; normalise the model after it.
 
     Of each member it is the inverse of
@@ -35,6 +37,9 @@ def fit_posterior(model: RewardModel, records: Sequence[Feedback]) -> None:
     difference of values. The first term is the precision of the normal distribution that a head's first weights are
     drawn from. Trunk, thresholds and scales count as known.
 
+    Args:
+        on_read: called each time that some records more were read.
+
     Source: MacKay 1992, https://doi.org/10.1162/neco.1992.4.3.448; of the last layer alone, Daxberger et al. 2021,
     https://arxiv.org/abs/2106.14806
     """
@@ -46,8 +51,10 @@ def fit_posterior(model: RewardModel, records: Sequence[Feedback]) -> None:
     precision = torch.eye(dim, dtype=torch.float64).mul(prior).repeat(model.members, 1, 1)
     for at in range(0, len(ratings), READ_AT_ONCE):
         precision += rating_information(model, ratings[at : at + READ_AT_ONCE])
+        on_read()
     for at in range(0, len(comparisons), READ_AT_ONCE):
         precision += comparison_information(model, comparisons[at : at + READ_AT_ONCE])
+        on_read()
     model.head_covariance = torch.linalg.inv(precision).float().to(model.palm.device)
     model.reference_slopes = model.usual_variance = None  # until the model is normalised again
 

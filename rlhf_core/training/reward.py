@@ -138,10 +138,11 @@ def train_reward(run: RunDirectory) -> None:
         run.save_or_stop(step + 1, config.save_interval, lambda saved=last: capture(model, optimizer, saved, digest))  # type: ignore[misc]
 
     model.eval()
+    run.save_or_stop(len(order), 1, lambda: capture(model, optimizer, last, digest))  # what follows may take long
     run.progress(len(order), len(order), "normalise")
     prompts, responses = reference_responses(palm, training, config.seed, tokenizer.end, config.temperature)
     if model.members > 1:
-        fit_posterior(model, training)
+        fit_posterior(model, training, on_read=lambda: run.progress(len(order), len(order), "normalise"))
     model.normalise(join_sequences(prompts, responses, device=device))
     meta = {
         **run.meta,

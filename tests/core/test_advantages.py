@@ -77,9 +77,18 @@ def test_the_other_baselines_by_hand_rule_40():
 def test_a_group_of_equal_scores_teaches_exactly_nothing_rule_40(baseline):
     scores = torch.tensor([0.1] * 3 + [0.0, 1e-30, 0.0] + [-7.3] * 3)
     found = group_advantages(scores, 3, baseline)
-    assert found[:3].tolist() == found[6:].tolist() == [0.0] * 3  # though 0.1 + 0.1 + 0.1 is not 0.3
+    assert found.tolist() == [0.0] * 9  # though 0.1 + 0.1 + 0.1 is not 0.3
+
+
+@pytest.mark.parametrize("baseline", ["leave-one-out", "mean", "mean-deviation"])
+def test_rounding_of_equal_scores_teaches_nothing(baseline):
+    scores = torch.tensor([0.5, 0.5 + 1e-7, 200.0, 200.0 + 1e-4, 0.5, 0.5 + 1e-3])
+    found = group_advantages(scores, 2, baseline)
+    assert scores[0] != scores[1]
+    assert scores[2] != scores[3]
+    assert found[:4].tolist() == [0.0] * 4
+    assert found[4] < 0 < found[5]
     assert bool(torch.isfinite(found).all())
-    assert float(found[4]) > 0
 
 
 @pytest.mark.parametrize(("shape", "size"), [((4,), 3), ((4,), 1), ((2, 2), 2)])

@@ -642,3 +642,16 @@ def test_the_loop_closes_from_a_shell_and_a_run_killed_twice_leaves_the_one_chec
     assert (report["prompts"], set(report["kl"])) == (5, {"parent", "base"})
     assert report["kl"]["base"] == report["kl"]["parent"]
     assert metric_names(tmp_path / "evaluated") == set(METRICS["evaluate"])
+
+
+def test_a_process_that_a_launcher_started_starts_no_others(tmp_path, monkeypatch):
+    run = make_run(tmp_path, processes=2)
+    begun = []
+    monkeypatch.setattr(cli, "launch", lambda *_: begun.append("several") or 0)
+    monkeypatch.setattr(cli, "train", lambda *_, **__: begun.append("this one") or 0)
+    words = ["reward", "--run-dir", str(run.path)]
+    assert cli.main(words) == 0
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")  # torchrun --nproc_per_node 1
+    assert cli.main(words) == 0
+    assert begun == ["several", "this one"]

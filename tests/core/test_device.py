@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -127,7 +128,7 @@ def test_two_processes_of_a_run_on_one_gpu_are_refused(tmp_path, monkeypatch):
             return [data, data]
 
     run.group = Twins(0, 2, 0, 2)
-    with pytest.raises(ConfigError, match="num_processes = 2 is not permitted: one process for each GPU"):
+    with pytest.raises(ConfigError, match="launcher's number = 2 is not permitted: one process for each GPU"):
         take_gpu(run, "GPU-1")
 
 
@@ -143,5 +144,13 @@ def test_locks_lie_where_nobody_else_may_put_anything(tmp_path, monkeypatch):
         take_gpu(run, "GPU-1")
     assert precious.read_text() == "kept"
     folder.chmod(0o770)
+    with pytest.raises(ConfigError, match="is yours alone"):
+        lock_folder()
+
+
+@pytest.mark.parametrize("put", [Path.touch, lambda place: place.symlink_to("nowhere")])
+def test_what_is_no_folder_in_the_place_of_the_locks_is_named(tmp_path, monkeypatch, put):
+    monkeypatch.setattr(device.tempfile, "gettempdir", lambda: str(tmp_path))
+    put(tmp_path / f"steersman-{os.getuid()}")
     with pytest.raises(ConfigError, match="is yours alone"):
         lock_folder()

@@ -266,5 +266,5 @@ def test_there_are_no_more_processes_than_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match="num_processes = 2 is not permitted: at most 1 on this machine"):
+    with pytest.raises(ConfigError, match="launcher's number = 2 is not permitted: at most 1 on this machine"):
         open_group()

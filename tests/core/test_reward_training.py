@@ -272,3 +272,23 @@ def test_holdout_measures_by_hand(make_palm, monkeypatch):
 def test_scores_spread_over_any_number_of_bins():
     assert [score_to_bin(score, 5) for score in range(1, 6)] == [0, 1, 2, 3, 4]
     assert [score_to_bin(score, 9) for score in range(1, 6)] == [0, 2, 4, 6, 8]
+
+
+def test_what_follows_the_last_step_gives_signs_of_life_and_costs_no_step_again(make_run, rated_responses, monkeypatch):
+    run = make_run(rated_responses(comparisons=70, scores=40), epochs=1, ensemble=2, save_interval=1000)
+    steps = []
+
+    def fail(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(reward, "fit_posterior", fail)
+    with pytest.raises(MemoryError):
+        train_reward(run)
+    monkeypatch.undo()
+    descend = reward.descend
+    monkeypatch.setattr(reward, "descend", lambda *given, **more: steps.append(1) or descend(*given, **more))
+    run = RunDirectory(run.path)
+    train_reward(run)
+    assert steps == []
+    told = [event for event in read_events(run.path / "events.jsonl")[0] if event.get("phase") == "normalise"]
+    assert len(told) >= 2 + 3, "once before each fitting, and after each 32 of its records"

@@ -31,7 +31,7 @@ from webapp.registry.services import promote, record_checkpoint
 from workers.refilling import refill
 from workers.sampler.client import SamplerClient, SamplerUnavailable
 from workers.sampler.engine import SCORES_WAITING, Sampler, SamplerStopped
-from workers.sampler.wire import OtherTokens
+from workers.sampler.wire import Unscorable
 from workers.scoring import BATCH_ROWS, score, score_all
 
 WISHES = SamplingConfig(max_new_tokens=6, max_prompt_tokens=8)
@@ -150,6 +150,33 @@ def test_a_policy_that_writes_other_tokens_is_left_out_and_the_others_are_scored
     assert Sample.objects.count() > first
 
 
+def test_a_policy_that_cannot_be_read_keeps_no_other_from_being_scored(
+    project, start_sampler, steersman_data, make_policy, add, caplog
+):
+    _, client = start_sampler(steersman_data / "checkpoints")
+    refill(project.pk, client)
+    older = Sample.objects.count()
+    newer = make_policy(steersman_data / "checkpoints", seed=1).id
+    checkpoint = record_checkpoint(project=project, kind="policy", sha256=newer)
+    sample = Sample.objects.first()
+    drawn = NewSample(sample.prompt_id, 1, [1, 5], [7, 2], "x", "end", -1.0)
+    record_samples(checkpoint=checkpoint, sampling=sample.sampling, samples=[drawn])
+    (checkpoint_path(steersman_data / "checkpoints", newer) / "manifest.json").write_text("")
+    add()
+    assert score(project.pk, client) == older
+    assert caplog.text.count("the policy cannot be read") == 1
+
+
+def test_scores_that_are_no_numbers_are_told_as_such(start_sampler, steersman_data, make_policy, tokenizer, save):
+    policy = make_policy(steersman_data / "checkpoints")
+    model = make_reward_model(tokenizer)
+    model.reward_mean.fill_(3e38)
+    model.reward_std.fill_(1e-3)
+    _, client = start_sampler(steersman_data / "checkpoints")
+    with pytest.raises(Unscorable, match="not finite"):
+        client.score(save(model).id, policy.id, [[1, 5]], [[7, 2]])
+
+
 def test_it_makes_room_after_each_batch_and_asks_for_its_own_continuation(
     project, start_sampler, steersman_data, add, broker_url
 ):
@@ -163,10 +190,31 @@ def test_it_makes_room_after_each_batch_and_asks_for_its_own_continuation(
         assert score(project.pk, client, should_yield=lambda: True) == BATCH_ROWS
         assert channel.queue_declare("sample").message_count == 1
         assert score_all() == 1
-        assert channel.queue_declare("sample").message_count == 2
+        assert channel.queue_declare("sample").message_count == 1, "one has been asked for already"
         rest = Sample.objects.count() - BATCH_ROWS
         assert score(project.pk, client, should_yield=lambda: True) == rest < BATCH_ROWS
-        assert channel.queue_declare("sample").message_count == 2, "all is done: nobody needs to go on"
+        assert channel.queue_declare("sample").message_count == 1, "all is done: nobody needs to go on"
+        channel.queue_purge("sample")
+
+
+def test_two_messages_to_score_become_one(project, start_sampler, steersman_data, add, broker_url):
+    project.buffer_target = 40
+    project.save()
+    _, client = start_sampler(steersman_data / "checkpoints")
+    while refill(project.pk, client):
+        pass
+    add()
+    assert Sample.objects.count() > 3 * BATCH_ROWS
+    queue.sender.cache_clear()
+    with Connection(broker_url) as connection:
+        channel = connection.default_channel
+        channel.queue_purge("sample")
+        for _ in range(2):
+            queue.score(project.pk)
+        for _ in range(3):
+            channel.basic_get("sample", no_ack=True)
+            assert score(project.pk, client, should_yield=lambda: True) == BATCH_ROWS
+            assert channel.queue_declare("sample").message_count == 1
         channel.queue_purge("sample")
 
 
@@ -231,7 +279,7 @@ def test_refusals_cross_the_socket_by_name(start_sampler, tmp_path, make_policy,
     stranger = save_reward_model(tmp_path, make_reward_model(other), other, {})
     _, client = start_sampler(tmp_path)
     assert client.score(reward_model.id, policy.id, [[1, 5]], [[7, 2]]).reward_model == reward_model.id
-    with pytest.raises(OtherTokens):
+    with pytest.raises(Unscorable, match="reads other tokens"):
         client.score(stranger.id, policy.id, [[1, 5]], [[7, 2]])
     with pytest.raises(CheckpointError, match="is a policy, not a reward_model"):
         client.score(policy.id, policy.id, [[1, 5]], [[7, 2]])
@@ -306,11 +354,10 @@ def test_a_worker_that_is_killed_while_it_scores_loses_nothing_and_doubles_nothi
     sampler, client = start_sampler(steersman_data / "checkpoints")
     with Connection(broker_url) as connection:
         connection.default_channel.queue_purge("sample")
-        fillings = 0
         while refill(project.pk, client):
-            fillings += 1
+            pass
         waiting = connection.default_channel.queue_declare("sample").message_count
-        assert waiting == fillings > 0, "each filling asks for scores"
+        assert waiting == 1, "the first filling asks for scores, and the others need not"
         connection.default_channel.queue_purge("sample")
     reward_model, _ = add(ensemble=2)
     wanted = Sample.objects.count()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_core.errors import CheckpointError, QueueFull, SteersmanError
-from workers.sampler.wire import DrawnSample, OtherTokens, Scored
+from workers.sampler.wire import DrawnSample, Scored, Unscorable
 
 CONNECT_SECONDS = 3.0
 GRACE_SECONDS = 10.0  # beyond the deadline, within which the sampler itself should answer
@@ -91,7 +91,8 @@ class SamplerClient:
         """What the reward model with the SHA-256 ``reward_model`` says of responses of ``policy``, all as token ids.
 
         Raises:
-            OtherTokens: the reward model reads other tokens than the policy writes.
+            Unscorable: the reward model reads other tokens than the policy writes, its scores of these responses are
+                not finite, or the policy's manifest cannot be read.
             QueueFull, CheckpointError, SamplerUnavailable, ValueError: as for ``draw``.
         """
         request = {
@@ -112,7 +113,7 @@ class SamplerClient:
         if status == HTTPStatus.CONFLICT:
             raise CheckpointError(message)
         if status == HTTPStatus.UNPROCESSABLE_ENTITY:
-            raise OtherTokens(message)
+            raise Unscorable(message)
         if status in (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
             raise ValueError(message)
         if status != HTTPStatus.OK:

@@ -15,7 +15,7 @@ import torch
 
 from rlhf_core.checkpoint import load_policy
 from rlhf_core.config import SamplingConfig
-from rlhf_core.errors import QueueFull, SteersmanError
+from rlhf_core.errors import CheckpointError, QueueFull, SteersmanError
 from rlhf_core.generation.sampler import generate_batch
 from rlhf_core.modules.palm import PaLM
 from rlhf_core.store import checkpoint_path
@@ -23,7 +23,7 @@ from rlhf_core.text.template import encode_prompt
 from rlhf_core.text.tokenizer import Tokenizer
 from workers.sampler.held import Held
 from workers.sampler.scoring import Judge, ScoreTicket, load_judge, make_ticket, tokenizer_of
-from workers.sampler.wire import DrawnSample, Scored
+from workers.sampler.wire import DrawnSample, Scored, Unscorable
 
 POLICIES_HELD = 2
 REWARD_MODELS_HELD = 2
@@ -180,15 +180,20 @@ class Sampler:
         Raises:
             QueueFull: enough waits to be scored already.
             DeadlinePassed: they could not be scored in time.
-            CheckpointError: the reward model can not be loaded, or the policy's manifest not be read.
-            OtherTokens: the reward model reads other tokens than the policy writes.
+            CheckpointError: the reward model can not be loaded.
+            Unscorable: the policy's manifest cannot be read, the reward model reads other tokens than the policy
+                writes, or a score is not finite.
             ValueError: prompts and responses differ in number, there are none or too many, or a token is none.
         """
         if len(prompts) != len(responses) or not 0 < len(responses) <= self.batch_rows:
             raise ValueError(f"{len(prompts)} prompts, {len(responses)} responses: one each, 1 to {self.batch_rows}")
         end = time.monotonic() + deadline_seconds
         self.check_room_to_score()
-        judge, tokenizer = self.judges.get(reward_model), self.tokenizers.get(policy)
+        judge = self.judges.get(reward_model)
+        try:
+            tokenizer = self.tokenizers.get(policy)
+        except CheckpointError as error:
+            raise Unscorable(f"the policy cannot be read: {error}") from error
         ticket = make_ticket(judge, tokenizer, prompts, responses, end - time.monotonic())
         with self.changed:
             self.check_room_to_score()

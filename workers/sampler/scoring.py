@@ -10,10 +10,9 @@ from pathlib import Path
 import torch
 
 from rlhf_core.checkpoint import load_reward_model
-from rlhf_core.errors import ScoreError
 from rlhf_core.rewards import ModelReward, reward_of
 from rlhf_core.store import checkpoint_path, verify
-from workers.sampler.wire import OtherTokens, Scored
+from workers.sampler.wire import Scored, Unscorable
 
 PIECE_ROWS = 8  # scored at once: a draw that comes in waits for no more
 
@@ -63,13 +62,13 @@ class ScoreTicket:
         """Score the next few responses; ``done`` is set after the last.
 
         Raises:
-            ScoreError: a score is not finite.
+            Unscorable: a score is not finite.
         """
         at = slice(len(self.scores), len(self.scores) + PIECE_ROWS)
         scores, uncertainty = self.judge.reward.score_with_uncertainty(list(self.prompts[at]), list(self.responses[at]))
         found = scores.tolist()
         if not all(map(math.isfinite, found)):
-            raise ScoreError(f"reward model {self.judge.id[:12]} gives scores that are not finite: {found}")
+            raise Unscorable(f"reward model {self.judge.id[:12]} gives scores that are not finite: {found}")
         self.scores += found
         self.uncertainties += [None] * len(found) if uncertainty is None else uncertainty.tolist()
         if len(self.scores) == len(self.responses):
@@ -96,11 +95,11 @@ def make_ticket(
         seconds: until the deadline.
 
     Raises:
-        OtherTokens: the reward model reads other tokens than the policy writes.
+        Unscorable: the reward model reads other tokens than the policy writes.
         ValueError: a response is empty, or a token is none of the tokenizer's.
     """
     if judge.tokenizer_sha256 != tokenizer_sha256:
-        raise OtherTokens(f"reward model {judge.id[:12]} reads other tokens than the policy writes")
+        raise Unscorable(f"reward model {judge.id[:12]} reads other tokens than the policy writes")
     if not all(responses):
         raise ValueError("a response has no tokens")
     if any(not 0 <= token < judge.num_tokens for row in (*prompts, *responses) for token in row):

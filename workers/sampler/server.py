@@ -23,7 +23,7 @@ from typing import Any
 from rlhf_core.config import SamplingConfig, settings_from_dict
 from rlhf_core.errors import CheckpointError, QueueFull
 from workers.sampler.engine import DeadlinePassed, Sampler, SamplerStopped
-from workers.sampler.wire import OtherTokens
+from workers.sampler.wire import Unscorable
 
 LARGEST_ROW = 6 * 32_768 + 1024  # bytes; an import takes prompts of 32 KiB, and JSON writes a control character as six
 LARGEST_DRAIN = 64 * 2**20  # bytes of a refused request that are read, so that whoever sends it hears why
@@ -120,7 +120,7 @@ class Handler(BaseHTTPRequestHandler):
         except CheckpointError as error:
             log.warning("%s", error)
             self.answer(HTTPStatus.CONFLICT, {"error": str(error)})
-        except OtherTokens as error:
+        except Unscorable as error:
             self.answer(HTTPStatus.UNPROCESSABLE_ENTITY, {"error": str(error)})
         except RequestTooLarge as error:
             self.answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {"error": str(error)})

@@ -6,8 +6,8 @@ from typing import Literal
 from rlhf_core.errors import SteersmanError
 
 
-class OtherTokens(SteersmanError):
-    """A reward model reads other tokens than the policy wrote that it is asked about."""
+class Unscorable(SteersmanError):
+    """Responses of a policy have no score by a reward model, however often it is asked; those of others may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,8 @@ class Scored:
 
     Attributes:
         reward_model: the id of the checkpoint that scored, as the sampler reports it.
-        uncertainties: standard deviation between the model's members; None for each where it is no ensemble.
+        uncertainties: standard deviation, between the model's members and of each by itself; None for each where it is
+            no ensemble.
     """
 
     reward_model: str
