@@ -96,9 +96,22 @@ def test_a_language_without_pages_is_refused_and_changes_nothing(studio, languag
     assert ada.language == ""
 
 
-@pytest.mark.parametrize("target", ["https://evil.example/", "//evil.example/", "javascript:alert(1)", ""])
+@pytest.mark.parametrize(
+    "target",
+    ["https://evil.example/", "//evil.example/", "javascript:alert(1)", "", "foo", "?a=1", "/" + "x" * 2000],
+)
 def test_a_choice_leads_to_no_other_site(studio, target):
     assert Client().post("/language/", {"language": "de", "next": target}).url == "/"
+
+
+def test_a_form_without_its_key_leads_to_no_address_that_only_takes_forms(studio):
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(studio.add_rater("ada"))
+    answer = client.post(reverse("feedback:report", args=[studio.project.slug]))
+    assert answer.status_code == 403
+    html = answer.content.decode()
+    assert 'name="next" value="/"' in html
+    assert "/rate/report/" not in html
 
 
 def test_an_address_that_does_not_exist_says_so_in_the_reader_s_language(studio):

@@ -180,6 +180,7 @@ def show_again(
     say(request, told)
     context = item_context(request, project, item, choice, extras)
     context |= {"is_fragment": False, "is_ahead": False, "is_resting": False, "report_words": report_words}
+    context["page_url"] = reverse("feedback:rate", args=[project.slug])  # a report's own address only takes forms
     return render(request, "feedback/rate.html", context | frame_context(request, project), status=told.status)
 
 
