@@ -5,6 +5,7 @@ import sys
 from django.core.exceptions import RequestDataTooBig
 from django.db import InterfaceError, InternalError, OperationalError, connection
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
 from django.template.loader import render_to_string
 from django.views.decorators.cache import never_cache
 
@@ -27,6 +28,11 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     """What no page of ours sends; but a text can be too long without anybody's fault, and then there is a cure."""
     is_long = isinstance(exception, RequestDataTooBig)
     return HttpResponse(render_to_string("400.html", {"is_long": is_long}), status=413 if is_long else 400)
+
+
+def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
+    """A form without the key of its session. Where it was sent may take forms only, so nothing leads back there."""
+    return render(request, "403_csrf.html", {"page_url": "/"}, status=403)
 
 
 def is_away(error: BaseException | None) -> bool:

@@ -204,6 +204,7 @@ SECURE_REDIRECT_EXEMPT = [r"^healthz$"]  # asked by the machine itself, without 
 SECURE_HSTS_SECONDS = 31_536_000 if USE_HTTPS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = USE_HTTPS
 PUBLIC_URL = env.str("PUBLIC_URL", default="")  # how people reach the pages; for links that commands print
+CSRF_FAILURE_VIEW = "webapp.pages.csrf_failure"
 CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 if env.bool("BEHIND_PROXY", default=False):  # only then may a header claim that the request came by HTTPS
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")

@@ -106,6 +106,29 @@ def test_what_was_written_outlives_a_pause_and_a_refusal_that_comes_after_a_relo
     assert Rating.objects.get().details == {"text": said}
 
 
+def test_a_reason_comes_back_in_sight_where_the_answers_may_have_changed_places(context, live_server, studio):
+    studio.add_items(pairs=1)
+    page = open_rater(context, live_server.url, studio)
+    press(page, "r")
+    page.keyboard.type("A is shorter.")
+    page.keyboard.press("Escape")
+    page.reload()
+    page.wait_for_selector(READY)
+    expect(page.locator("#reason-text")).to_have_value("A is shorter.")
+    expect(page.locator("#reason-order")).to_be_hidden()
+    token = page.input_value("[name=token]")
+    with page.expect_response("**/pause/"):
+        press(page, "p")
+    press(page, "p")
+    page.wait_for_selector(f"{READY} #verdict")
+    assert page.input_value("[name=token]") != token
+    expect(page.locator("#reason-text")).to_be_visible()
+    expect(page.locator("#reason-text")).to_have_value("A is shorter.")
+    expect(page.locator("#reason-order")).to_have_text(
+        "You wrote this before. The answers may have stood in another order then."
+    )
+
+
 def test_a_report_takes_its_words_along_and_leaves_the_text(context, live_server, studio):
     studio.add_item("Opening", "Dull.", kind="rewrite")
     page = open_rater(context, live_server.url, studio)

@@ -1,6 +1,7 @@
 """Prompts of several turns: what an import takes, the text that the policy is given, and the page of each mode."""
 
 import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -40,6 +41,25 @@ def test_a_conversation_that_is_there_already_is_not_taken_twice(studio):
     take(studio, project, line_of(FIVE))
     report = take(studio, project, line_of(FIVE, priority=9) + line_of(FIVE[:1]))
     assert (report.created, report.duplicates, report.reprioritised) == (1, 1, 1)
+
+
+def test_a_conversation_whose_text_is_there_as_plain_text_stays_so_and_is_told_of(studio):
+    project = studio.project()
+    take(studio, project, f"{json.dumps({'prompt': TEXT})}\n")
+    report = take(studio, project, line_of(FIVE) + line_of(FIVE[:1]))
+    assert (report.created, report.duplicates, report.without_turns) == (1, 1, 1)
+    assert Prompt.objects.get(text=TEXT).turns == []
+    page = enter(studio.admin).post(
+        f"/p/{project.slug}/import/",
+        {"text": line_of(FIVE), "format": "jsonl", "held_out_percent": "20", "source": "x"},
+        follow=True,
+    )
+    html = page.content.decode()
+    assert "0 new prompts. 1 was there already. 1 conversation was known as plain text and stays without turns." in html
+    other = studio.project()
+    both = take(studio, other, line_of(FIVE) + f"{json.dumps({'prompt': TEXT})}\n")
+    assert (both.created, both.duplicates, both.without_turns) == (1, 1, 1)
+    assert take(studio, studio.project(), line_of(FIVE)).without_turns == 0
 
 
 def test_no_text_passes_for_a_turn():

@@ -101,14 +101,13 @@ def test_no_request_of_a_rater_passes_before_consent(studio, rater):
     _, fields = look(rater, studio)
     Membership.objects.update(welcomed_at=timezone.now())  # by practice, when there was nothing to agree to yet
     ask_consent(studio)
-    leased = Slot.objects.get(token=fields["token"]).lease_until
+    slot = Slot.objects.get(token=fields["token"])
+    leased = slot.lease_until
     posts = {
         "rate/": {**fields, "choice": "1"},
         "rate/skip/": fields,
         "rate/report/": {**fields, "words": "no"},
         "rate/heartbeat/": fields,
-        "rate/release/": fields,
-        "rate/pause/": {},
         f"history/{judged['token']}/": {"submission_id": fields["submission_id"], "choice": "6"},
     }
     gets = ("rate/", "rate/?paused=1", "rate/undo/", "history/", f"history/{judged['token']}/")
@@ -120,8 +119,22 @@ def test_no_request_of_a_rater_passes_before_consent(studio, rater):
     assert Rating.objects.get().revision == 1
     assert not Skip.objects.exists()
     assert Slot.objects.get(token=fields["token"]).lease_until == leased
+    assert rater.post(url(studio, "rate/release/"), fields).status_code == 204
+    rater.post(url(studio, "rate/pause/"), headers=HTMX)
+    assert Slot.objects.get(pk=slot.pk).lease_until != leased, "giving back is no rating"
     rater.post(url(studio, "rate/welcome/"))
     assert rater.post(url(studio), posts["rate/"], headers=HTMX).status_code == 200
+
+
+def test_a_plain_form_that_comes_before_consent_says_that_it_was_not_saved(studio, rater):
+    _, fields = look(rater, studio)
+    ask_consent(studio)
+    Membership.objects.update(welcomed_at=None)
+    page = rater.post(url(studio), {**fields, "choice": "1"}, follow=True)
+    assert page.redirect_chain == [(url(studio, "rate/welcome/"), 302)]
+    assert "What you sent was not saved: read this first." in page.content.decode()
+    assert not Rating.objects.exists()
+    assert "was not saved" not in rater.get(url(studio), follow=True).content.decode()
 
 
 def test_simulated_raters_and_admins_without_a_part_are_not_turned_away(studio, rater, admin):

@@ -13,7 +13,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone, translation
 
-from rlhf_core.config import PolicyConfig
+from rlhf_core.config import PolicyConfig, RewardConfig
 from tests.catalogs import read_po
 from tests.studio import open_studio
 from tests.turns import ask_for_reward_run, begin, rate
@@ -21,7 +21,7 @@ from webapp.accounts.languages import choose_language
 from webapp.feedback.models import Sample
 from webapp.projects.models import PracticePair, Prompt
 from webapp.runs.calibration import Bin, Calibration
-from webapp.runs.figures import say_duration, say_value
+from webapp.runs.figures import in_figures, say_duration, say_value
 from webapp.runs.forms import field_for
 from webapp.runs.templatetags.humanise import ago
 
@@ -96,9 +96,22 @@ def test_a_language_without_pages_is_refused_and_changes_nothing(studio, languag
     assert ada.language == ""
 
 
-@pytest.mark.parametrize("target", ["https://evil.example/", "//evil.example/", "javascript:alert(1)", ""])
+@pytest.mark.parametrize(
+    "target",
+    ["https://evil.example/", "//evil.example/", "javascript:alert(1)", "", "foo", "?a=1", "/" + "x" * 2000],
+)
 def test_a_choice_leads_to_no_other_site(studio, target):
     assert Client().post("/language/", {"language": "de", "next": target}).url == "/"
+
+
+def test_a_form_without_its_key_leads_to_no_address_that_only_takes_forms(studio):
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(studio.add_rater("ada"))
+    answer = client.post(reverse("feedback:report", args=[studio.project.slug]))
+    assert answer.status_code == 403
+    html = answer.content.decode()
+    assert 'name="next" value="/"' in html
+    assert "/rate/report/" not in html
 
 
 def test_an_address_that_does_not_exist_says_so_in_the_reader_s_language(studio):
@@ -207,6 +220,35 @@ def test_a_typed_number_is_read_as_its_language_writes_it_and_with_a_point():
         assert (field.clean("0,5"), field.clean("0.5"), field.prepare_value(0.5)) == (0.5, 0.5, "0.5")
     with translation.override("en"), pytest.raises(ValidationError):
         field_for(item.name, float, item.metadata, 1.0).clean("0,5")
+
+
+@pytest.mark.parametrize(
+    ("language", "typed", "other"), [("de", "10.000", "10,000"), ("en", "10,000", "10.000"), ("ar", "10,000", "10.000")]
+)
+def test_a_whole_number_is_read_in_the_groups_that_the_pages_write(language, typed, other):
+    item = next(item for item in fields(RewardConfig) if item.name == "epochs")
+    field = field_for("count", int, {**item.metadata, "maximum": 1_000_000}, 1)
+    with translation.override(language):
+        assert in_figures(f"{10_000:,}") == typed
+        assert (field.clean(typed), field.clean("10000")) == (10_000, 10_000)
+        for wrong in (other, f"{typed}0", f"0{typed}"):
+            with pytest.raises(ValidationError, match="10"):
+                field.clean(wrong)
+
+
+def test_a_fraction_that_could_be_a_thousand_is_refused_with_both_readings():
+    item = next(item for item in fields(PolicyConfig) if item.name == "temperature")
+    field = field_for(item.name, float, {**item.metadata, "maximum": 10_000}, 1.0)
+    with translation.override("de"):
+        with pytest.raises(ValidationError, match=r"1\.500 .*1500 .*1\.5000"):
+            field.clean("1.500")
+        assert [field.clean(text) for text in ("1500", "1.5000", "1,500", "0.125")] == [1500, 1.5, 1.5, 0.125]
+        for value in (1.125, 0.125, 12.0, 1.5):
+            assert field.clean(field.prepare_value(value)) == value, "what stands in a form may be sent as it is"
+    with translation.override("en"):
+        with pytest.raises(ValidationError, match=r"can be read in two ways: write 1500 or 1\.5000\."):
+            field.clean("1,500")
+        assert field.clean("1.500") == 1.5
 
 
 @pytest.mark.parametrize(

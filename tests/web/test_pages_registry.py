@@ -77,6 +77,7 @@ def test_of_two_admins_the_slower_is_shown_the_conflict_and_may_decide_anew(stud
     assert "v2 serves now" in html
     assert 'value="I saw it first"' in html
     assert 'name="expected_epoch" value="2"' in html
+    assert 'name="next" value="/p/film-reviews/policies/1/"' in html, "where it was sent takes forms only"
     assert ServingPointer.objects.get().checkpoint.version == 2
 
 

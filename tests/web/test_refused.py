@@ -122,6 +122,9 @@ def test_words_of_a_report_that_are_too_many_stay_and_nothing_is_reported(studio
     assert (answer.status_code, "at most 300 characters" in answer.content.decode()) == (422, True)
     assert not Report.objects.exists()
     assert not Skip.objects.exists()
+    assert field_of(html, "next") == url(studio), "a change of language leads to a page, not to where reports are sent"
+    language = {"language": "de", "next": field_of(html, "next")}
+    assert rater.post("/language/", language, follow=True).status_code == 200
 
 
 def test_a_change_that_is_refused_stays_on_the_page_of_what_was_judged(studio, rater):

@@ -57,6 +57,18 @@ def test_a_text_that_was_begun_before_the_answer_was_called_good_is_kept_as_a_dr
         studio.say(ada, presentation, "1", Extras(text="x" * 20_001), act=revise)
 
 
+def test_an_answer_longer_than_a_new_text_may_be_can_be_called_good(studio):
+    project = studio.ready_project()
+    answer = "x" * 20_001
+    rewrite(studio, project, answer)
+    ada = studio.rater(project)
+    presentation = studio.shown(ada, project)
+    saved = studio.say(ada, presentation, "1", Extras(text=answer)).rating  # as a page sends it: it stands in the form
+    assert (saved.verdict, saved.details) == (1, {})
+    with pytest.raises(RemarkInvalid, match="20002 characters: 20000 at most"):
+        studio.say(ada, presentation, "1", Extras(text=answer + "y"), act=revise)
+
+
 def test_a_text_changed_later_is_the_demonstration_from_then_on(studio):
     project = studio.ready_project()
     rewrite(studio, project)

@@ -149,6 +149,17 @@ def test_where_nothing_was_scored_the_page_says_what_to_do(studio, rated):
     assert f'<a href="/p/{empty.slug}/runs/reward/">Train a reward model</a>' in page
 
 
+def test_an_answer_that_two_raters_judged_is_counted_once_among_the_unscored(studio):
+    project = studio.ready_project(overlap=2)
+    studio.items(project, pairs=1)
+    for rater in (studio.rater(project), studio.rater(project)):
+        studio.rate_all(rater, project)
+    studio.checkpoint(project, "reward_model")
+    dataset = freeze(actor=None, project=project)
+    page = read(enter(studio.admin), project, f"datasets/{dataset.pk}/")
+    assert "2 answers have no score by reward model 1 yet." in page
+
+
 def test_scores_cost_as_many_queries_for_many_answers_as_for_few(studio, rated):
     project, ada, ratings, models = rated
     admin = enter(studio.admin)

@@ -11,7 +11,7 @@ class LanguageForm(forms.Form):
     """A language of the pages, and the page to show in it."""
 
     language = forms.ChoiceField(choices=settings.LANGUAGES)
-    next = forms.CharField(required=False, max_length=2000)
+    next = forms.CharField(required=False)
 
 
 class JoinForm(forms.Form):

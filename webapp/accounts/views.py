@@ -5,7 +5,7 @@ from django.contrib import messages
 from django.contrib.auth import login, update_session_auth_hash
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.forms import PasswordChangeForm, SetPasswordForm
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect, render
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.translation import gettext as _
@@ -18,6 +18,7 @@ from webapp.accounts.languages import choose_language
 from webapp.accounts.models import User
 from webapp.errors import LinkInvalid
 
+LONGEST_ADDRESS = 2000  # characters
 PASSWORD_BACKEND = "django.contrib.auth.backends.ModelBackend"
 
 
@@ -70,9 +71,10 @@ def set_language(request: HttpRequest) -> HttpResponse:
     language, target = form.cleaned_data["language"], form.cleaned_data["next"]
     if isinstance(request.user, User):
         choose_language(user=request.user, language=language)
-    if not url_has_allowed_host_and_scheme(target, {request.get_host()}, require_https=request.is_secure()):
+    is_ours = url_has_allowed_host_and_scheme(target, {request.get_host()}, require_https=request.is_secure())
+    if not is_ours or not target.startswith("/") or len(target) > LONGEST_ADDRESS:
         target = "/"
-    answer = redirect(target)
+    answer = HttpResponseRedirect(target)
     answer.set_cookie(
         settings.LANGUAGE_COOKIE_NAME,
         language,

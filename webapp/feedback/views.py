@@ -180,6 +180,7 @@ def show_again(
     say(request, told)
     context = item_context(request, project, item, choice, extras)
     context |= {"is_fragment": False, "is_ahead": False, "is_resting": False, "report_words": report_words}
+    context["page_url"] = reverse("feedback:rate", args=[project.slug])  # a report's own address only takes forms
     return render(request, "feedback/rate.html", context | frame_context(request, project), status=told.status)
 
 
@@ -214,10 +215,12 @@ def heartbeat(request: MemberRequest, project: Project) -> HttpResponse:
 
 @never_cache
 @member_required
-@welcomed_first
 @require_POST
 def release(request: MemberRequest, project: Project) -> HttpResponse:
-    """Hand back what the page fetched ahead and did not show, as it is hidden or left."""
+    """Hand back what the page fetched ahead and did not show, as it is hidden or left.
+
+    It only gives back, so a first visit that is due does not keep it.
+    """
     form = LeaseForm(request.POST)
     if form.is_valid():
         services.release_unseen(rater=request.user, project=project, token=form.cleaned_data["token"])
@@ -227,10 +230,9 @@ def release(request: MemberRequest, project: Project) -> HttpResponse:
 @never_cache
 @vary_on_headers("HX-Request")
 @member_required
-@welcomed_first
 @require_POST
 def pause(request: MemberRequest, project: Project) -> HttpResponse:
-    """Hand everything back and rest; the page that says so asks for nothing."""
+    """Hand everything back and rest, whether a first visit is due or not; the page that says so asks for nothing."""
     services.release_all(rater=request.user, project=project)
     if request.htmx:
         return render(request, "feedback/_sitting.html", {"sitting": last_sitting(request.user, project)})

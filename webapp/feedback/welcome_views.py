@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from functools import wraps
 from uuid import UUID
 
+from django.contrib import messages
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
+from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
@@ -39,6 +41,9 @@ def welcomed_first(view: ProjectView) -> ProjectView:
         if welcome.is_due(request.user, project, membership):
             if is_script:
                 return HttpResponse("first visit\n", content_type="text/plain", status=403)
+            if request.method == "POST":
+                lost = _("What you sent was not saved: read this first. Go back in the browser to find it again.")
+                messages.warning(request, lost)
             return redirect("feedback:welcome", project.slug)
         if request.method == "GET" and not is_script and "paused" not in request.GET:
             current = current_guideline(project)

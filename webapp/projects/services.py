@@ -283,12 +283,14 @@ def save_guideline(*, actor: User, project: Project, body: str) -> Guideline:
 class ImportReport:
     """What became of an import: rows made, and lines whose text was there already or came twice.
 
-    ``reprioritised``: prompts that were there and got another priority.
+    ``reprioritised``: prompts that were there and got another priority. ``without_turns``: conversations whose text is
+    there as plain text, and stays so.
     """
 
     created: int
     duplicates: int
     reprioritised: int = 0
+    without_turns: int = 0
 
 
 def import_prompts(
@@ -316,10 +318,11 @@ def import_prompts(
         raise SettingsRefused({"held_out_percent": [_("It is a share, 0 to 100.")]})
     found = read_prompts(stream if stream is not None else stream_of(text or ""), format)
     by_hash = {hashlib.sha256(prompt.text.encode()).hexdigest(): prompt for prompt in found}
+    conversations = {hashlib.sha256(prompt.text.encode()).hexdigest() for prompt in found if prompt.turns}
     lines = list(by_hash.items())
     with transaction.atomic():
         Project.objects.select_for_update(no_key=True).get(pk=project.pk)  # two imports: one after the other
-        created = reprioritised = 0
+        created = reprioritised = without_turns = 0
         for start in range(0, len(lines), BATCH):  # the database ends a transaction that hears nothing for long
             some = dict(lines[start : start + BATCH])
             known = {prompt.sha256: prompt for prompt in Prompt.objects.filter(project=project, sha256__in=some)}
@@ -337,6 +340,7 @@ def import_prompts(
                 if sha256 not in known
             ]
             created += len(Prompt.objects.bulk_create(rows))
+            without_turns += sum(not known.get(key, some[key]).turns for key in conversations & some.keys())
             moved = []
             for sha256, old in known.items():
                 priority = some[sha256].priority
@@ -345,7 +349,7 @@ def import_prompts(
                     moved.append(old)
             Prompt.objects.bulk_update(moved, ["priority"])
             reprioritised += len(moved)
-        report = ImportReport(created=created, duplicates=len(found) - created, reprioritised=reprioritised)
+        report = ImportReport(created, len(found) - created, reprioritised, without_turns)
         record_audit(
             actor=actor,
             action="prompts.import",

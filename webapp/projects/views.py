@@ -10,6 +10,7 @@ from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
@@ -125,20 +126,30 @@ def import_prompts(request: MemberRequest, project: Project) -> HttpResponse:
                     kept = {**request.POST.dict(), "text": data.decode(), "format": options["format"]}
                     context["form"] = ImportForm(initial=kept)
         else:
-            counts = {"created": report.created, "known": report.duplicates, "moved": report.reprioritised}
-            if report.reprioritised:
-                told = _(
-                    "%(created)s new prompts; %(known)s were there already, %(moved)s with another priority "
-                    "from now on."
-                )
-            elif report.duplicates:
-                told = _("%(created)s new prompts; %(known)s were there already.")
-            else:
-                told = _("%(created)s new prompts.")
-            messages.success(request, told % counts)
+            messages.success(request, in_words(report))
             return redirect("projects:import", project.slug)
     context["counts"] = selectors.prompt_counts(project)
     return render(request, "projects/import.html", context, status=422 if form.is_bound else 200)
+
+
+def in_words(report: services.ImportReport) -> str:
+    """What became of an import, a sentence for each number."""
+    told = [(report.created, ngettext("%(count)s new prompt.", "%(count)s new prompts.", report.created))]
+    if known := report.duplicates:
+        told.append((known, ngettext("%(count)s was there already.", "%(count)s were there already.", known)))
+    if moved := report.reprioritised:
+        text = ngettext(
+            "%(count)s has another priority from now on.", "%(count)s have another priority from now on.", moved
+        )
+        told.append((moved, text))
+    if plain := report.without_turns:
+        text = ngettext(
+            "%(count)s conversation was known as plain text and stays without turns.",
+            "%(count)s conversations were known as plain text and stay without turns.",
+            plain,
+        )
+        told.append((plain, text))
+    return " ".join(text % {"count": count} for count, text in told)
 
 
 @never_cache

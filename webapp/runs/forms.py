@@ -1,5 +1,6 @@
 """The forms that start runs, built from the settings' own metadata: name, help text, range and unit stand there."""
 
+import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
@@ -7,7 +8,7 @@ from typing import Any, get_args, get_type_hints
 
 from django import forms
 from django.core.exceptions import ValidationError
-from django.utils.formats import sanitize_separators
+from django.utils.formats import get_format, sanitize_separators
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
@@ -106,7 +107,8 @@ class NumberField(SettingField):
     def prepare_value(self, value: Any) -> Any:
         """Numbers as one would write them: 0.0003, not 3e-04 nor 0.00029999."""
         if isinstance(value, float):
-            return f"{value:.10f}".rstrip("0").rstrip(".") if 1e-6 <= abs(value) < 1e6 else f"{value:g}"
+            text = f"{value:.10f}".rstrip("0").rstrip(".") if 1e-6 <= abs(value) < 1e6 else f"{value:g}"
+            return f"{text}0" if is_grouped(text) else text  # 1.125 would be read as 1125 too
         return "" if value is None else value
 
     def to_python(self, value: Any) -> Any:
@@ -120,7 +122,7 @@ class NumberField(SettingField):
                 code="empty",
             )
         try:
-            number = self.number_type(sanitize_separators(text))  # 0,5 is what some languages write
+            number = self.number_type(self.without_separators(text))  # 0,5 is what some languages write
         except ValueError:
             kind = _("a whole number") if self.number_type is int else _("a number")
             raise ValidationError(
@@ -137,6 +139,33 @@ class NumberField(SettingField):
                 code="range",
             ) from None
         return number
+
+    def without_separators(self, text: str) -> str:
+        """``text`` as Python writes numbers: 10.000 is ten thousand in German, as the pages themselves write it.
+
+        Refuses 1.000 where a fraction may be meant.
+        """
+        if not is_grouped(text):
+            return str(sanitize_separators(text))
+        separator = thousand_separator()
+        whole = text.replace(separator, "")
+        if self.number_type is int or text.count(separator) > 1:
+            return whole
+        raise ValidationError(
+            _("%(label)s = %(text)s can be read in two ways: write %(whole)s or %(fraction)s.")
+            % {"label": self.label, "text": text, "whole": whole, "fraction": text.replace(separator, ".") + "0"},
+            code="type",
+        )
+
+
+def thousand_separator() -> str:
+    """What stands between groups of three digits in the reader's language."""
+    return str(get_format("THOUSAND_SEPARATOR"))
+
+
+def is_grouped(text: str) -> bool:
+    """Whether ``text`` is a whole number in groups of three digits. What begins with 0 is a fraction."""
+    return re.fullmatch(rf"[1-9][0-9]{{0,2}}(?:{re.escape(thousand_separator())}[0-9]{{3}})+", text) is not None
 
 
 def field_for(name: str, hint: Any, metadata: Mapping[str, Any], default: Any) -> SettingField:
@@ -282,7 +311,7 @@ class PolicyRunForm(ScoredRunForm):
     judge = RewardModelField(
         Checkpoint.objects.none(),
         required=False,
-        empty_label="none",
+        empty_label=gettext_lazy("none"),
         help_text=gettext_lazy(
             "watches for over-optimisation: it must have learned from the other half of the prompts"
         ),
@@ -318,7 +347,7 @@ class EvaluateRunForm(ScoredRunForm):
     reward_model = RewardModelField(
         Checkpoint.objects.none(),
         required=False,
-        empty_label="none",
+        empty_label=gettext_lazy("none"),
         help_text=gettext_lazy(
             "scores all answers; a policy was taught to please its own, so a newer one is the fairer judge"
         ),

@@ -650,7 +650,9 @@ def unscored_among(project: Project, samples: Iterable[Sample]) -> Unscored | No
     """What is to be said of the samples of a page, whose scores were loaded, that have none (two queries)."""
     reward_model = selectors.current_reward_model(project)
     wanted = None if reward_model is None else reward_model.pk
-    missing = [one for one in samples if not any(wanted in (None, score.reward_model_id) for score in one.scores.all())]
+    missing = {
+        one.pk for one in samples if not any(wanted in (None, score.reward_model_id) for score in one.scores.all())
+    }  # by key: two ratings of one comparison show its samples twice
     return Unscored(len(missing), reward_model) if missing else None
 
 

@@ -578,6 +578,7 @@ def policy_context(
         "project": project,
         "is_admin": True,
         "here": "loop",
+        "page_url": reverse("runs:policy", args=[project.slug, policy.version]),
         "policy": policy,
         "serving": pointer,
         "is_serving": is_serving,

@@ -425,6 +425,7 @@ async function step(link) {
   }
   if (!link.isConnected || isWaiting) return; // judged or undone meanwhile
   if (answer.status === 401) tell(word("logged_out"), { logIn: true });
+  else if (answer.status === 403) location.reload(); // a first visit is due: the whole page leads there
   else if (answer.status === 204 && link.id === "redo") showAside();
   else if (answer.status === 204) say(word("no_undo"));
   else if (!answer.ok) say(word("undo_error", { status: answer.status }), true);

@@ -2,6 +2,8 @@
 
 A mark keeps the characters in the page, out of sight: what is copied or compared is the text as it was written, and an
 override of the writing direction has nothing to act on.
+
+The titles of marks are English in every language of the pages: a text is marked once and kept for all readers.
 """
 
 import re

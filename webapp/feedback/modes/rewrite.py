@@ -27,14 +27,16 @@ class RewriteMode(Mode):
         if choice not in (GOOD, REWRITTEN):
             raise ChoiceInvalid(choice, _("%(rewritten)r with a text, and 1: good as it is") % {"rewritten": REWRITTEN})
         text = cleaned(extras.text)
+        is_same = text.strip() == cleaned(presentation.slot.comparison.first.text).strip()
+        if choice == GOOD and (is_same or not text.strip()):  # an answer stands in the form whatever its length
+            return Judgement(1)
         if len(text) > LONGEST:
             raise RemarkInvalid(
                 _("The new text has %(count)s characters: %(most)s at most. Shorten it.")
                 % {"count": len(text), "most": LONGEST}
             )
-        is_same = text.strip() == cleaned(presentation.slot.comparison.first.text).strip()
         if choice == GOOD:
-            return Judgement(1) if is_same or not text.strip() else Judgement(1, details={"draft": text})
+            return Judgement(1, details={"draft": text})
         if not text.strip():
             raise RemarkInvalid(_("The new text is empty: write one, or skip the item."))
         if is_same:

@@ -106,6 +106,10 @@
       if (isBox(one)) one.checked = draft.said[name];
       else one.value = draft.said[name];
     }
+    if (!isSame && draft.said["reason 1"] && /^(?:pair|ranking)$/.test(item().dataset.kind)) {
+      document.getElementById("reason").open = true; // it may say A of what stands as B now: not to be sent unseen
+      document.getElementById("reason-order").hidden = false;
+    }
   }
 
   for (const name of ["input", "change"]) {
