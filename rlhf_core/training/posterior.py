@@ -22,7 +22,11 @@ READ_AT_ONCE = 32  # records
 
 @torch.no_grad()
 def fit_posterior(
-    model: RewardModel, records: Sequence[Feedback], *, on_read: Callable[[], None] = lambda: None
+    model: RewardModel,
+    records: Sequence[Feedback],
+    shares: Tensor | None = None,
+    *,
+    on_read: Callable[[], None] = lambda: None,
 ) -> None:
     """Set ``model.head_covariance`` by the feedback that the model learned from; normalise the model after it.
 
@@ -38,22 +42,30 @@ def fit_posterior(
     drawn from. Trunk, thresholds and scales count as known.
 
     Args:
+        shares: (members, records) how often each member learned from each record, by which the record's weight is
+            multiplied; None: all from all, once.
         on_read: called each time that some records more were read.
 
     Source: MacKay 1992, https://doi.org/10.1162/neco.1992.4.3.448; of the last layer alone, Daxberger et al. 2021,
     https://arxiv.org/abs/2106.14806
     """
     model.eval()
+    weights = torch.tensor([item.weight for item in records]).expand(model.members, -1)
+    weights = weights if shares is None else weights * shares
+    rated = [place for place, item in enumerate(records) if isinstance(item, ScoredResponse)]
+    compared = [place for place, item in enumerate(records) if isinstance(item, Comparison)]
     ratings = [item for item in records if isinstance(item, ScoredResponse)]
     comparisons = [item for item in records if isinstance(item, Comparison)]
     dim = model.palm.dim
     prior = (dim + 1) * float(model.head.direction.square().sum())
     precision = torch.eye(dim, dtype=torch.float64).mul(prior).repeat(model.members, 1, 1)
     for at in range(0, len(ratings), READ_AT_ONCE):
-        precision += rating_information(model, ratings[at : at + READ_AT_ONCE])
+        part = slice(at, at + READ_AT_ONCE)
+        precision += rating_information(model, ratings[part], weights[:, rated[part]])
         on_read()
     for at in range(0, len(comparisons), READ_AT_ONCE):
-        precision += comparison_information(model, comparisons[at : at + READ_AT_ONCE])
+        part = slice(at, at + READ_AT_ONCE)
+        precision += comparison_information(model, comparisons[part], weights[:, compared[part]])
         on_read()
     model.head_covariance = torch.linalg.inv(precision).float().to(model.palm.device)
     model.reference_slopes = model.usual_variance = None  # until the model is normalised again
@@ -113,37 +125,42 @@ def verdict_information(model: RewardModel, gap: Tensor, member: int) -> Tensor:
     return scale.square() * (chances @ steps.square() - (chances @ steps).square())
 
 
-def rating_information(model: RewardModel, ratings: Sequence[ScoredResponse]) -> Tensor:
-    """(members, dim, dim) what the ratings add to the precision; see ``fit_posterior``."""
+def rating_information(model: RewardModel, ratings: Sequence[ScoredResponse], weights: Tensor) -> Tensor:
+    """(members, dim, dim) what ratings of (members, rows) weights add to the precision; see ``fit_posterior``."""
     pooled = model.pooled(join_responses(model, ratings))
     outputs = model.head.member_outputs(pooled)
     labels = labels_of([item.score for item in ratings], model).to(pooled.device)
-    weights = torch.tensor([item.weight for item in ratings], device=pooled.device)
+    weights = weights.to(pooled.device)
 
     def loss(step: Tensor) -> Tensor:
         tilted = outputs + step[..., None] * model.head.direction
-        each = [model.head.rating_loss(one, labels, weights, member) for member, one in enumerate(tilted)]
-        return torch.stack(each).sum() * weights.sum()
+        each = [model.head.rating_loss(one, labels, some(weights[member]), member) for member, one in enumerate(tilted)]
+        return torch.stack(each) @ weights.sum(dim=1)
 
     return information(loss, pooled.expand(model.members, -1, -1))
 
 
-def comparison_information(model: RewardModel, comparisons: Sequence[Comparison]) -> Tensor:
-    """(members, dim, dim) what the comparisons add to the precision; see ``fit_posterior``."""
+def comparison_information(model: RewardModel, comparisons: Sequence[Comparison], weights: Tensor) -> Tensor:
+    """(members, dim, dim) what comparisons of (members, rows) weights add to the precision; see ``fit_posterior``."""
     pooled = model.pooled(join_responses(model, comparisons))
     outputs = model.head.member_outputs(pooled)
     values, slopes = model.value(outputs), model.value_slopes(pooled, outputs)
     strengths = torch.tensor([item.strength for item in comparisons], device=pooled.device)
-    weights = torch.tensor([item.weight for item in comparisons], device=pooled.device)
+    weights = weights.to(pooled.device)
 
     def loss(step: Tensor) -> Tensor:
         each = [
-            model.comparison_loss(one[0::2] + step[member], one[1::2], strengths, weights, member)
+            model.comparison_loss(one[0::2] + step[member], one[1::2], strengths, some(weights[member]), member)
             for member, one in enumerate(values)
         ]
-        return torch.stack(each).sum() * weights.sum()
+        return torch.stack(each) @ weights.sum(dim=1)
 
     return information(loss, slopes[:, 0::2] - slopes[:, 1::2])
+
+
+def some(weights: Tensor) -> Tensor:
+    """Weights with a sum above 0: equal ones in place of none, whose mean then counts for nothing in the whole."""
+    return weights if bool(weights.any()) else torch.ones_like(weights)
 
 
 def information(loss: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ from rlhf_core.training.feedback import (
     usable_feedback,
 )
 from rlhf_core.training.halves import take_part
-from rlhf_core.training.posterior import fit_posterior
+from rlhf_core.training.posterior import fit_posterior, some
 from rlhf_core.training.reward_measures import (
     calibration_of,
     concordance,
@@ -142,7 +142,7 @@ def train_reward(run: RunDirectory) -> None:
     run.progress(len(order), len(order), "normalise")
     prompts, responses = reference_responses(palm, training, config.seed, tokenizer.end, config.temperature)
     if model.members > 1:
-        fit_posterior(model, training, on_read=lambda: run.progress(len(order), len(order), "normalise"))
+        fit_posterior(model, training, shares, on_read=lambda: run.progress(len(order), len(order), "normalise"))
     model.normalise(join_sequences(prompts, responses, device=device))
     meta = {
         **run.meta,
@@ -316,11 +316,6 @@ def read_verdicts(model: RewardModel, batch: Sequence[Feedback], shares: Tensor 
         right = verdicts_right(utilities(model, chosen.detach()), utilities(model, rejected.detach()), compared)
         found.right.extend(right)
     return found
-
-
-def some(weights: Tensor) -> Tensor:
-    """Weights with a sum above 0: equal ones in place of none, whose mean then counts for nothing in the whole."""
-    return weights if bool(weights.any()) else torch.ones_like(weights)
 
 
 # Ending

@@ -192,3 +192,15 @@ def test_a_checkpoint_and_a_file_keep_what_is_open_and_older_ones_have_none(make
     with pytest.raises(CheckpointError):
         other.load(tmp_path / "half.pt")
     assert other.head_covariance is None
+
+
+@pytest.mark.parametrize("head", ["binned", "ordinal"])
+def test_a_member_knows_what_it_learned_from_and_nothing_else(make_palm, head):
+    model = model_with(make_palm, head, ensemble=2)
+    records = [rating(RESPONSES[0], 4), comparison(RESPONSES[1], RESPONSES[2], weight=0.5), rating(RESPONSES[3], 2)]
+    fit_posterior(model, records, torch.tensor([[2.0, 0.0, 1.0], [0.0, 3.0, 0.0]]))
+    found = model.head_covariance.clone()
+    fit_posterior(model, [rating(RESPONSES[0], 4, weight=2.0), records[2]])
+    assert_close(found[0], model.head_covariance[0], atol=1e-6, rtol=1e-4)
+    fit_posterior(model, [comparison(RESPONSES[1], RESPONSES[2], weight=1.5)])
+    assert_close(found[1], model.head_covariance[1], atol=1e-6, rtol=1e-4)
