@@ -76,7 +76,10 @@ def start(
 
 
 def watch(began: Sequence[subprocess.Popen[bytes]], control_fd: int | None) -> None:
-    """Wait until all have ended by themselves, or have had their time to after one failed or we were to stop."""
+    """Wait until all have ended by themselves, or have had their time to after one failed or ``control_fd`` closed.
+
+    After a signal they have as long as they need to save: whoever sent it sets the limit.
+    """
     deadline: float | None = None
     watched = [] if control_fd is None else [control_fd]
     while any(process.poll() is None for process in began):

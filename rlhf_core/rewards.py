@@ -202,7 +202,9 @@ class Ensemble:
 
     Args:
         members: the rewards.
-        scoring, penalty: how their scores become one; see ``combine_scores``.
+        scoring, penalty: how their scores become one; see ``combine_scores``. The default is their mean, in which the
+            penalty counts for nothing; a reward run's own is "mean-variance" with 10, which suits members of one trunk
+            that know what their feedback leaves open.
 
     Raises:
         ConfigError: there are fewer than two members, no such scoring, or a penalty below 0.

@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import threading
+import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,6 @@ class RollCall:
         self.looking.set_timeout(timedelta(seconds=STORE_SECONDS))
         self.rank, self.size = rank, size
         self.exchanges = 0
-        self.is_over = threading.Event()
         self.beat(0)
         threading.Thread(target=self.keep_beating, name="roll-call", daemon=True).start()
 
@@ -43,7 +43,8 @@ class RollCall:
 
     def keep_beating(self) -> None:
         count = 0
-        while not self.is_over.wait(BEAT_SECONDS):
+        while True:
+            time.sleep(BEAT_SECONDS)
             count += 1
             try:
                 self.beat(count)
@@ -62,7 +63,7 @@ class RollCall:
         try:
             before = self.notes()
             if not any("word" in note for note in before.values()):
-                self.is_over.wait(SILENT_SECONDS)
+                time.sleep(SILENT_SECONDS)
             after = self.notes()
         except RuntimeError:
             return "the process or launcher that holds the meeting place, mostly that of process 1, has ended"

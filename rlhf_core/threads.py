@@ -4,8 +4,8 @@ import os
 
 
 def use_threads(count: int, processes: int = 1) -> None:
-    """Give torch ``count`` threads, or, given 0, as many as this process may use cores, shared by ``processes``."""
+    """Give torch its share of ``count`` threads, or, given 0, of the cores that it may use, among ``processes``."""
     import torch
 
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(count or max(1, usable // processes))
+    torch.set_num_threads(max(1, (count or usable) // processes))

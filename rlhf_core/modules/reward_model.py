@@ -39,7 +39,8 @@ class RewardModel(RewardFiles):
         pooling: "mean" over the final embeddings of the response, or its "last" alone.
         ensemble: members.
         ensemble_members: "adapters": the trunk is read once a member; "heads": once for all of them.
-        ensemble_scoring, ensemble_penalty: how their scores become one; see ``combine_scores``.
+        ensemble_scoring, ensemble_penalty: how their scores become one; see ``combine_scores``. Their mean if nothing
+            is said; a reward run's default is "mean-variance" with 10 instead.
 
     Raises:
         ConfigError: an argument outside its range, or two that contradict each other.

@@ -25,14 +25,14 @@ def use_device(threads: int, run: RunDirectory | None = None) -> torch.device:
     """The device to train on: CUDA, else the CPU, which is set up for training.
 
     Args:
-        threads: of the CPU; 0 leaves them as they are.
+        threads: of the CPU, shared by the run's processes on this machine; 0 leaves them as they are.
         run: takes a GPU for itself until it ends, and waits for it; each of its processes on a machine takes another.
 
     Raises:
         RunStopped: a stop was asked for while it waited.
     """
     if threads:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(max(1, threads // (1 if run is None else run.group.local_size)))
     keep_freed_memory()
     if not uses_cuda():
         return torch.device("cpu")

@@ -43,7 +43,7 @@ class Answer:
     Attributes:
         log_prob: summed over ``tokens``, in nats, under the distribution that they were drawn from.
         reward: the score of the reward model or function; None without one.
-        uncertainty: standard deviation between the members of a reward model that is an ensemble; None otherwise.
+        uncertainty: standard deviation, between the members of an ensemble and of each by itself; None for others.
         candidate_log_probs: this policy's log-probability of each token of the *candidate's* response to the prompt,
             at the sampling temperature.
     """

@@ -1,4 +1,4 @@
-"""What a round of PPO learns from its rollout, and the tally of the optimiser steps that it has taken."""
+"""What a round of PPO, RLOO or GRPO learns from its rollout, and the tally of the optimiser steps that it has taken."""
 
 import math
 from collections.abc import Mapping

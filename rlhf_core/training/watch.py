@@ -1,4 +1,4 @@
-"""What an independent reward model thinks of a round of PPO that learns to please another (over-optimisation.md)."""
+"""What an independent reward model thinks of a round of a run that learns to please another (over-optimisation.md)."""
 
 from collections.abc import Callable
 from functools import partial

@@ -13,6 +13,7 @@ import torch
 from rlhf_core.config import RewardConfig
 from rlhf_core.distributed import Group
 from rlhf_core.errors import ConfigError
+from rlhf_core.threads import use_threads
 from rlhf_core.training import device
 from rlhf_core.training.device import lock_folder, take_gpu, use_device
 from rlhf_core.training.run_directory import RunDirectory, RunStopped, read_events
@@ -50,6 +51,10 @@ def test_threads_are_set_where_they_are_asked_for_and_else_left():
         assert use_device(1).type == ("cuda" if torch.cuda.is_available() else "cpu")
         assert torch.get_num_threads() == 1
         use_device(0)
+        assert torch.get_num_threads() == 1
+        use_threads(6, processes=2)
+        assert torch.get_num_threads() == 3
+        use_threads(1, processes=2)
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(threads)
