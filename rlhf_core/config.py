@@ -242,7 +242,7 @@ class RewardConfig(Settings):
 
 @dataclass(frozen=True)
 class PolicyConfig(Settings):
-    """Improvement of a policy by PPO with a KL penalty to its frozen parent."""
+    """Improvement of a policy by PPO, RLOO or GRPO with a KL penalty to its frozen parent."""
 
     algorithm: PolicyAlgorithm = setting(
         "ppo",
