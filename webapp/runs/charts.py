@@ -49,7 +49,7 @@ class Chart:
     @property
     def axis(self) -> str:
         """What stands along the upright axis: the unit, or the title where there is none."""
-        return said(AXIS_UNITS.get(self.unit, self.unit)) or self.name.lower()
+        return said(AXIS_UNITS.get(self.unit, self.unit)) or self.name
 
     @property
     def canvas_unit(self) -> str:

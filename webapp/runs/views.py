@@ -113,7 +113,7 @@ PRESET_WORDS = {
 
 def etag_of(version: str) -> str:
     """What tells this version from others, in the language that it is shown in."""
-    return quote_etag(f"{version} {get_language()}")
+    return quote_etag(f"{version}-{get_language()}")
 
 
 def not_modified(request: HttpRequest, version: str) -> HttpResponse | None:

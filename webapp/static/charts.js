@@ -319,7 +319,7 @@
   document.body.addEventListener("htmx:beforeSwap", (event) => {
     const { target, xhr } = event.detail;
     const version = target.dataset?.version;
-    if (version && xhr.status === 200 && xhr.getResponseHeader("ETag")?.includes(`"${version} `)) {
+    if (version && xhr.status === 200 && xhr.getResponseHeader("ETag")?.includes(`"${version}-`)) {
       event.detail.shouldSwap = false;
     }
   });

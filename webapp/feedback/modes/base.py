@@ -14,6 +14,9 @@ from webapp.feedback.models import Comparison, Presentation, Rating, TurnVerdict
 from webapp.feedback.shown import ShownItem
 from webapp.projects.models import Project
 
+VERDICTS = {"1": 1, "2": -1, "3": 0}
+"""Of a yes, a no and an unsure: the verdict by its key."""
+
 REASON_LENGTH = 2000  # characters
 
 

@@ -15,11 +15,10 @@ from django.utils.translation import gettext_lazy
 
 from webapp.errors import ChoiceInvalid, RemarkInvalid
 from webapp.feedback.models import Comparison, Presentation
-from webapp.feedback.modes.base import Extras, Judgement, Mode, Step, cleaned
+from webapp.feedback.modes.base import VERDICTS, Extras, Judgement, Mode, Step, cleaned
 
 MOST_PASSAGES = 20
 LONGEST_QUOTE = 20_000  # characters
-VERDICTS = {"1": 1, "2": -1, "3": 0}
 WORDS = {
     1: gettext_lazy("keeps to the rule “%(rule)s”"),
     -1: gettext_lazy("breaks the rule “%(rule)s”"),

@@ -14,14 +14,13 @@ from django.utils.translation import gettext_lazy, ngettext
 from rlhf_core.records import Feedback
 from webapp.errors import ChoiceInvalid
 from webapp.feedback.models import Comparison, Presentation, Rating, TurnVerdict
-from webapp.feedback.modes.base import Extras, Judgement, Mode, Step
+from webapp.feedback.modes.base import VERDICTS, Extras, Judgement, Mode, Step
 from webapp.feedback.modes.single import scored
 from webapp.feedback.shown import ShownItem
 from webapp.projects.models import Project
 
 JUDGED = "judged"  # what the page's button sends; the keys stand in fields of their own
 TURN = "turn:"  # begins the names of those fields
-VERDICTS = {"1": 1, "2": -1, "3": 0}
 WORDS = {1: gettext_lazy("good"), -1: gettext_lazy("bad"), 0: gettext_lazy("unsure")}
 SCORES = {1: 4, -1: 1}
 """What the verdict on the last turn is as a score of a single answer: the one with the same word. Unsure is none."""
