@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from hashlib import sha256
 from typing import Any
 
 from django import forms
@@ -264,6 +265,9 @@ class ImportForm(forms.Form):
         strip=False,
         widget=forms.Textarea(attrs={"rows": 10, "spellcheck": "false"}),
     )
+    put_there = forms.CharField(
+        required=False, widget=forms.HiddenInput
+    )  # the digest of a text that the page put there
     format = forms.ChoiceField(label=gettext_lazy("Format"), choices=FORMATS, required=False)
     held_out_percent = forms.IntegerField(
         label=gettext_lazy("Held out, in percent"),
@@ -285,6 +289,10 @@ class ImportForm(forms.Form):
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or self.cleaned_data
         file, text = cleaned.get("file"), cleaned.get("text", "")
+        if file and cleaned.get("put_there") == self.digest(
+            text
+        ):  # of a refused file: the one chosen since replaces it
+            text = cleaned["text"] = ""
         if file and text.strip():
             raise forms.ValidationError(_("There is a file and a pasted text: take one of them away."))
         if not file and not text.strip():
@@ -296,6 +304,11 @@ class ImportForm(forms.Form):
         if not cleaned.get("format"):
             cleaned["format"] = self.guess_format(file.name if file else "", text)
         return cleaned
+
+    @staticmethod
+    def digest(text: str) -> str:
+        """Of a text's lines: browsers send the ends of lines as they like."""
+        return sha256("\n".join(text.splitlines()).encode()).hexdigest()
 
     def guess_format(self, name: str, text: str) -> str:
         ending = name.rpartition(".")[2].lower()

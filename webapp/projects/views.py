@@ -122,8 +122,9 @@ def import_prompts(request: MemberRequest, project: Project) -> HttpResponse:
             context |= {"refused": error, "lines": error.errors[:SHOWN_ERRORS], "more": error.errors[SHOWN_ERRORS:]}
             if options["file"] and len(data) <= KEPT_CHARACTERS:
                 with suppress(UnicodeDecodeError):  # what is no UTF-8 can be mended in the file alone
-                    kept = {**request.POST.dict(), "text": data.decode(), "format": options["format"]}
-                    context["form"] = ImportForm(initial=kept)
+                    text = data.decode()
+                    put = {"text": text, "put_there": ImportForm.digest(text), "format": options["format"]}
+                    context["form"] = ImportForm(initial={**request.POST.dict(), **put})
         else:
             counts = {"created": report.created, "known": report.duplicates, "moved": report.reprioritised}
             if report.reprioritised:
