@@ -274,13 +274,13 @@ class LastValue:
 
     metric: str
     help: str
-    unit: str
+    unit: str  # in English, as ``say_value`` knows it
     first: float | None
     value: float | None
 
     @property
     def spoken_unit(self) -> str:
-        return "" if self.unit == "share" else AXIS_UNITS.get(self.unit, self.unit)
+        return "" if self.unit == "share" else said(AXIS_UNITS.get(self.unit, self.unit))
 
 
 @dataclass(frozen=True)
@@ -395,7 +395,7 @@ def read_last_values(kind: str, rows: Sequence[Mapping[str, Any]]) -> list[LastV
     for name, (help, unit) in charts.metrics_of(kind).items():
         values = [row[name] for row in rows if row.get(name) is not None]
         if values:
-            found.append(LastValue(name, said(help), said(unit), values[0], values[-1]))
+            found.append(LastValue(name, said(help), unit, values[0], values[-1]))
     return found
 
 
