@@ -125,6 +125,28 @@ def test_a_run_is_called_by_its_own_algorithm_everywhere(studio, admin, algorith
         assert words in words_of(page(admin, address)), address
 
 
+def test_people_and_simulated_raters_are_counted_apart_wherever_raters_are(studio, admin):
+    rate(studio, 18)
+    rate_by_machine(studio, 2)
+    people = len(set(studio.project.ratings.filter(source="human").values_list("rater", flat=True)))
+    told = f"{people} {'person' if people == 1 else 'people'} rated, 1 simulated rater"
+    assert told in words_of(page(admin, ""))
+    assert told in words_of(page(admin, "runs/reward/"))
+    raters = words_of(page(admin, "raters/"))
+    assert "1 simulated rater" in raters
+    members = studio.project.memberships.filter(user__is_simulated=False).count()
+    assert f"{members} {'person takes' if members == 1 else 'people take'} part." in raters
+
+
+def test_settings_show_the_mix_of_modes(studio, admin):
+    studio.project.pair_percent, studio.project.ranking_percent = 50, 30
+    studio.project.save()
+    assert "Now: pair 50 %, ranking 30 %, single answers 20 %." in words_of(page(admin, "settings/"))
+    studio.project.ranking_percent = 50
+    studio.project.save()
+    assert "Now: pair 50 %, ranking 50 %." in words_of(page(admin, "settings/"))
+
+
 def test_ratings_say_which_text_was_better_whichever_side_it_stood_on(studio, admin):
     rate(studio, 20)
     turn(studio)

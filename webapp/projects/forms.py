@@ -63,7 +63,7 @@ class SettingsForm(forms.ModelForm):
             "question": gettext_lazy("One sentence, above every pair."),
             "single_question": gettext_lazy("One sentence, above every single answer."),
             "prompt_label": gettext_lazy("Stand above the prompt, for instance: The review begins."),
-            "pair_percent": gettext_lazy("The rest are single answers, rated 1 to 5."),
+            "pair_percent": gettext_lazy("What no rating mode takes is single answers, rated 1 to 5."),
             "overlap": gettext_lazy("By different people. Holds for items made from now on."),
             "buffer_target": gettext_lazy("The sampler writes new answers when fewer are open."),
             "choice": gettext_lazy(
@@ -265,9 +265,7 @@ class ImportForm(forms.Form):
         strip=False,
         widget=forms.Textarea(attrs={"rows": 10, "spellcheck": "false"}),
     )
-    put_there = forms.CharField(
-        required=False, widget=forms.HiddenInput
-    )  # the digest of a text that the page put there
+    put_there = forms.CharField(required=False, widget=forms.HiddenInput)  # digest of a text that the page put in
     format = forms.ChoiceField(label=gettext_lazy("Format"), choices=FORMATS, required=False)
     held_out_percent = forms.IntegerField(
         label=gettext_lazy("Held out, in percent"),
@@ -289,9 +287,7 @@ class ImportForm(forms.Form):
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or self.cleaned_data
         file, text = cleaned.get("file"), cleaned.get("text", "")
-        if file and cleaned.get("put_there") == self.digest(
-            text
-        ):  # of a refused file: the one chosen since replaces it
+        if file and cleaned.get("put_there") == self.digest(text):  # a refused file's: the one chosen since wins
             text = cleaned["text"] = ""
         if file and text.strip():
             raise forms.ValidationError(_("There is a file and a pasted text: take one of them away."))

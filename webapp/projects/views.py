@@ -79,7 +79,7 @@ def change_settings(request: MemberRequest, project: Project) -> HttpResponse:
         return redirect("projects:settings", project.slug)
     if form.is_bound:
         project.refresh_from_db()  # the form has written what was typed into the instance; the strip shows what is true
-    context = {"project": project, "is_admin": True, "here": "settings", "form": form}
+    context = {"project": project, "is_admin": True, "here": "settings", "form": form, "mix": project.mix}
     return render(request, "projects/settings.html", context, status=422 if form.is_bound else 200)
 
 
@@ -160,13 +160,17 @@ def raters(request: MemberRequest, project: Project) -> HttpResponse:
         return redirect("projects:raters", project.slug)
     made_for, made = request.session.pop("invitation", ("", ""))
     link = request.build_absolute_uri(reverse("projects:join", args=[made])) if made_for == str(project.pk) else ""
+    members = list(selectors.members_of(project))
+    simulated = sum(member.user.is_simulated for member in members)
     context = {
         "project": project,
         "is_admin": True,
         "here": "raters",
         "form": form,
         "link": link,
-        "members": selectors.members_of(project),
+        "members": members,
+        "people": len(members) - simulated,
+        "simulated": simulated,
         "invitations": selectors.open_invitations(project),
     }
     return render(request, "projects/raters.html", context, status=422 if form.is_bound else 200)
