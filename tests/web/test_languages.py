@@ -21,8 +21,9 @@ from webapp.accounts.languages import choose_language
 from webapp.feedback.models import Sample
 from webapp.projects.models import PracticePair, Prompt
 from webapp.runs.calibration import Bin, Calibration
-from webapp.runs.figures import in_figures, say_duration, say_value
+from webapp.runs.figures import in_figures, say_difference, say_duration, say_value
 from webapp.runs.forms import field_for
+from webapp.runs.pages import read_last_values
 from webapp.runs.templatetags.humanise import ago
 
 GERMAN = {"Accept-Language": "de-AT,de;q=0.9,en;q=0.5"}
@@ -211,6 +212,24 @@ def test_numbers_for_machines_are_not_localised_and_those_for_people_are():
         assert (say_value(12.25), say_value(1234), say_duration(2.5)) == ("12,2", "1.234", "2,5 s")
     with translation.override("ar"):
         assert (say_value(12.25), say_value(1234), say_duration(2.5)) == ("12.2", "1,234", "2.5 ث")
+
+
+@pytest.mark.parametrize(("language", "shown", "word"), [("de", "3,1 %", "Anteil"), ("ar", "3.1 %", "0.031")])
+def test_a_metrics_share_is_said_in_percent_in_every_language(language, shown, word):
+    with translation.override(language):
+        (last,) = read_last_values("policy", [{"clip_fraction": 0.031}])
+        html = render_to_string("runs/_last_values.html", {"last_values": [last]})
+    assert shown in html
+    assert f">{word}<" not in html
+
+
+def test_the_sign_of_a_number_stays_before_it_between_right_to_left_words():
+    with translation.override("ar"):
+        assert say_value(-0.5) == "\N{LEFT-TO-RIGHT ISOLATE}−0.500\N{POP DIRECTIONAL ISOLATE}"
+        assert say_value(-0.031, "share") == "\N{LEFT-TO-RIGHT ISOLATE}−3.1 %\N{POP DIRECTIONAL ISOLATE}"
+        assert say_value(2e-5) == "\N{LEFT-TO-RIGHT ISOLATE}2.0e−5\N{POP DIRECTIONAL ISOLATE}"
+        assert say_difference(0.5) == "\N{LEFT-TO-RIGHT ISOLATE}+0.500\N{POP DIRECTIONAL ISOLATE}"
+    assert (say_value(-0.5), say_difference(0.5)) == ("−0.500", "+0.500")
 
 
 def test_a_typed_number_is_read_as_its_language_writes_it_and_with_a_point():

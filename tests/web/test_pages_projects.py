@@ -214,6 +214,19 @@ def test_a_file_with_wrong_lines_is_refused_whole_by_number_and_kept_to_be_mende
     assert not Prompt.objects.exists()
 
 
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_mended_file_replaces_the_refused_one_that_the_page_put_into_the_box(admin, edited):
+    refused = '{"prompt": "fine"}\n{"promt": "misspelt"}\n'
+    html = send(admin, file=SimpleUploadedFile("a.jsonl", refused.encode()))
+    put_there = re.search(r'name="put_there" value="(\w{64})"', html)
+    assert put_there is not None
+    box = refused.replace("\n", "\r\n") + ('{"prompt": "by hand"}' if edited else "")  # as browsers send it
+    mended = SimpleUploadedFile("a.jsonl", b'{"prompt": "fine"}\n{"prompt": "mended"}\n')
+    html = send(admin, file=mended, text=box, put_there=put_there[1], format="jsonl")
+    assert ("There is a file and a pasted text" in html) is edited, "what somebody wrote is never thrown away"
+    assert sorted(Prompt.objects.values_list("text", flat=True)) == ([] if edited else ["fine", "mended"])
+
+
 def test_a_file_that_is_no_utf_8_is_not_offered_with_its_letters_lost(admin):
     html = send(admin, file=SimpleUploadedFile("a.txt", "un café\nun thé\n".encode("latin-1")))
     assert "Nothing was imported" in html
@@ -313,7 +326,9 @@ def test_a_guideline_can_not_carry_script_or_pictures_to_raters(studio, admin):
     body = "<script>x</script>\n\n[a](javascript:x) ![p](https://e.example/p.png) <img src=x onerror=y> [b](https://e.example)"
     admin.post("/p/film-reviews/guideline/", {"body": body})
     html = admin.get("/p/film-reviews/guideline/").content.decode()
-    prose = html.split('<div class="prose">')[1].split("</section>")[0]
+    prose = html.split('<div class="prose" dir="auto">')[
+        1
+    ]  # laid out by its own language, not the page's.split("</section>")[0]
     assert "<script" not in prose
     assert "<img" not in prose
     assert 'href="javascript' not in prose

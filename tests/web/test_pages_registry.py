@@ -11,6 +11,7 @@ from tests.studio import Studio, open_studio
 from tests.turns import rate, rate_by_machine, turn
 from webapp import queue
 from webapp.registry.models import Promotion, ServingPointer
+from webapp.runs.models import Run
 
 pytestmark = pytest.mark.django_db
 
@@ -102,6 +103,49 @@ def test_the_way_from_a_policy_back_to_its_ratings_can_be_walked(studio, admin):
     assert len(re.findall(r'<p class="meta">', listed)) == 20
     assert len(re.findall(r'<span class="tag simulated">simulated</span>', listed)) == 2
     assert len(re.findall(r'<p class="meta">', page(admin, "policies/2/ratings/?source=simulated"))) == 2
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+def test_a_run_is_called_by_its_own_algorithm_everywhere(studio, admin, algorithm):
+    rate(studio, 20)
+    turn(studio)
+    run = Run.objects.get(kind=Run.Kind.POLICY)
+    assert run.algorithm == "PPO"
+    assert run.events.get(kind="queued").message == "policy (PPO) from v1"
+    run.config["algorithm"] = algorithm
+    run.save()
+    name = algorithm.upper()
+    told = {
+        f"runs/{run.number}/": f"Improve v1 ({name})",
+        "runs/": f"{name} from v1 after reward model 1",
+        "": f"{name} from v1",
+        "lineage/": f"from v1 by {name}, run {run.number}",
+        "policies/2/": f"{name}, run {run.number}",
+    }
+    for address, words in told.items():
+        assert words in words_of(page(admin, address)), address
+
+
+def test_people_and_simulated_raters_are_counted_apart_wherever_raters_are(studio, admin):
+    rate(studio, 18)
+    rate_by_machine(studio, 2)
+    people = len(set(studio.project.ratings.filter(source="human").values_list("rater", flat=True)))
+    told = f"{people} {'person' if people == 1 else 'people'} rated, 1 simulated rater"
+    assert told in words_of(page(admin, ""))
+    assert told in words_of(page(admin, "runs/reward/"))
+    raters = words_of(page(admin, "raters/"))
+    assert "1 simulated rater" in raters
+    members = studio.project.memberships.filter(user__is_simulated=False).count()
+    assert f"{members} {'person takes' if members == 1 else 'people take'} part." in raters
+
+
+def test_settings_show_the_mix_of_modes(studio, admin):
+    studio.project.pair_percent, studio.project.ranking_percent = 50, 30
+    studio.project.save()
+    assert "Now: pair 50 %, ranking 30 %, single answers 20 %." in words_of(page(admin, "settings/"))
+    studio.project.ranking_percent = 50
+    studio.project.save()
+    assert "Now: pair 50 %, ranking 50 %." in words_of(page(admin, "settings/"))
 
 
 def test_ratings_say_which_text_was_better_whichever_side_it_stood_on(studio, admin):

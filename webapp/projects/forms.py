@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from hashlib import sha256
 from typing import Any
 
 from django import forms
@@ -62,7 +63,7 @@ class SettingsForm(forms.ModelForm):
             "question": gettext_lazy("One sentence, above every pair."),
             "single_question": gettext_lazy("One sentence, above every single answer."),
             "prompt_label": gettext_lazy("Stand above the prompt, for instance: The review begins."),
-            "pair_percent": gettext_lazy("The rest are single answers, rated 1 to 5."),
+            "pair_percent": gettext_lazy("What no rating mode takes is single answers, rated 1 to 5."),
             "overlap": gettext_lazy("By different people. Holds for items made from now on."),
             "buffer_target": gettext_lazy("The sampler writes new answers when fewer are open."),
             "choice": gettext_lazy(
@@ -264,6 +265,7 @@ class ImportForm(forms.Form):
         strip=False,
         widget=forms.Textarea(attrs={"rows": 10, "spellcheck": "false"}),
     )
+    put_there = forms.CharField(required=False, widget=forms.HiddenInput)  # digest of a text that the page put in
     format = forms.ChoiceField(label=gettext_lazy("Format"), choices=FORMATS, required=False)
     held_out_percent = forms.IntegerField(
         label=gettext_lazy("Held out, in percent"),
@@ -285,6 +287,8 @@ class ImportForm(forms.Form):
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or self.cleaned_data
         file, text = cleaned.get("file"), cleaned.get("text", "")
+        if file and cleaned.get("put_there") == self.digest(text):  # a refused file's: the one chosen since wins
+            text = cleaned["text"] = ""
         if file and text.strip():
             raise forms.ValidationError(_("There is a file and a pasted text: take one of them away."))
         if not file and not text.strip():
@@ -296,6 +300,11 @@ class ImportForm(forms.Form):
         if not cleaned.get("format"):
             cleaned["format"] = self.guess_format(file.name if file else "", text)
         return cleaned
+
+    @staticmethod
+    def digest(text: str) -> str:
+        """Of a text's lines: browsers send the ends of lines as they like."""
+        return sha256("\n".join(text.splitlines()).encode()).hexdigest()
 
     def guess_format(self, name: str, text: str) -> str:
         ending = name.rpartition(".")[2].lower()

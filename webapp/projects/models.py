@@ -110,6 +110,13 @@ class Project(models.Model):
     def __str__(self) -> str:
         return self.name
 
+    @property
+    def mix(self) -> str:
+        """The rating modes in use with their shares, in words: ``pair 60 %, ranking 30 %, single answers 10 %``."""
+        shares = [(str(words), getattr(self, name)) for name, words in SHARES.items()]
+        shares.append((_("single answers"), 100 - sum(share for _words, share in shares)))
+        return ", ".join(f"{words} {share} %" for words, share in shares if share > 0)
+
     def clean(self) -> None:
         """Refuse shares of the rating modes that add up to more than 100 %."""
         shares = {name: getattr(self, name) for name in SHARES}

@@ -80,7 +80,7 @@ def change_settings(request: MemberRequest, project: Project) -> HttpResponse:
         return redirect("projects:settings", project.slug)
     if form.is_bound:
         project.refresh_from_db()  # the form has written what was typed into the instance; the strip shows what is true
-    context = {"project": project, "is_admin": True, "here": "settings", "form": form}
+    context = {"project": project, "is_admin": True, "here": "settings", "form": form, "mix": project.mix}
     return render(request, "projects/settings.html", context, status=422 if form.is_bound else 200)
 
 
@@ -123,8 +123,9 @@ def import_prompts(request: MemberRequest, project: Project) -> HttpResponse:
             context |= {"refused": error, "lines": error.errors[:SHOWN_ERRORS], "more": error.errors[SHOWN_ERRORS:]}
             if options["file"] and len(data) <= KEPT_CHARACTERS:
                 with suppress(UnicodeDecodeError):  # what is no UTF-8 can be mended in the file alone
-                    kept = {**request.POST.dict(), "text": data.decode(), "format": options["format"]}
-                    context["form"] = ImportForm(initial=kept)
+                    text = data.decode()
+                    put = {"text": text, "put_there": ImportForm.digest(text), "format": options["format"]}
+                    context["form"] = ImportForm(initial={**request.POST.dict(), **put})
         else:
             messages.success(request, in_words(report))
             return redirect("projects:import", project.slug)
@@ -170,13 +171,17 @@ def raters(request: MemberRequest, project: Project) -> HttpResponse:
         return redirect("projects:raters", project.slug)
     made_for, made = request.session.pop("invitation", ("", ""))
     link = request.build_absolute_uri(reverse("projects:join", args=[made])) if made_for == str(project.pk) else ""
+    members = list(selectors.members_of(project))
+    simulated = sum(member.user.is_simulated for member in members)
     context = {
         "project": project,
         "is_admin": True,
         "here": "raters",
         "form": form,
         "link": link,
-        "members": selectors.members_of(project),
+        "members": members,
+        "people": len(members) - simulated,
+        "simulated": simulated,
         "invitations": selectors.open_invitations(project),
     }
     return render(request, "projects/raters.html", context, status=422 if form.is_bound else 200)

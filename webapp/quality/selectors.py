@@ -40,6 +40,8 @@ class RatingCounts:
     singles: int  # the last turns of conversations too: they are scored alone
     scores: int  # different scores among the single ratings
     raters: int
+    people: int  # of the raters
+    simulated_raters: int
     prompts: int
     human: int
     demo: int
@@ -70,6 +72,8 @@ def usable_ratings(project: Project, sources: list[str] | None = None) -> Rating
             Case(*of_turns, default=F("verdict"), output_field=SmallIntegerField()), filter=is_single, distinct=True
         ),
         raters=Count("rater", filter=taken, distinct=True),
+        people=Count("rater", filter=taken & ~Q(source=Rating.Source.SIMULATED), distinct=True),
+        simulated_raters=Count("rater", filter=taken & Q(source=Rating.Source.SIMULATED), distinct=True),
         prompts=Count("comparison__prompt", filter=taken, distinct=True),
         human=Count("id", filter=taken & Q(source=Rating.Source.HUMAN)),
         demo=Count("id", filter=taken & Q(source=Rating.Source.DEMO)),

@@ -5,16 +5,24 @@ from math import floor, log10, sqrt
 from typing import Any
 
 from django.utils.formats import get_format
+from django.utils.translation import get_language_bidi
 from django.utils.translation import gettext as _
 
 EMPTY = "–"
 MINUS = "\N{MINUS SIGN}"
+ISOLATE, END_ISOLATE = "\N{LEFT-TO-RIGHT ISOLATE}", "\N{POP DIRECTIONAL ISOLATE}"
 
 
 def in_figures(text: str) -> str:
     """A number written as in English, ``1,234.5``, with the separators of the reader's language."""
     marks = {",": get_format("THOUSAND_SEPARATOR"), ".": get_format("DECIMAL_SEPARATOR")}
     return text.translate(str.maketrans(marks))
+
+
+def signed(number: str) -> str:
+    """A number with its minus as print has it; between right-to-left words its signs would go to the wrong end."""
+    shown = number.replace("-", MINUS)
+    return f"{ISOLATE}{shown}{END_ISOLATE}" if MINUS in shown and get_language_bidi() else shown
 
 
 def say_duration(seconds: float | None) -> str:
@@ -55,10 +63,10 @@ def say_value(value: Any, unit: str = "") -> str:
     if value != value:
         return _("not a number")
     if unit == "share":
-        return f"{in_figures(f'{100 * value:.1f}')} %".replace("-", MINUS)
+        return signed(f"{in_figures(f'{100 * value:.1f}')} %")
     if isinstance(value, int) or (unit == "verdicts" and value.is_integer()):
-        return in_figures(f"{value:,.0f}").replace("-", MINUS)
-    return in_figures(say_number(value)).replace("-", MINUS)
+        return signed(in_figures(f"{value:,.0f}"))
+    return signed(in_figures(say_number(value)))
 
 
 def say_number(value: float) -> str:
@@ -76,8 +84,10 @@ def say_number(value: float) -> str:
 
 def say_difference(value: Any) -> str:
     """A value that may be negative, with its sign: ``+0.412``."""
+    if not isinstance(value, int | float) or not value > 0:
+        return say_value(value)
     said = say_value(value)
-    return f"+{said}" if isinstance(value, int | float) and value > 0 else said
+    return f"{ISOLATE}+{said}{END_ISOLATE}" if get_language_bidi() else f"+{said}"
 
 
 def say_ends(low: Any, high: Any) -> str:

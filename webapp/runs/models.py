@@ -19,7 +19,7 @@ class Run(models.Model):
     class Kind(models.TextChoices):
         SFT = "sft", "fine-tuning"
         REWARD = "reward", "reward model"
-        POLICY = "policy", "policy (PPO)"
+        POLICY = "policy", "policy"
         EVALUATE = "evaluate", "evaluation"
 
     class State(models.TextChoices):
@@ -107,6 +107,11 @@ class Run(models.Model):
     @property
     def is_finished(self) -> bool:
         return self.state in self.FINISHED
+
+    @property
+    def algorithm(self) -> str:
+        """Of a policy run, what it improves the policy by: ``PPO``, ``RLOO`` or ``GRPO``; of any other run, empty."""
+        return str(self.config.get("algorithm", "ppo")).upper() if self.kind == self.Kind.POLICY else ""
 
 
 class RunEvent(models.Model):

@@ -75,6 +75,8 @@ class Counts:
     ai: int
     raters: int
     ties: int
+    people: int = 0  # of the raters, where they were counted apart
+    simulated_raters: int = 0
     demonstrations: int = 0  # that these ratings chose, where they were asked for that
     written: int = 0  # of those, by raters
 
@@ -98,6 +100,8 @@ def counts_now(found: RatingCounts) -> Counts:
         simulated=found.simulated,
         ai=0,
         raters=found.raters,
+        people=found.people,
+        simulated_raters=found.simulated_raters,
         ties=found.ties,
     )
 
@@ -154,7 +158,6 @@ class Outlook:
     """The loop board with what follows from it."""
 
     board: selectors.Board
-    raters: int
 
     @property
     def versions(self) -> list[Version]:
@@ -261,8 +264,7 @@ class Outlook:
 
 def look_at_board(project: Project) -> Outlook:
     """The loop board of a project; as many queries for a large project as for a small one."""
-    people = Membership.objects.filter(project=project, role=Membership.Role.RATER, user__is_simulated=False)
-    return Outlook(board=selectors.board(project), raters=people.count())
+    return Outlook(board=selectors.board(project))
 
 
 # --- A run -----------------------------------------------------------------------------------------------------------
@@ -274,13 +276,13 @@ class LastValue:
 
     metric: str
     help: str
-    unit: str
+    unit: str  # in English, as ``say_value`` knows it
     first: float | None
     value: float | None
 
     @property
     def spoken_unit(self) -> str:
-        return "" if self.unit == "share" else AXIS_UNITS.get(self.unit, self.unit)
+        return "" if self.unit == "share" else said(AXIS_UNITS.get(self.unit, self.unit))
 
 
 @dataclass(frozen=True)
@@ -395,7 +397,7 @@ def read_last_values(kind: str, rows: Sequence[Mapping[str, Any]]) -> list[LastV
     for name, (help, unit) in charts.metrics_of(kind).items():
         values = [row[name] for row in rows if row.get(name) is not None]
         if values:
-            found.append(LastValue(name, said(help), said(unit), values[0], values[-1]))
+            found.append(LastValue(name, said(help), unit, values[0], values[-1]))
     return found
 
 
@@ -689,7 +691,7 @@ class Family:
 
 def family_of(project: Project, reader: User) -> Family:
     """The family tree of a project's policies, as ``reader`` may see it; constant in queries."""
-    look = Outlook(board=selectors.board(project), raters=0)
+    look = Outlook(board=selectors.board(project))
     versions = {version.policy.pk: version for version in look.all_versions}
     picture = tree.plant([version.policy for version in versions.values()])
     sources = sources_of([version.policy for version in versions.values()], reader)

@@ -312,7 +312,8 @@ def queue_run(
             )
     except IntegrityError as error:  # the lock is the project's: only another project can have taken the key meanwhile
         raise RequestReused from error
-    note(run, "queued", f"{run.get_kind_display()} {'of' if kind == Run.Kind.EVALUATE else 'from'} {policy}")
+    what = f"{run.get_kind_display()} ({run.algorithm})" if run.algorithm else run.get_kind_display()
+    note(run, "queued", f"{what} {'of' if kind == Run.Kind.EVALUATE else 'from'} {policy}")
     record_audit(actor=actor, action=f"run.{kind}", target=f"{project.slug} run {run.number}")
     transaction.on_commit(partial(queue.ring, run.pk), robust=True)  # a hint: the reaper rings anyway
     return run
