@@ -1,4 +1,4 @@
-"""The optimiser steps of a policy run: of the policy and, with PPO, of the critic, each on some of a round's responses."""
+"""The optimiser steps of a policy run: of the policy and, with PPO, of the critic, each on a minibatch of responses."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
