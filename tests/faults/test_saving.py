@@ -108,12 +108,12 @@ def test_26_a_kill_at_any_point_of_a_save_leaves_the_old_or_the_new_and_never_a_
     assert state.step == (2 * INTERVAL if is_renamed else INTERVAL)
     assert whole_checkpoints(run) == []
 
-    # The checkpoint: none is found, or the whole one. Before it, step 4 is saved anew where it was lost.
-    earlier = 0 if is_renamed else times
+    # The checkpoint: none is found, or the whole one. Before it, step 4 is saved anew where it was lost, and the last step.
+    earlier = times if is_renamed else 2 * times
     assert train(run, f"{point}:{earlier + 1}") == -signal.SIGKILL
     state = RunDirectory(run.path).load_state()
     assert state is not None
-    assert state.step == 2 * INTERVAL
+    assert state.step == 2 * INTERVAL + 1
     assert not list((run.path / "state").glob(".writing-*"))  # the next start has cleared away what was half written
     assert [path.name for path in whole_checkpoints(run)] == ([undisturbed] if is_renamed else [])
 

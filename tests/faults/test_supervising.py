@@ -73,7 +73,7 @@ def test_a_process_that_goes_on_inside_of_a_round_is_tried_on_and_on(ask_policy,
 
 
 def test_two_processes_train_a_run_together_and_go_on_when_one_is_killed(ask, hurried, monkeypatch):
-    monkeypatch.setenv("STEERSMAN_FAILPOINT", "before-manifest:3")  # two saves, then the first process dies
+    monkeypatch.setenv("STEERSMAN_FAILPOINT", "before-manifest:4")  # three saves, then the first process dies
     monkeypatch.setattr(Supervision, "pause", lambda self, seconds: None)
     run = ask(epochs=3, processes=2)
     assert supervise(run.pk)
