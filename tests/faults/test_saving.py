@@ -108,7 +108,7 @@ def test_26_a_kill_at_any_point_of_a_save_leaves_the_old_or_the_new_and_never_a_
     assert state.step == (2 * INTERVAL if is_renamed else INTERVAL)
     assert whole_checkpoints(run) == []
 
-    # The checkpoint: none is found, or the whole one. Before it, step 4 is saved anew where it was lost, and the last one.
+    # The checkpoint: none is found, or the whole one. Before it come step 4, where it was lost, and the last step.
     earlier = times if is_renamed else 2 * times
     assert train(run, f"{point}:{earlier + 1}") == -signal.SIGKILL
     state = RunDirectory(run.path).load_state()
