@@ -166,6 +166,8 @@ def test_members_differ_and_their_scores_become_one(ensemble):
     ensemble.normalise(sequences)
     members = ensemble.member_scores(sequences)
     assert members.shape == (3, 3)
+    alone = join_sequences(PROMPTS[:1], RESPONSES[:1])
+    assert_close(ensemble.member_scores(alone), members[:, :1])  # whatever stands beside it
     assert_close(members.mean(1), torch.zeros_like(members[:, 0]), atol=1e-5, rtol=0)
     assert_close(members.std(1, correction=0), torch.ones_like(members[:, 0]), atol=1e-4, rtol=0)
     assert not torch.allclose(members[0], members[1], atol=1e-2)
