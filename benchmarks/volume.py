@@ -198,7 +198,7 @@ def acts_of(project: Any, rater: Any) -> dict[str, Callable[[], Any]]:
         "claim": claimed,
         "ahead": fetch_ahead,
         "judge": judge,
-        "show": lambda: selectors.shown(claimed()),
+        "show": lambda: selectors.shown(claimed(), project),
         "count_today": lambda: selectors.rated_today(rater, project),
         "undo": lambda: selectors.act_before(rater, project),
         "pause": lambda: release_all(rater=rater, project=project),

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import time
 from dataclasses import dataclass, field
 
 from django.db import connection
@@ -50,6 +51,15 @@ def let_a_day_pass() -> None:
         cursor.execute("SET LOCAL session_replication_role = replica")  # no trigger fires
         cursor.execute("UPDATE feedback_rating SET created_at = created_at - interval '25 hours'")
         cursor.execute("SET LOCAL session_replication_role = origin")
+
+
+def until_another_waits(seconds: float = 10) -> None:
+    """Return when another transaction waits for a lock, such as one that this one holds."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    end = time.monotonic() + seconds
+    with connection.cursor() as cursor:
+        while time.monotonic() < end and cursor.execute(waiting).fetchone() == (0,):
+            time.sleep(0.01)
 
 
 def sha256(text: str) -> str:

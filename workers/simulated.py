@@ -190,7 +190,7 @@ def rate_one(rater: SimulatedRater, project: Project) -> bool:
 def next_item(rater: SimulatedRater, project: Project) -> ShownItem | None:
     """What the rater judges next; what takes more than a taste, such as writing, is passed by for others."""
     while presentation := services.claim(rater=rater.user, project=project):
-        item = selectors.shown(presentation)
+        item = selectors.shown(presentation, project)
         if item.kind in JUDGED:
             return item
         services.skip(rater=rater.user, project=project, token=item.token, reason="expertise")

@@ -94,7 +94,7 @@ def project(transactional_db: None, steersman_data: Path) -> Project:
         )
         feedback.make_items(project=made, samples_by_prompt={prompt.pk: samples})
     while (presentation := feedback.claim(rater=rater, project=made)) is not None:
-        shown = feedback_selectors.shown(presentation)
+        shown = feedback_selectors.shown(presentation, made)
         assert shown.right_text is not None
         choice = "2" if shown.left_text.count("good") > shown.right_text.count("good") else "6"
         feedback.submit(rater=rater, project=made, token=shown.token, submission_id=uuid.uuid4(), choice=choice)

@@ -176,7 +176,7 @@ def test_a_rater_sees_nothing_that_tells_the_policy(studio):
     project = studio.ready_project(guideline_body="Be fair.")
     studio.items(project, pairs=1)
     presentation = studio.shown(studio.rater(project), project)
-    page = shown(presentation)
+    page = shown(presentation, project)
     assert page.guideline_version == 1
     told = {str(value) for value in dataclasses.asdict(page).values()}
     comparison = presentation.slot.comparison

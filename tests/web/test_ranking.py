@@ -33,7 +33,7 @@ def test_a_ranking_of_six_takes_as_many_queries_as_one_of_three(studio, django_a
         ranking(studio, project, count)
         presentation = studio.shown(ada, project)
         with django_assert_num_queries(2):
-            item = shown(presentation)
+            item = shown(presentation, project)
         assert len(item.answers) == count
         with django_assert_num_queries(4):
             found = find_presentation(rater=ada, project=project, token=presentation.token)
@@ -82,7 +82,7 @@ def test_places_are_stored_against_samples_and_told_again_in_the_order_that_was_
     ada = studio.rater(project)
     presentation = studio.shown(ada, project)
     assert sorted(presentation.order) == [0, 1, 2, 3]
-    assert list(shown(presentation).answers) == [item.samples[index].text for index in presentation.order]
+    assert list(shown(presentation, project).answers) == [item.samples[index].text for index in presentation.order]
     rating = studio.say(ada, presentation, "2,1,4,1").rating  # a gap, and two that share the first place
     places = {presentation.samples[index].pk: place for index, place in enumerate([2, 1, 3, 1])}
     assert rating.details == {"places": {str(key): place for key, place in places.items()}}

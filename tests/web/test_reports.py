@@ -1,18 +1,17 @@
 """Reporting an item hides it from its reporter at once and tells the admins, who settle it."""
 
 import threading
-import time
 from datetime import timedelta
 
 import pytest
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models import Count
 from django.test import Client
 from django.utils import timezone
 
 from tests.hostile import HOSTILE
 from tests.markup import see
-from tests.studio import Studio, open_studio
+from tests.studio import Studio, open_studio, until_another_waits
 from tests.web.test_pages_rate import HTMX, enter, look, url
 from webapp.accounts.models import Audit
 from webapp.feedback.models import Rating, Report, Skip, Slot
@@ -142,9 +141,6 @@ def test_the_words_of_a_report_are_shown_as_text(studio, rater, admin):
         assert elements_of(admin, url(studio, "ratings/")) == plain, text[:80]
 
 
-WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-
-
 @pytest.mark.django_db(transaction=True)
 def test_of_two_admins_who_settle_reports_of_one_item_at_once_one_does(at_once):
     studio = open_studio()
@@ -158,10 +154,7 @@ def test_of_two_admins_who_settle_reports_of_one_item_at_once_one_does(at_once):
         with transaction.atomic():
             said = settle(actor=studio.admin, project=studio.project, report=one, is_withdrawn=True)
             is_settled.set()
-            end = time.monotonic() + 10
-            with connection.cursor() as cursor:
-                while time.monotonic() < end and cursor.execute(WAITING).fetchone() == (0,):
-                    time.sleep(0.01)  # until the other one waits for this transaction
+            until_another_waits()
         return said
 
     def dismiss() -> bool:

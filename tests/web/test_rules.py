@@ -45,7 +45,7 @@ def test_each_item_asks_one_rule_and_the_least_asked_comes_first(studio):
     items = ask(studio, project, 4)  # asked 3, 3 and never: it takes three turns to draw level, then the first is next
     assert [item.rule.text for item in items] == ["A third one."] * 3 + [RULES[0]]
     presentation = studio.shown(studio.rater(project), project)
-    assert shown(presentation).rule == presentation.slot.comparison.rule.text
+    assert shown(presentation, project).rule == presentation.slot.comparison.rule.text
 
 
 def test_without_a_rule_the_answer_is_judged_by_itself(studio):

@@ -38,7 +38,7 @@ def test_a_verdict_is_kept_for_each_turn_and_the_last_one_is_the_ratings_own(stu
     project, item = asked(studio)
     ada = studio.rater(project)
     presentation, key = studio.shown(ada, project), uuid4()
-    assert shown(presentation).replies == tuple(turns_in_order(item))
+    assert shown(presentation, project).replies == tuple(turns_in_order(item))
     rating = studio.say(ada, presentation, "1,2,3", Extras(reason="odd"), submission_id=key).rating
     assert (rating.verdict, rating.details, rating.reason) == (0, {"turns": [1, -1, 0]}, "odd")
     assert list(rating.turn_verdicts.values_list("ordinal", "verdict", "text_sha256")) == [
@@ -135,7 +135,7 @@ def test_the_share_of_turns_fills_the_queue_with_one_answer_each(studio):
 def test_a_simulated_rater_judges_each_turn_by_its_worth(studio):
     turns = [("user", "a"), ("assistant", "A wonderful, superb film."), ("user", "b")]
     project, _ = asked(studio, turns, text="A terrible waste, an awful mess.")
-    item = shown(studio.shown(studio.rater(project), project))
+    item = shown(studio.shown(studio.rater(project), project), project)
     rater = SimulatedRater(User(), 5.0, random.Random(0))
     found = [rater.choose(item) for _ in range(50)]
     assert found.count("1,2") > 45

@@ -18,7 +18,7 @@ from tests.workers.conftest import make_project
 from webapp.accounts.models import User
 from webapp.accounts.services import ensure_admin, use_login_link
 from webapp.projects.models import Project
-from webapp.projects.selectors import current_guideline, membership_of, prompt_counts
+from webapp.projects.selectors import current_guideline, part_in, prompt_counts
 from webapp.projects.services import create_project, split_of
 from webapp.projects.welcome import is_due
 from webapp.registry.models import Checkpoint, Promotion
@@ -57,7 +57,7 @@ def test_the_demo_is_made_once(db, steersman_data, make_policy, tmp_path, openin
     assert [pair.best for pair in pairs] == ["a", "b", "a", "tie", "b"]
     assert all(pair.explanation and pair.left != pair.right for pair in pairs)
     admin = User.objects.get()
-    assert is_due(admin, project, membership_of(admin, project)), "the first admin rates too"
+    assert is_due(admin, part_in(admin, project.slug)), "the first admin rates too"
     pairs[0].delete()
     second, _ = call("prepare_demo", policy=policy.path)
     assert project.practice_pairs.count() == 4, "what an admin took away does not come back"

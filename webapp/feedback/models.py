@@ -1,7 +1,8 @@
 """What raters see and say: samples, comparisons, slots, presentations, ratings, skips and flags."""
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
@@ -12,6 +13,8 @@ from django.utils.translation import gettext_lazy
 from webapp.ids import uuid7
 from webapp.projects.models import Guideline, Project, Prompt, Rule
 from webapp.registry.models import Checkpoint, SamplingSettings
+
+T = TypeVar("T")
 
 
 class Sample(models.Model):
@@ -222,10 +225,13 @@ class Presentation(models.Model):
     @property
     def samples(self) -> list[Sample]:
         """The samples in the order in which they were shown."""
-        samples = self.slot.comparison.samples
+        return self.as_they_stood(self.slot.comparison.samples)
+
+    def as_they_stood(self, of_samples: Sequence[T]) -> list[T]:
+        """What is known of each sample, in the order of their ids, in the order in which they were shown."""
         if self.order:
-            return [samples[index] for index in self.order]
-        return samples if self.first_is_left else samples[::-1]
+            return [of_samples[index] for index in self.order]
+        return list(of_samples if self.first_is_left else reversed(of_samples))
 
 
 class Rating(models.Model):

@@ -3,30 +3,67 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from django.db.models import Count, Exists, Max, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Now, TruncDay
 
 from webapp.accounts.models import User
-from webapp.feedback.models import TOKENS, Comparison, Presentation, Rating, Skip, Slot, load_rankings
+from webapp.feedback.models import TOKENS, Comparison, FurtherSample, Presentation, Rating, Skip, Slot, load_rankings
 from webapp.feedback.modes import Extras, choice_as_pressed
 from webapp.feedback.shown import ShownItem, ShownTurn
 from webapp.projects.models import Membership, Project
 
+READ = (
+    *(f"slot__comparison__{name}" for name in ("kind", "prompt__text", "prompt__turns", "first__text", "second__text")),
+    "slot__comparison__rule__text",
+    "guideline__version",
+)
 
-def shown(presentation: Presentation) -> ShownItem:
-    """What stood, or is to stand, on the rater's page (one query; of a ranking two)."""
-    found = Presentation.objects.select_related(*(name.removeprefix("presentation__") for name in SHOWN)).get(
-        pk=presentation.pk
+
+def shown(presentation: Presentation, project: Project) -> ShownItem:
+    """What stood, or is to stand, on the rater's page of the item's project (one query; of a ranking two).
+
+    Only what is read is fetched: every verdict waits for this.
+    """
+    row = Presentation.objects.values_list(*READ).get(pk=presentation.pk)
+    kind, prompt_text, turns, first, second, rule, guideline_version = row
+    texts = [first] if second is None else [first, second]
+    if kind == Comparison.Kind.RANKING:
+        further = FurtherSample.objects.filter(comparison__slots=presentation.slot_id)
+        texts += further.values_list("sample__text", flat=True)
+    return made_item(
+        project,
+        kind=kind,
+        prompt_text=prompt_text,
+        answers=presentation.as_they_stood(texts),
+        token=presentation.token,
+        guideline_version=guideline_version,
+        rule=rule or "",
+        turns=turns,
     )
-    load_rankings([found.slot.comparison])
-    return item_of(found)
 
 
 def item_of(presentation: Presentation) -> ShownItem:
     """``shown`` for a presentation whose relations were loaded (a ranking's samples too, else it takes a query)."""
-    comparison, project = presentation.slot.comparison, presentation.slot.project
+    comparison = presentation.slot.comparison
+    return made_item(
+        presentation.slot.project,
+        kind=comparison.kind,
+        prompt_text=comparison.prompt.text,
+        answers=[sample.text for sample in presentation.samples],
+        token=presentation.token,
+        guideline_version=presentation.guideline.version if presentation.guideline else None,
+        rule=comparison.rule.text if comparison.rule else "",
+        turns=comparison.prompt.turns,
+    )
+
+
+def made_item(
+    project: Project, *, kind: str, answers: Sequence[str], turns: Sequence[dict[str, str]], **rest: Any
+) -> ShownItem:
+    """An item under its project's question."""
     questions: dict[str, str] = {
         Comparison.Kind.PAIR: project.question,
         Comparison.Kind.RANKING: project.ranking_question,
@@ -35,15 +72,12 @@ def item_of(presentation: Presentation) -> ShownItem:
         Comparison.Kind.TURNS: project.turns_question,
     }
     return ShownItem(
-        kind=comparison.kind,
-        question=questions.get(comparison.kind, project.single_question),
+        kind=kind,
+        question=questions.get(kind, project.single_question),
         prompt_label=project.prompt_label,
-        prompt_text=comparison.prompt.text,
-        answers=tuple(sample.text for sample in presentation.samples),
-        token=presentation.token,
-        guideline_version=presentation.guideline.version if presentation.guideline else None,
-        rule=comparison.rule.text if comparison.rule else "",
-        turns=tuple(ShownTurn(turn["role"], turn["text"]) for turn in comparison.prompt.turns),
+        answers=tuple(answers),
+        turns=tuple(ShownTurn(turn["role"], turn["text"]) for turn in turns),
+        **rest,
     )
 
 
@@ -147,7 +181,7 @@ def own_item(rater: User, project: Project, token: UUID) -> JudgedItem:
     if ratings:
         found = judged(ratings)[0]
     elif skip := Skip.objects.filter(rater=rater, comparison=comparison).first():
-        found = JudgedItem(shown(presentation), None, skip.created_at)
+        found = JudgedItem(shown(presentation, project), None, skip.created_at)
     else:
         raise Presentation.DoesNotExist
     return replace(found, may_revise=may_revise(rater, project, comparison))
@@ -222,8 +256,8 @@ def progress(rater: User, project: Project) -> Progress:
 
 def rated_today(rater: User, project: Project) -> int:
     """What ``progress`` says of today, alone: it stands on every page of a rater (one query, by index)."""
-    of_today = Rating.objects.filter(rater=rater, created_at__gte=TruncDay(Now()))
-    return of_today.filter(project=project, is_current=True).count()
+    of_today = {"created_at__gte": TruncDay(Now()), "is_current": True}
+    return Rating.objects.filter(rater=rater, project=project, **of_today).count()
 
 
 @dataclass(frozen=True, slots=True)

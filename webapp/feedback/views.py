@@ -41,7 +41,7 @@ from webapp.feedback.welcome_views import welcomed_first
 from webapp.projects.access import MemberRequest, admin_required, member_required
 from webapp.projects.models import Project
 from webapp.projects.prose import to_html
-from webapp.projects.selectors import current_guideline, is_project_admin, membership_of
+from webapp.projects.selectors import current_guideline, is_project_admin
 from webapp.streams import streamed
 
 LOOKS = 18  # re-checks of an empty page by itself, ten seconds apart
@@ -164,7 +164,7 @@ def refused_item(request: MemberRequest, project: Project, form: forms.Form) -> 
         found = services.find_presentation(rater=request.user, project=project, token=token)
     except (forms.ValidationError, TokenUnknown):
         return None
-    return selectors.shown(found)
+    return selectors.shown(found, project)
 
 
 def show_again(
@@ -252,7 +252,7 @@ def show_item(request: MemberRequest, project: Project, told: Told | None, *, wa
     is_resting = not is_fragment and "paused" in request.GET
     may_claim = wants_item and not project.is_paused and not is_resting
     presentation = services.claim(rater=request.user, project=project, beside=beside) if may_claim else None
-    context = item_context(request, project, selectors.shown(presentation) if presentation else None)
+    context = item_context(request, project, selectors.shown(presentation, project) if presentation else None)
     context |= {
         "told": told,
         "is_fragment": is_fragment,
@@ -307,7 +307,7 @@ def frame_context(request: MemberRequest, project: Project) -> dict[str, Any]:
     guideline = current_guideline(project)
     if guideline is None:
         return context
-    membership = membership_of(request.user, project)
+    membership = request.part.membership
     return context | {
         "guideline": guideline,
         "guideline_html": to_html(guideline.body),

@@ -22,7 +22,7 @@ from webapp.projects import welcome
 from webapp.projects.access import MemberRequest, ProjectView, member_required
 from webapp.projects.models import PracticePair, Project
 from webapp.projects.prose import to_html
-from webapp.projects.selectors import current_guideline, membership_of
+from webapp.projects.selectors import current_guideline
 
 NOBODY = UUID(int=0)
 
@@ -36,9 +36,9 @@ def welcomed_first(view: ProjectView) -> ProjectView:
 
     @wraps(view)
     def guarded(request: MemberRequest, project: Project, /, *args: object, **kwargs: object) -> HttpResponseBase:
-        membership = membership_of(request.user, project)
+        membership = request.part.membership
         is_script = request.htmx or request.headers.get("X-Requested-With") == "fetch"
-        if welcome.is_due(request.user, project, membership):
+        if welcome.is_due(request.user, request.part):
             if is_script:
                 return HttpResponse("first visit\n", content_type="text/plain", status=403)
             if request.method == "POST":
@@ -86,7 +86,7 @@ class Answered:
 @require_http_methods(["GET", "POST"])
 def practise(request: MemberRequest, project: Project) -> HttpResponse:
     """The next practice pair; a POST answers it and shows why that was right or not."""
-    membership = membership_of(request.user, project)
+    membership = request.part.membership
     if membership and project.consent and membership.consented_at is None:
         return redirect("feedback:welcome", project.slug)
     pair, number, count = welcome.next_pair(request.user, project)

@@ -21,6 +21,7 @@ class MemberRequest(HttpRequest):
 
     user: User
     htmx: HtmxDetails
+    part: selectors.Part  # of a view that is open to members
 
 
 class ProjectView(Protocol):
@@ -45,7 +46,11 @@ def guard(view: ProjectView, role: str | None) -> Callable[..., HttpResponseBase
         if not request.user.is_authenticated:
             return ask_to_log_in(request)
         try:
-            project = selectors.project_for(request.user, slug, role=role)
+            if role is None:
+                request.part = selectors.part_in(request.user, slug)
+                project = request.part.project
+            else:
+                project = selectors.project_for(request.user, slug, role=role)
         except Project.DoesNotExist:
             raise Http404("no such project, or no part in it") from None
         return view(request, project, *args, **kwargs)

@@ -239,7 +239,7 @@ def guideline(request: MemberRequest, project: Project) -> HttpResponse:
     ):
         messages.success(request, _("The guideline is saved. It holds from now on."))
         return redirect("projects:guideline", project.slug)
-    member = selectors.membership_of(request.user, project)
+    member = request.part.membership
     if not form.is_bound:
         form = GuidelineForm(initial={"body": current.body if current else ""})
     context = {

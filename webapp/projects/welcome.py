@@ -9,22 +9,23 @@ from webapp.accounts.models import User
 from webapp.accounts.services import record_audit
 from webapp.errors import SettingsRefused
 from webapp.projects.models import Membership, PracticePair, Project
-from webapp.projects.selectors import current_guideline, membership_of
+from webapp.projects.selectors import Part, current_guideline, membership_of
 from webapp.projects.services import confirm_guideline
 
 MOST_PAIRS = 10
 
 
-def is_due(user: User, project: Project, membership: Membership | None) -> bool:
+def is_due(user: User, part: Part) -> bool:
     """Whether the first visit is still before this member: there is something left to agree to or to practise.
 
     Whoever has never agreed is asked, be the practice over or not: an admin may write what is agreed to later.
     """
+    membership = part.membership
     if membership is None or user.is_simulated:
         return False
-    if project.consent and membership.consented_at is None:
+    if part.project.consent and membership.consented_at is None:
         return True
-    return membership.welcomed_at is None and membership.practised < project.practice_pairs.count()
+    return membership.welcomed_at is None and membership.practised < part.project.practice_pairs.count()
 
 
 def consent_to(*, user: User, project: Project) -> None:
