@@ -25,8 +25,8 @@ class EventLog:
         try:
             if self.descriptor is None:
                 self.descriptor = self.open()
-            written = os.write(self.descriptor, b"\n" + line if self.is_torn else line)
-            self.is_torn = written < len(line)
+            line = b"\n" + line if self.is_torn else line
+            self.is_torn = os.write(self.descriptor, line) < len(line)
         except OSError as error:
             print(f"event not written ({error}): {line.decode().strip()}", file=sys.stderr, flush=True)
 

@@ -17,6 +17,7 @@ from rlhf_core.training.groups import derive_group_lessons, token_weights
 from rlhf_core.training.ppo import PolicyTrainer, train_policy
 from rlhf_core.training.ppo_models import make_models
 from rlhf_core.training.run_directory import RunDirectory, RunStopped, read_events
+from tests.core.small_rounds import even_tokens
 
 SMALL = dict(
     group_size=2,
@@ -37,10 +38,6 @@ ALGORITHMS = [("rloo", "deviation"), ("grpo", "deviation"), ("grpo", "none")]
 
 def settings(algorithm="rloo", scaling="deviation", **changes):
     return PolicyConfig(**{**SMALL, "algorithm": algorithm, "group_scaling": scaling, **changes})
-
-
-def even_tokens(prompts, responses):
-    return torch.tensor([sum(token % 2 == 0 for token in response) / len(response) for response in responses])
 
 
 def make_trainer(palm, config, score=even_tokens):

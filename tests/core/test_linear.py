@@ -4,8 +4,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from rlhf_core.modules.linear import ROWS_FOR_ONEDNN, adapted_linear, gated_feed_forward, linear
+from rlhf_core.modules.linear import (
+    PRODUCTS_FOR_ONEDNN,
+    ROWS_FOR_ONEDNN,
+    adapted_linear,
+    gated_feed_forward,
+    linear,
+    weight_gradient,
+)
 
 
 def plain_feed_forward(x, weight_in, weight_out):
@@ -50,6 +58,30 @@ def test_values_and_gradients_are_the_plain_ones(rows, frozen, function, plain, 
     for value, wanted in zip(found, expected, strict=True):
         if value is not None:
             assert_close(value, wanted, rtol=1e-4, atol=1e-5)
+
+
+class Called(TorchDispatchMode):
+    """Notes the names of the operations that are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("width_out", "width_in"), [(8, 128), (128, 8)])
+@pytest.mark.parametrize("is_enough", [True, False])
+def test_many_rows_are_summed_by_onednn_however_few_the_entries(width_out, width_in, is_enough):
+    rows = PRODUCTS_FOR_ONEDNN // (width_out * width_in) - (not is_enough)
+    grad, x = (random(rows, width, seed=width).detach() for width in (width_out, width_in))
+    with Called() as called:
+        found = weight_gradient(grad.float().view(1, rows, -1), x.float().view(1, rows, -1))
+    is_reached = any(name.startswith("mkldnn") for name in called.names)
+    assert is_reached == (is_enough and torch.backends.mkldnn.is_available())
+    assert_close(found.double(), grad.T @ x, rtol=1e-4, atol=1e-3)
 
 
 def test_dropout_leaves_out_that_share_of_the_products():

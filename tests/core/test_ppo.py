@@ -21,25 +21,10 @@ from rlhf_core.training.descent import descend
 from rlhf_core.training.lessons import Lessons
 from rlhf_core.training.ppo import PolicyTrainer, train_policy
 from rlhf_core.training.run_directory import RunDirectory, RunStopped, read_events
+from tests.core.small_rounds import SMALL_ROUNDS, even_tokens
 
-SMALL = dict(
-    updates=4,
-    rollout_batch_size=8,
-    minibatch_size=4,
-    ppo_epochs=2,
-    max_new_tokens=8,
-    learning_rate=1e-2,
-    critic_learning_rate=1e-2,
-    critic_warmup_updates=0,
-    kl_target=None,
-    save_interval=1,
-)
+SMALL = dict(**SMALL_ROUNDS, kl_target=None, save_interval=1)
 PROMPTS = [[1, 40, 41], [1, 50], [1, 60, 61, 62]]
-
-
-def even_tokens(prompts, responses):
-    """A score: the share of even tokens."""
-    return torch.tensor([sum(token % 2 == 0 for token in response) / len(response) for response in responses])
 
 
 def make_trainer(palm, score=even_tokens, end_id=2, *, lora=True, **settings):

@@ -11,6 +11,7 @@ from rlhf_core.modules.actor_critic import ActorCritic
 from rlhf_core.records import write_prompts
 from rlhf_core.training.ppo import PolicyTrainer, train_policy
 from rlhf_core.training.run_directory import RunDirectory, RunStopped, read_events, settings_digest
+from tests.core.small_rounds import even_tokens
 
 SETTINGS = dict(
     updates=3,
@@ -26,10 +27,6 @@ SETTINGS = dict(
     lora_rank=2,
     save_interval=2,
 )
-
-
-def even_tokens(prompts, responses):
-    return torch.tensor([sum(token % 2 == 0 for token in response) / len(response) for response in responses])
 
 
 class Killed(BaseException):

@@ -13,13 +13,10 @@ from rlhf_core.masking import masked_mean
 from rlhf_core.modules.actor_critic import ActorCritic
 from rlhf_core.modules.palm import PaLM
 from rlhf_core.training.ppo import PolicyTrainer
+from tests.core.small_rounds import even_tokens
 
 PROMPTS = [[1, 40, 41], [1, 50], [1, 60, 61, 62, 63, 64]]
 SMALL = dict(updates=4, rollout_batch_size=8, minibatch_size=8, ppo_epochs=2, max_new_tokens=8, critic_warmup_updates=0)
-
-
-def even_tokens(prompts, responses):
-    return torch.tensor([sum(token % 2 == 0 for token in response) / len(response) for response in responses])
 
 
 def make_trainer(palm, *, lora=True, **settings):

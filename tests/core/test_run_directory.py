@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from rlhf_core.training.run_directory import (
     read_events,
     settings_digest,
 )
+from rlhf_core.training.run_events import EventLog
 from rlhf_core.training.state import (
     optimizer_tensors,
     pack_tensors,
@@ -106,6 +108,20 @@ def test_a_line_torn_by_a_kill_does_not_spoil_the_next_one(run):
     assert [event["message"] for event in events] == ["first", "second"]
     assert offset == (run.path / "events.jsonl").stat().st_size
     assert read_events(run.path / "events.jsonl", offset) == ([], offset)
+
+
+def test_lines_that_a_full_disk_cut_do_not_spoil_those_after_them(tmp_path):
+    path = tmp_path / "events.jsonl"
+    log, unlimited = EventLog(path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    log.write({"message": "first"})
+    try:
+        for message, taken in (("second", 5), ("third", len('\n{"message": "third"}'))):  # of the third all but its end
+            resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + taken, unlimited[1]))
+            log.write({"message": message})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    log.write({"message": "fourth"})
+    assert [event["message"] for event in read_events(path)[0]] == ["first", "third", "fourth"]
 
 
 def test_a_line_still_being_written_is_left_for_the_next_reading(run):

@@ -16,24 +16,10 @@ from rlhf_core.modules.actor_critic import ActorCritic
 from rlhf_core.modules.palm import PaLM
 from rlhf_core.training.ppo import PolicyTrainer
 from rlhf_core.training.ppo_models import make_models
+from tests.core.small_rounds import SMALL_ROUNDS, even_tokens
 
 PROMPTS = [[1, 40, 41], [1, 50], [1, 60, 61, 62, 63, 64]]
-SMALL = PolicyConfig(
-    critic_trunk="policy",
-    updates=4,
-    rollout_batch_size=8,
-    minibatch_size=4,
-    ppo_epochs=2,
-    max_new_tokens=8,
-    learning_rate=1e-2,
-    critic_learning_rate=1e-2,
-    critic_warmup_updates=0,
-    lora_rank=2,
-)
-
-
-def even_tokens(prompts, responses):
-    return torch.tensor([sum(token % 2 == 0 for token in response) / len(response) for response in responses])
+SMALL = PolicyConfig(**SMALL_ROUNDS, critic_trunk="policy", lora_rank=2)
 
 
 def make_trainer(palm, *, moved=True, **settings):

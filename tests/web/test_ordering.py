@@ -63,6 +63,14 @@ def test_at_most_one_item_a_prompt_comes_first(studio, project, doubt):
     assert priorities(project) == {same[0].pk: 0, same[1].pk: 1, others[0].pk: 1, others[1].pk: 1}
 
 
+def test_where_items_are_rated_several_times_fewer_of_them_come_first(studio, doubt, project):
+    project = update_project(actor=studio.admin, project=project, choice="uncertain", buffer_target=8, overlap=2)
+    one, two = studio.items(project, pairs=2)
+    assert Slot.objects.filter(project=project).count() == 4
+    reward_model = doubt((one, (0.1, 0.1)), (two, (0.2, 0.2)))
+    assert order_queue(project=project, reward_model=reward_model) == [two.pk], "a quarter of four items, not of eight"
+
+
 def test_who_came_first_goes_back_and_what_a_rater_holds_is_left_alone(studio, project, doubt):
     one, two, three = studio.items(project, singles=3)
     reward_model = doubt((one, [0.1]), (two, [0.3]), (three, [0.2]))

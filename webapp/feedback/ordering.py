@@ -22,7 +22,8 @@ def order_queue(*, project: Project, reward_model: Checkpoint | None) -> list[UU
     """
     chosen: list[UUID] = []
     if project.choice == Project.Choice.UNCERTAIN and reward_model is not None:
-        chosen = most_uncertain(project, reward_model, limit=max(1, project.buffer_target // SHARE))
+        kept_ready = project.buffer_target // project.overlap  # the target counts wanted ratings, several an item
+        chosen = most_uncertain(project, reward_model, limit=max(1, kept_ready // SHARE))
     own = Subquery(Comparison.objects.filter(pk=OuterRef("comparison")).values("priority")[:1])
     waiting = Slot.objects.filter(project=project, state=Slot.State.OPEN)
     with transaction.atomic():
