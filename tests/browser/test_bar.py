@@ -1,7 +1,7 @@
 """The verdict bar and what stands around it: one row on a desktop, no keycaps on a phone, tables that go on."""
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, ViewportSize, expect
 
 from tests.browser.pages import READY, is_within, open_rater
 from tests.browser.test_modes import REVIEW
@@ -12,8 +12,8 @@ from webapp.projects.models import Rule
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-SMALL_DESKTOP = {"width": 1280, "height": 800}
-SMALL_PHONE = {"width": 390, "height": 844}
+SMALL_DESKTOP: ViewportSize = {"width": 1280, "height": 800}
+SMALL_PHONE: ViewportSize = {"width": 390, "height": 844}
 ENDS = """() => [...document.querySelectorAll(".verdict :is(button, .button, summary, .fives)")]
   .filter((one) => one.checkVisibility()).map((one) => Math.round(one.getBoundingClientRect().bottom))"""
 KEYCAPS = """() => [...document.querySelectorAll("kbd")].filter((one) => one.checkVisibility())
@@ -41,7 +41,7 @@ def add(studio: Studio, kind: str) -> None:
         studio.add_item("Opening", *("One.", "Two.", "Three.", "Four.")[: 4 if kind == "ranking" else 1], kind=kind)
 
 
-def at(context: BrowserContext, root: str, studio: Studio, size: dict[str, int]) -> Page:
+def at(context: BrowserContext, root: str, studio: Studio, size: ViewportSize) -> Page:
     page = open_rater(context, root, studio)
     page.set_viewport_size(size)
     return page

@@ -289,7 +289,7 @@ def item_context(
         context |= {"reason_length": REASON_LENGTH, "extras": extras}
         context["flags"] = [*project.flags, *(flag for flag in given if flag not in project.flags)]
         mode = mode_of(item.kind)
-        context |= {"mode": mode, "bar": mode.bar, "has_save": mode.has_save}
+        context |= {"mode": mode, "bar": mode.bar}
         context |= mode.page(project, item, choice, extras)
     else:
         look = request.GET.get("look", "")

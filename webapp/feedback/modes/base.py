@@ -111,7 +111,6 @@ class Mode(ABC):
     texts: ClassVar[str] = "feedback/_texts.html"
     bar: ClassVar[str] = "feedback/_steps.html"
     steps: ClassVar[tuple[Step, ...]] = ()
-    has_save: ClassVar[bool] = False  # whether it takes more than one key, and another one to save
 
     @abstractmethod
     def judge(self, choice: str, extras: Extras, presentation: Presentation) -> Judgement:
