@@ -439,7 +439,11 @@ def queue(request: MemberRequest, project: Project) -> HttpResponse:
         "source": source,
         "page": page,
         "rows": [
-            (rating, verdict_in_words(rating), None if rating.active_ms is None else rating.active_ms / 1000)
+            (
+                rating,
+                verdict_in_words(rating, project.axes),
+                None if rating.active_ms is None else rating.active_ms / 1000,
+            )
             for rating in page
         ],
     }
