@@ -50,7 +50,7 @@ WAYS: dict[str, Way] = {
     "rewrite": Way("rewrite", lambda number: ["e", "!", "Control+Enter"]),
     "turns": Way("turns", lambda number: ["1", str(number % 3 + 1), "Enter"]),
     "flags": Way("pair", lambda number: ["x", "1", "x", str(number % 7 + 1)], {"flags": ["spam", "harmful"]}),
-    "reason": Way("pair", lambda number: ["r", "o", "k", "Control+Enter", str(number % 7 + 1)]),
+    "reason": Way("pair", lambda number: ["r", "o", "k", "Escape", str(number % 7 + 1)]),
 }
 """By the name that ``--mode`` takes. Each mode of ``webapp.feedback.modes`` has one; some have a second."""
 

@@ -83,7 +83,7 @@ def test_a_pair_is_judged_by_keyboard_in_german(context, live_server, studio):
     page.keyboard.press("z")
     page.wait_for_selector("#item[data-judged][aria-busy=false]")
     expect(page.locator(".said strong")).to_have_text("Sie haben gesagt: A ist klar besser.")
-    page.keyboard.press("Enter")
+    page.keyboard.press("Escape")
     page.wait_for_selector(READY)
     assert abs(Rating.objects.get().verdict) == 2
     assert not wide

@@ -132,7 +132,7 @@ def test_flags_and_a_reason_take_keys_alone_and_survive_a_reload(watched, addres
     expect(page.locator("#reason-text")).to_be_focused()
     page.keyboard.type("It names a person: 12 sugpx?")
     look_at(page, "reason")
-    press(page, "Control+Enter")
+    press(page, "Escape")
     expect(page.locator("#reason > div")).to_be_hidden()
     page.reload()
     page.wait_for_selector(READY)

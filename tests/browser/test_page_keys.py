@@ -47,7 +47,7 @@ def test_own_keys_rate_and_stand_on_the_controls(context, live_server, studio):
     expect(page.locator(".said")).to_have_count(0)
     page.keyboard.press("2")
     expect(page.locator(".said")).to_contain_text("You said: A is clearly better.")
-    page.keyboard.press("Enter")
+    page.keyboard.press("Escape")
     expect(page.locator(".said")).to_have_count(0)
     press(page, "Shift+Semicolon")  # a colon: Shift is a part of it, and asks for no reason
     page.wait_for_function("() => localStorage.length === 0")

@@ -481,7 +481,7 @@ def test_undo_brings_the_item_back_with_its_verdict_and_another_replaces_it(page
     expect(page.locator("#progress")).to_have_text("2 rated today")
 
 
-def test_undo_goes_ten_deep_and_enter_keeps_what_was_said(page, address, studio):
+def test_undo_goes_ten_deep_and_escape_keeps_what_was_said(page, address, studio):
     studio.add_items(pairs=14)
     log_in(page, address)
     shown = []
@@ -496,7 +496,7 @@ def test_undo_goes_ten_deep_and_enter_keeps_what_was_said(page, address, studio)
         expect(page.locator(".said")).to_contain_text("You skipped" if back == 2 else "You said: A is slightly better")
     page.keyboard.press("u")
     expect(page.locator("#saved")).to_have_text("nothing more to undo")
-    page.keyboard.press("Enter")
+    page.keyboard.press("Escape")
     expect(page.locator(".said")).to_have_count(0)
     assert texts(page) == current
     assert Rating.objects.count() == 11

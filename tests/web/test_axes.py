@@ -1,13 +1,16 @@
 """Named axes of a single answer: beside the overall score, which alone is learned from; each may be left out."""
 
+import json
 import re
 from uuid import uuid4
 
 import pytest
+from django.urls import reverse
 
 from rlhf_core.records import ScoredResponse
 from tests.studio import enter, fields_of
 from webapp.errors import ChoiceInvalid, RemarkInvalid, SettingsRefused, SubmissionConflict
+from webapp.feedback.exports import rating_lines
 from webapp.feedback.models import Rating
 from webapp.feedback.modes import Extras, verdict_in_words
 from webapp.feedback.selectors import own_item
@@ -90,3 +93,26 @@ def test_pairs_of_a_project_with_axes_are_rated_as_ever(studio, scaled):
     html = enter(ada).get(f"/p/{scaled.slug}/rate/").content.decode()
     assert "<legend>" not in html
     assert re.findall(r'name="choice" value="(\d)"', html) == list("12345670")
+
+
+def test_lists_name_the_axes_in_the_order_of_the_project_and_then_those_that_it_has_given_up(studio):
+    axes = ["truthful", "kind", "helpful"]  # a database would name them kind, helpful, truthful
+    project = update_project(actor=studio.admin, project=studio.ready_project(), axes=axes)
+    studio.items(project, singles=1)
+    ada = studio.rater(project)
+    presentation = studio.shown(ada, project)
+    said = Extras(scores={"helpful": "3", "kind": "2", "truthful": "1"})
+    rating = studio.say(ada, presentation, "4", said).rating
+    own, admin = enter(ada), enter(studio.admin)
+    pages = [
+        (own, f"/p/{project.slug}/history/"),
+        (own, f"/p/{project.slug}/history/{presentation.token}/"),
+        (admin, f"/p/{project.slug}/ratings/"),
+        (admin, reverse("runs:rating", args=[project.slug, rating.pk])),
+    ]
+    for client, address in pages:
+        assert ", truthful 1, kind 2, helpful 3" in client.get(address).content.decode(), address
+    (line,) = (json.loads(line) for line in rating_lines(project))
+    assert line["words"] == "4 of 5, truthful 1, kind 2, helpful 3"
+    project = update_project(actor=studio.admin, project=project, axes=["helpful", "truthful"])
+    assert ", helpful 3, truthful 1, kind 2" in own.get(pages[0][1]).content.decode()

@@ -205,3 +205,16 @@ def test_a_guideline_that_changed_is_read_once_before_rating_goes_on(studio, rat
     assert page.redirect_chain == [(url(studio), 302)]
     assert page.status_code == 200
     assert "go to rating" not in rater.get(url(studio, "guideline/")).content.decode()
+
+
+def test_an_admin_finds_the_loop_on_the_pages_of_a_first_visit(studio, rater):
+    ask_consent(studio)
+    add_pairs(studio, "a")
+    loop = f'href="/p/{studio.project.slug}/"'
+    assert loop not in rater.get(url(studio, "rate/welcome/")).content.decode()
+    studio.project.memberships.update(role=Membership.Role.ADMIN)
+    assert loop in rater.get(url(studio, "rate/welcome/")).content.decode()
+    rater.post(url(studio, "rate/welcome/"))
+    page = rater.get(url(studio, "rate/practice/")).content.decode()
+    assert loop in page
+    assert "Practice 1 of 1." in page

@@ -175,6 +175,9 @@ def test_a_plain_form_judges_all_turns_and_history_shows_and_changes_them(studio
     history = client.get(f"/p/{project.slug}/history/").content.decode()
     assert "Turn 1 good, turn 2 bad, turn 3 unsure" in history
     assert ">Why not?</div>" in history
+    found = re.findall(r'<li><span class="tag">(\w+)</span> <span[^>]*>([^<]*)', history)
+    read = [text.strip() for text in turns_in_order(Comparison.objects.get())]
+    assert found == [*zip(("good", "bad", "unsure"), read, strict=True)]
     own = f"/p/{project.slug}/history/{rating.presentation.token}/"
     html = client.get(own).content.decode()
     assert re.findall(r'name="turn:(\d)" value="(\d)" data-word="\w+" checked', html) == [

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -37,7 +37,7 @@ def rating_lines(project: Project) -> Iterator[str]:
         load_rankings((rating.comparison for rating in chunk), without=TOKENS)
         for rating in chunk:
             with override("en"):  # a file reads the same in whichever language its reader sees the pages
-                line = line_of(rating)
+                line = line_of(rating, project.axes)
             yield json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n"
         if len(chunk) < CHUNK:
             return
@@ -70,8 +70,11 @@ def with_scores(ratings: QuerySet[Rating]) -> QuerySet[Rating]:
     )
 
 
-def line_of(rating: Any) -> dict[str, Any]:
-    """A rating of ``with_scores`` whose samples, prompt and presentation were loaded, as plain values."""
+def line_of(rating: Any, axes: Sequence[str]) -> dict[str, Any]:
+    """A rating of ``with_scores`` whose samples, prompt and presentation were loaded, as plain values.
+
+    ``axes``: those of the project, in whose order the words name the scores.
+    """
     item, presentation = rating.comparison, rating.presentation
     scores: dict[str, list[dict[str, Any]]] = {}
     for said in (*rating.scores, *rating.further_scores):
@@ -110,7 +113,7 @@ def line_of(rating: Any) -> dict[str, Any]:
         "verdict": rating.verdict,
         "both_bad": rating.both_bad,
         "details": rating.details,
-        "words": verdict_in_words(rating),
+        "words": verdict_in_words(rating, axes),
         "flags": rating.flags,
         "reason": rating.reason,
         "rater": pseudonym(rating),

@@ -54,6 +54,8 @@ def page_words() -> str:
             "undo_offline": _("offline: undo later"),
             "undo_error": _("undo failed (error %(status)s)"),
             "undo_foreign": _("undo failed: reload the page"),
+            "digits": _("%(first)s to %(last)s choose; %(help)s shows all keys"),
+            "digit": _("%(first)s chooses; %(help)s shows all keys"),
             # rest.js
             "rested": forms(
                 lambda count: ngettext(

@@ -11,7 +11,7 @@ from django.db.models.functions import Now, TruncDay
 
 from webapp.accounts.models import User
 from webapp.feedback.models import TOKENS, Comparison, FurtherSample, Presentation, Rating, Skip, Slot, load_rankings
-from webapp.feedback.modes import Extras, choice_as_pressed
+from webapp.feedback.modes import Extras, choice_as_pressed, mode_of
 from webapp.feedback.shown import ShownItem, ShownTurn
 from webapp.projects.models import Membership, Project
 
@@ -100,6 +100,14 @@ class JudgedItem:
     may_revise: bool = False  # told by ``own_item`` alone
 
     @property
+    def by_turn(self) -> list[tuple[str, str]]:
+        """The verdict on each turn of the assistant in words, and its text; of other modes and skips none."""
+        if self.item.kind != Comparison.Kind.TURNS or self.choice is None:
+            return []
+        words = {step.key: str(step.word) for step in mode_of(self.item.kind).steps}
+        return [(words[key], text) for key, text in zip(self.choice.split(","), self.item.replies, strict=True)]
+
+    @property
     def quotes(self) -> list[str]:
         """The passages that were marked as evidence."""
         places = (place.split("-") for place in self.extras.evidence)
@@ -131,7 +139,7 @@ def judged(ratings: Sequence[Rating]) -> list[JudgedItem]:
             item=item_of(rating.presentation),
             choice=choice_as_pressed(rating),
             acted_at=rating.created_at,
-            extras=Extras.of(rating),
+            extras=Extras.of(rating, rating.presentation.slot.project.axes),
             is_late=not rating.counts_toward_overlap,
             is_changed=rating.revision > 1,
             trained=runs.get((rating.comparison_id, True)),

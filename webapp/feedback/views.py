@@ -289,7 +289,7 @@ def item_context(
         context |= {"reason_length": REASON_LENGTH, "extras": extras}
         context["flags"] = [*project.flags, *(flag for flag in given if flag not in project.flags)]
         mode = mode_of(item.kind)
-        context |= {"mode": mode, "bar": mode.bar, "has_save": mode.has_save}
+        context |= {"mode": mode, "bar": mode.bar}
         context |= mode.page(project, item, choice, extras)
     else:
         look = request.GET.get("look", "")
@@ -439,7 +439,11 @@ def queue(request: MemberRequest, project: Project) -> HttpResponse:
         "source": source,
         "page": page,
         "rows": [
-            (rating, verdict_in_words(rating), None if rating.active_ms is None else rating.active_ms / 1000)
+            (
+                rating,
+                verdict_in_words(rating, project.axes),
+                None if rating.active_ms is None else rating.active_ms / 1000,
+            )
             for rating in page
         ],
     }

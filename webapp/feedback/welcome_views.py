@@ -22,7 +22,7 @@ from webapp.projects import welcome
 from webapp.projects.access import MemberRequest, ProjectView, member_required
 from webapp.projects.models import PracticePair, Project
 from webapp.projects.prose import to_html
-from webapp.projects.selectors import current_guideline
+from webapp.projects.selectors import current_guideline, is_project_admin
 
 NOBODY = UUID(int=0)
 
@@ -69,6 +69,7 @@ def greet(request: MemberRequest, project: Project) -> HttpResponse:
         "guideline": guideline,
         "guideline_html": to_html(guideline.body) if guideline else "",
         "pairs": project.practice_pairs.count(),
+        "is_admin": is_project_admin(request.user, project),
     }
     return render(request, "feedback/welcome.html", context)
 
@@ -117,5 +118,6 @@ def practise(request: MemberRequest, project: Project) -> HttpResponse:
         "count": count,
         "answered": answered,
         "is_practice": True,
+        "is_admin": is_project_admin(request.user, project),
     }
     return render(request, "feedback/practice.html", context)

@@ -711,6 +711,7 @@ class ShownRating:
     rating: Rating
     better: Sample
     worse: Sample | None
+    axes: Sequence[str]  # of the project
     ranked: Sequence[tuple[int, Sample]] = ()  # a ranking's samples, each with its place, best first
 
     @property
@@ -721,7 +722,7 @@ class ShownRating:
     def words(self) -> str:
         if self.rating.comparison.kind == Comparison.Kind.PAIR and not self.rating.both_bad:
             return str(STRENGTHS.get(abs(self.rating.verdict), _("a tie")))
-        return verdict_in_words(self.rating)
+        return verdict_in_words(self.rating, self.axes)
 
 
 def ratings_in(dataset: Dataset, *, source: str, page: str | None) -> tuple[Page[Rating], list[ShownRating]]:
@@ -732,7 +733,7 @@ def ratings_in(dataset: Dataset, *, source: str, page: str | None) -> tuple[Page
     found = Paginator(ratings, RATINGS_A_PAGE).get_page(page)
     load_rankings(rating.comparison for rating in found)
     load_scores_of(rating.comparison for rating in found)
-    return found, [show_rating(rating) for rating in found]
+    return found, [show_rating(rating, dataset.project.axes) for rating in found]
 
 
 def find_rating(project: Project, pk: Any) -> Rating:
@@ -743,15 +744,16 @@ def find_rating(project: Project, pk: Any) -> Rating:
     return found
 
 
-def show_rating(rating: Rating) -> ShownRating:
+def show_rating(rating: Rating, axes: Sequence[str]) -> ShownRating:
+    """``axes``: those of the project, in whose order scores are said."""
     first, second = rating.comparison.first, rating.comparison.second
     if rating.comparison.kind == Comparison.Kind.RANKING:
         places = rating.details["places"]
         ranked = sorted(((places[str(one.pk)], one) for one in rating.comparison.samples), key=lambda pair: pair[0])
-        return ShownRating(rating, ranked[0][1], ranked[-1][1], tuple(ranked))
+        return ShownRating(rating, ranked[0][1], ranked[-1][1], axes, tuple(ranked))
     if second is not None and prefers_second(rating):
-        return ShownRating(rating, second, first)
-    return ShownRating(rating, first, second)
+        return ShownRating(rating, second, first, axes)
+    return ShownRating(rating, first, second, axes)
 
 
 def prefers_second(rating: Rating) -> bool:

@@ -708,7 +708,7 @@ def rating(request: MemberRequest, project: Project, pk: uuid.UUID) -> HttpRespo
         "project": project,
         "is_admin": True,
         "here": "queue",
-        "one": pages.show_rating(found),
+        "one": pages.show_rating(found, project.axes),
         "fate": selectors.fate_of(found),
         "unscored": pages.unscored_among(project, found.comparison.samples),
         "is_taken": found.source in sources_used(project),

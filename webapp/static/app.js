@@ -20,6 +20,7 @@ document.addEventListener("click", (event) => {
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Escape") return;
   for (const open of document.querySelectorAll("details:is(.menu, .because, .why)[open]")) {
+    event.preventDefault(); // heard: it is not for the page behind
     open.open = false;
     open.querySelector("summary").focus();
   }

@@ -21,6 +21,7 @@ const FOREIGN = 1; // in place of a status: another than the studio answered, pe
 const byId = (id) => document.getElementById(id);
 const addresses = byId("keys").dataset; // rate, heartbeat, release, pause
 const UNSENT = `steersman-unsent:${addresses.unsent}`;
+const STEPS_BACK = "steersman-steps-back";
 
 let ahead = null; // the next item, out of sight
 let aside = null; // {item, activeMs}: what was being judged, while an earlier one is looked at again
@@ -282,7 +283,7 @@ function refused(entry, status) {
     say(word("not_saved"), true);
     tell(word("refused"), { logIn: true });
   } else if (status === 403) {
-    location.reload(); // logged in anew in another tab: a fresh page knows the new key, and sends what was kept
+    startAnew(); // logged in anew in another tab: a fresh page knows the new key, and sends what was kept
   } else if (status === 404) {
     giveBack(entry);
     keepUnsent(unsent().filter((other) => other.id !== entry.id));
@@ -297,6 +298,26 @@ function refused(entry, status) {
     if (!wait) say(word("not_saved"), true);
     else say(word(status ? "not_saved_resends" : "offline_resends"), true);
     if (isWaiting || !wait || status === FOREIGN) tellOfTrouble(status);
+  }
+}
+
+// What was to be undone once the verdict had arrived is undone then.
+function startAnew() {
+  try {
+    if (stepsBack) sessionStorage.setItem(STEPS_BACK, stepsBack);
+  } catch {
+    // no storage: it takes the key once more
+  }
+  location.reload();
+}
+
+function stepsBackBefore() {
+  try {
+    const kept = Number(sessionStorage.getItem(STEPS_BACK));
+    sessionStorage.removeItem(STEPS_BACK);
+    return kept;
+  } catch {
+    return 0;
   }
 }
 
@@ -507,17 +528,26 @@ function digitOf(event) {
 function buttonOf(event, key) {
   if (key === "u") return byId("undo");
   if (key === "p") return byId(isPaused() ? "go-on" : "pause");
-  if (key === "enter" || key === "escape") {
-    if (key === "enter" && (byId("save") || event.target.closest("a, button, summary"))) return null; // it saves
-    return byId("keep");
-  }
+  if (key === "escape") return byId("keep");
   const because = document.querySelector("#skip .because");
   if (key === "s") return byId("skip-plain");
   const named = document.querySelector(`#item [data-shortcut="${CSS.escape(key)}"]`);
   if (named) return named;
   const digit = digitOf(event);
   if (!digit) return null;
-  return document.querySelector(because?.open ? `[data-reason="${digit}"]` : `[data-key="${digit}"]`);
+  const found = document.querySelector(because?.open ? `[data-reason="${digit}"]` : `[data-key="${digit}"]`);
+  if (!found) tellDigits(because?.open ? "[data-reason]" : "[data-key], .fives kbd");
+  return found;
+}
+
+// Of a digit that means nothing here: which ones do.
+function tellDigits(where) {
+  const buttons = [...byId("item").querySelectorAll(where)];
+  const digits = buttons.map(({ dataset, textContent }) => dataset.reason ?? dataset.key ?? dataset.of ?? textContent);
+  const last = Math.max(0, ...digits.map(Number).filter(Boolean));
+  if (!last || byId("saved").classList.contains("trouble")) return;
+  say(word(last > 1 ? "digits" : "digit", { first: keyName("1"), last: keyName(String(last)), help: keyName("?") }));
+  hintTimer = setTimeout(say, HINT_MS, "");
 }
 
 document.addEventListener("keydown", (event) => {
@@ -615,7 +645,9 @@ if (judgedBefore) {
   document.querySelector(`[data-key="${judgedBefore.values.choice}"]`)?.classList.add("chosen");
 }
 beginItem();
+const stepsBefore = stepsBackBefore();
 if (unsent().length) {
+  stepsBack = stepsBefore;
   say(word("saving"));
   send();
 } else fetchAhead();

@@ -3,6 +3,8 @@
 One file a mode, one object each behind the interface of ``base.Mode``; everything else asks ``mode_of``.
 """
 
+from collections.abc import Sequence
+
 from webapp.feedback.models import Comparison, Rating
 from webapp.feedback.modes.base import Extras, Judgement, Mode
 from webapp.feedback.modes.pair import PairMode
@@ -32,6 +34,9 @@ def choice_as_pressed(rating: Rating) -> str:
     return mode_of(rating.presentation.slot.comparison.kind).pressed(Judgement.of(rating), rating.presentation)
 
 
-def verdict_in_words(rating: Rating) -> str:
-    """What a rating says of its samples, for lists of admins; the comparison must be loaded."""
-    return mode_of(rating.comparison.kind).in_words(Judgement.of(rating), rating.comparison)
+def verdict_in_words(rating: Rating, axes: Sequence[str] = ()) -> str:
+    """What a rating says of its samples, for lists of admins, scores in the order of the project's ``axes``.
+
+    The comparison must be loaded.
+    """
+    return mode_of(rating.comparison.kind).in_words(Judgement.of(rating, axes), rating.comparison)

@@ -39,12 +39,12 @@ class Extras:
     quote: str = ""
 
     @classmethod
-    def of(cls, rating: Rating) -> "Extras":
-        """What a stored rating has."""
+    def of(cls, rating: Rating, axes: Sequence[str] = ()) -> "Extras":
+        """What a stored rating has, the scores in the order of the project's ``axes``."""
         details = rating.details
         evidence = tuple(f"{start}-{end}" for start, end in details.get("evidence", []))
         text = details.get("text", "") or details.get("draft", "")
-        return cls(tuple(rating.flags), rating.reason, text, details.get("axes", {}), evidence)
+        return cls(tuple(rating.flags), rating.reason, text, in_order(details.get("axes", {}), axes), evidence)
 
     def remarks(self, permitted: Sequence[str]) -> dict[str, Any]:
         """Flags and reason as they are stored: the flags in the order of ``permitted``, each once.
@@ -71,6 +71,11 @@ class Extras:
 NOTHING_MORE = Extras()
 
 
+def in_order(scores: Mapping[str, Any], axes: Sequence[str]) -> dict[str, Any]:
+    """The scores in the order of ``axes``, which a stored rating does not keep; of axes given up since, at the end."""
+    return {name: scores[name] for name in (*axes, *scores) if name in scores}
+
+
 def cleaned(text: str) -> str:
     """A text as a database can hold it, with the line ends that it was written with before a form sent it."""
     return text.replace("\r\n", "\n").replace("\0", "\ufffd")
@@ -87,9 +92,12 @@ class Judgement:
     reason: str = ""
 
     @classmethod
-    def of(cls, rating: Rating) -> "Judgement":
-        """What a stored rating says."""
-        return cls(rating.verdict, rating.both_bad, rating.details, rating.flags, rating.reason)
+    def of(cls, rating: Rating, axes: Sequence[str] = ()) -> "Judgement":
+        """What a stored rating says, scores in the order of the project's ``axes``."""
+        details = rating.details
+        if "axes" in details:
+            details = {**details, "axes": in_order(details["axes"], axes)}
+        return cls(rating.verdict, rating.both_bad, details, rating.flags, rating.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +119,6 @@ class Mode(ABC):
     texts: ClassVar[str] = "feedback/_texts.html"
     bar: ClassVar[str] = "feedback/_steps.html"
     steps: ClassVar[tuple[Step, ...]] = ()
-    has_save: ClassVar[bool] = False  # whether it takes more than one key, and another one to save
 
     @abstractmethod
     def judge(self, choice: str, extras: Extras, presentation: Presentation) -> Judgement:

@@ -38,7 +38,6 @@ class RankingMode(Mode):
     kind = Comparison.Kind.RANKING
     texts = "feedback/modes/_ranking_texts.html"
     bar = "feedback/modes/_ranking_bar.html"
-    has_save = True
 
     def judge(self, choice: str, extras: Extras, presentation: Presentation) -> Judgement:
         samples = presentation.samples

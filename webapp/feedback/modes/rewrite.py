@@ -21,7 +21,6 @@ class RewriteMode(Mode):
     kind = Comparison.Kind.REWRITE
     texts = "feedback/modes/_rewrite_texts.html"
     bar = "feedback/modes/_rewrite_bar.html"
-    has_save = True
 
     def judge(self, choice: str, extras: Extras, presentation: Presentation) -> Judgement:
         if choice not in (GOOD, REWRITTEN):

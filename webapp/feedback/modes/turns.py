@@ -37,7 +37,6 @@ class TurnsMode(Mode):
         Step("2", gettext_lazy("bad"), gettext_lazy("bad")),
         Step("3", gettext_lazy("unsure"), gettext_lazy("unsure")),
     )
-    has_save = True
 
     def judge(self, choice: str, extras: Extras, presentation: Presentation) -> Judgement:
         count = len(replies_of(presentation.slot.comparison))

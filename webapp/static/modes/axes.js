@@ -57,7 +57,7 @@
 
   document.addEventListener("keydown", (event) => {
     if (event.defaultPrevented || event.repeat || event.isComposing || event.altKey || event.metaKey) return;
-    if (!scales().length || document.querySelector("dialog[open], details[open]:not(.earlier)")) return;
+    if (!scales().length || document.querySelector("dialog[open], details[open]:not(.earlier, .why)")) return;
     if (isTyping(event.target)) return;
     if (item().getAttribute("aria-busy") === "true") return;
     const key = event.key.toLowerCase();

@@ -149,7 +149,7 @@
 
   document.addEventListener("keydown", (event) => {
     if (event.defaultPrevented || event.repeat || event.isComposing || event.altKey || event.metaKey) return;
-    if (!isRanking() || document.querySelector("dialog[open], details[open]:not(.earlier)")) return;
+    if (!isRanking() || document.querySelector("dialog[open], details[open]:not(.earlier, .why)")) return;
     if (isTyping(event.target)) return;
     const key = event.key.toLowerCase();
     const isUndo = (key === "u" && !event.ctrlKey && !event.shiftKey) || (key === "z" && event.ctrlKey && !event.shiftKey);

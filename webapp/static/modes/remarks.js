@@ -1,5 +1,5 @@
-// Flags and a reason by keys: X opens the flags, in which a number sets or clears one; R opens the reason, which Ctrl+Enter
-// or Escape leaves. Without this file they are opened by a click, as any <details>.
+// Flags and a reason by keys: X opens the flags, in which a number sets or clears one; R opens the reason, which Escape
+// leaves. Without this file they are opened by a click, as any <details>.
 "use strict";
 
 {
@@ -40,7 +40,7 @@
     const key = event.key.toLowerCase();
     const box = event.target.closest("details.pop");
     if (event.target.closest("textarea")) {
-      if (!box || !(key === "escape" || (key === "enter" && event.ctrlKey))) return false;
+      if (!box || key !== "escape") return false;
       close(box);
       return true;
     }
@@ -52,7 +52,8 @@
       else return /^[0-9=]$/.test(key); // a number means a flag here, and no verdict
       return true;
     }
-    if (key === "x" && flags()) flags().open = true;
+    if (key === "escape" && reason()?.open) close(reason());
+    else if (key === "x" && flags()) flags().open = true;
     else if (key === "r" && reason()) openReason();
     else return false;
     return true;

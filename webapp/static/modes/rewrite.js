@@ -55,9 +55,10 @@
     if (document.querySelector("dialog[open]")) return;
     const key = event.key.toLowerCase();
     const isWriting = event.target === text();
-    if (isTyping(event.target) && !isWriting) return;
-    if (event.ctrlKey && key === "enter") {
-      text().blur(); // else the next text would have the focus, and take the keys
+    const isSaved = event.ctrlKey && key === "enter";
+    if (isTyping(event.target) && !isWriting && !(isSaved && event.target.form?.id === "verdict")) return;
+    if (isSaved) {
+      document.activeElement.blur(); // else the next text would have the focus, and take the keys
       document.getElementById("save").click();
     } else if (isWriting && key === "escape") text().blur();
     else if (!isWriting && !event.ctrlKey && key === "e") write();

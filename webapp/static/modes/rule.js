@@ -193,7 +193,7 @@
     "keydown",
     (event) => {
       if (event.defaultPrevented || event.isComposing || event.altKey || event.ctrlKey || event.metaKey || !isRule()) return;
-      if (document.querySelector("dialog[open], details[open]:not(.earlier)")) return;
+      if (document.querySelector("dialog[open], details[open]:not(.earlier, .why)")) return;
       if (isTyping(event.target)) return;
       const key = event.key.toLowerCase();
       const isRightToLeft = getComputedStyle(shown()).direction === "rtl"; // the answer, whatever the page

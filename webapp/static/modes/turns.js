@@ -22,9 +22,12 @@
     if (fold) fold.open = true;
     if (isSeen) {
       if (judged().length) turn.previousElementSibling?.scrollIntoView({ block: "nearest" }); // what it answers
-      const bar = document.querySelector(".verdict"); // which lies over the page, in one row or two
-      turn.style.scrollMarginBlockEnd = `${(bar?.offsetHeight ?? 0) + 16}px`;
       turn.scrollIntoView({ block: "nearest" });
+      const list = turn.closest(".earlier > ol"); // a box of its own, where it is bounded
+      const seen = list && list.scrollHeight > list.clientHeight + 1 ? list : turn;
+      const bar = document.querySelector(".verdict"); // which lies over the page, in one row or two
+      seen.style.scrollMarginBlockEnd = `${(bar?.offsetHeight ?? 0) + 16}px`;
+      seen.scrollIntoView({ block: "nearest" });
     }
     render();
   }
@@ -96,7 +99,7 @@
 
   document.addEventListener("keydown", (event) => {
     if (event.defaultPrevented || event.repeat || event.isComposing || event.altKey || event.metaKey) return;
-    if (!judged().length || document.querySelector("dialog[open], details[open]:not(.earlier)")) return;
+    if (!judged().length || document.querySelector("dialog[open], details[open]:not(.earlier, .why)")) return;
     if (isTyping(event.target)) return;
     const key = event.key.toLowerCase();
     const isUndo = (key === "u" && !event.ctrlKey && !event.shiftKey) || (key === "z" && event.ctrlKey && !event.shiftKey);

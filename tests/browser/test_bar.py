@@ -1,0 +1,125 @@
+"""The verdict bar and what stands around it: one row on a desktop, no keycaps on a phone, tables that go on."""
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, ViewportSize, expect
+
+from tests.browser.pages import READY, is_within, open_rater
+from tests.browser.test_modes import REVIEW
+from tests.browser.test_turns import LONG, ask
+from tests.studio import Studio, open_studio
+from webapp.accounts.languages import choose_language
+from webapp.projects.models import Rule
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+SMALL_DESKTOP: ViewportSize = {"width": 1280, "height": 800}
+SMALL_PHONE: ViewportSize = {"width": 390, "height": 844}
+ENDS = """() => [...document.querySelectorAll(".verdict :is(button, .button, summary, .fives)")]
+  .filter((one) => one.checkVisibility()).map((one) => Math.round(one.getBoundingClientRect().bottom))"""
+KEYCAPS = """() => [...document.querySelectorAll("kbd")].filter((one) => one.checkVisibility())
+  .filter((one) => !one.closest(".fives, [data-rank]")).map((one) => one.parentElement.outerHTML)"""
+
+
+@pytest.fixture
+def studio() -> Studio:
+    studio = open_studio()
+    studio.project.flags = ["spam", "personal data", "harmful"]
+    studio.project.axes = ["helpful", "truthful", "harmless"]
+    studio.project.save()
+    studio.add_rater("ada")
+    return studio
+
+
+def add(studio: Studio, kind: str) -> None:
+    if kind == "rule":
+        Rule.objects.create(project=studio.project, text="It gives a reason.")
+    if kind == "turns":
+        ask(studio, kind, " Because of salmonella.")
+    elif kind == "pair":
+        ask(studio, kind, f"One. {REVIEW} {REVIEW}", f"Two. {REVIEW}", turns=LONG)
+    else:
+        studio.add_item("Opening", *("One.", "Two.", "Three.", "Four.")[: 4 if kind == "ranking" else 1], kind=kind)
+
+
+def at(context: BrowserContext, root: str, studio: Studio, size: ViewportSize) -> Page:
+    page = open_rater(context, root, studio)
+    page.set_viewport_size(size)
+    return page
+
+
+@pytest.mark.parametrize("kind", ["pair", "single", "ranking", "rule", "rewrite", "turns"])
+def test_the_bar_is_one_row_at_1280_pixels_with_its_keys_printed(context, live_server, studio, kind):
+    add(studio, kind)
+    page = at(context, live_server.url, studio, SMALL_DESKTOP)
+    found = {}
+    for language in ("en", "de", "ar"):
+        choose_language(user=studio.raters["ada"], language=language)
+        page.reload()
+        page.wait_for_selector(READY)
+        ends = page.evaluate(ENDS)
+        found[language] = max(ends) - min(ends)
+        assert is_within(page)
+        for name in ("#undo", "#skip-plain", "#flags summary", "#reason summary", ".because summary"):
+            expect(page.locator(f"{name} kbd")).to_be_visible()
+    assert max(found.values()) <= 1, found
+
+
+@pytest.mark.parametrize("kind", ["pair", "single", "ranking", "rewrite"])
+def test_on_a_phone_no_key_is_printed_that_is_not_there(context, live_server, studio, kind):
+    add(studio, kind)
+    page = at(context, live_server.url, studio, SMALL_PHONE)
+    assert page.evaluate(KEYCAPS) == []
+    if kind == "pair":
+        page.click(".earlier summary")
+        expect(page.locator(".earlier .turn").first).to_be_visible()
+    page.click(".menu summary")
+    page.click(".menu button:has-text('Pause')")
+    expect(page.locator("#go-on")).to_be_visible()
+    assert page.evaluate(KEYCAPS) == []
+
+
+def test_earlier_turns_scroll_in_a_box_of_their_own_and_what_is_asked_stays_in_sight(context, live_server, studio):
+    add(studio, "pair")
+    page = at(context, live_server.url, studio, SMALL_DESKTOP)
+    page.keyboard.press("o")
+    page.wait_for_selector(".earlier[open]")
+
+    def box(selector: str) -> dict[str, float]:
+        found = page.locator(selector).bounding_box()
+        assert found, selector
+        return {**found, "end": found["y"] + found["height"]}
+
+    def all_in_sight() -> None:
+        prompt, asked, panes, bar = map(box, (".prompt", ".prompt > .turn", "#pane-a", ".verdict"))
+        assert prompt["y"] <= asked["y"] < asked["end"] <= prompt["end"] + 1 <= panes["y"], "all of what is asked"
+        assert panes["height"] >= 150
+        assert panes["end"] <= bar["y"]
+
+    all_in_sight()
+    assert page.evaluate("document.documentElement.scrollHeight <= innerHeight"), "the page itself does not scroll"
+    earlier = page.locator(".earlier > ol")
+    assert earlier.evaluate("list => list.scrollHeight > 2 * list.clientHeight")
+    for number in (3, 2, 1, 0):
+        page.keyboard.press("[")
+        turn = page.locator(".turn").nth(number)
+        expect(turn).to_be_focused()
+        inner, outer = box(f".turn >> nth={number}"), box(".earlier > ol")
+        assert abs(inner["y"] - outer["y"]) < 20 or abs(inner["end"] - outer["end"]) < 20, "the turn fills the box"
+        all_in_sight()
+
+
+def test_a_table_that_goes_on_beyond_the_screen_has_a_shade_at_its_edge(context, live_server, studio):
+    add(studio, "single")
+    page = at(context, live_server.url, studio, SMALL_PHONE)
+    for key in "4":
+        page.click(f"[data-axis='0'] input[value='{key}']", force=True)
+    page.click("#save")
+    expect(page.locator("#progress")).to_contain_text("1")
+    page.wait_for_function("() => !Object.keys(localStorage).some((key) => key.startsWith('steersman-unsent'))")
+    studio.project.memberships.update(role="admin")
+    page.goto(f"{live_server.url}/p/{studio.project.slug}/ratings/")
+    wide = page.locator(".wrap:has(.ratings)")
+    assert wide.evaluate("one => one.scrollWidth > one.clientWidth + 40")
+    shades = wide.evaluate("one => getComputedStyle(one).backgroundAttachment")
+    assert shades.split(", ") == ["local", "local", "scroll", "scroll"], "covered where the table ends"
+    assert is_within(page)
