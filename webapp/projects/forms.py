@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from datetime import timedelta
-from hashlib import sha256
 from typing import Any
 
 from django import forms
@@ -11,6 +10,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from webapp.errors import SettingsRefused
+from webapp.ids import sha256_of
 from webapp.projects.models import SHARES, Membership, PracticePair, Project
 
 MAX_FILE_BYTES = 10 * 1024 * 1024
@@ -304,7 +304,7 @@ class ImportForm(forms.Form):
     @staticmethod
     def digest(text: str) -> str:
         """Of a text's lines: browsers send the ends of lines as they like."""
-        return sha256("\n".join(text.splitlines()).encode()).hexdigest()
+        return sha256_of("\n".join(text.splitlines()))
 
     def guess_format(self, name: str, text: str) -> str:
         ending = name.rpartition(".")[2].lower()
