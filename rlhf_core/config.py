@@ -199,7 +199,10 @@ class RewardConfig(Settings):
         "mean", "read the value off the mean over a response's tokens, or off its last one", advanced=True
     )
     ensemble: int = setting(
-        1, "members that begin differently; where they disagree, the score is uncertain", minimum=1, maximum=64
+        1,
+        "members that begin differently; a score is uncertain where they disagree, and where feedback leaves it open",
+        minimum=1,
+        maximum=64,
     )
     ensemble_bootstrap: bool = setting(
         False,
@@ -213,10 +216,15 @@ class RewardConfig(Settings):
     )
     ensemble_scoring: EnsembleScoring = setting(
         "mean-variance",
-        "how members' scores become one: their mean, the worst, or the mean less a penalty times their variance",
+        "how members' scores become one: their mean, the worst, or the mean less a penalty times what the score's "
+        "variance has above that of usual responses of the parent",
     )
     ensemble_penalty: float = setting(
-        10.0, "weight of the variance in mean-variance", minimum=0, maximum=1000, advanced=True
+        10.0,
+        "weight of the variance in mean-variance: that between members, and what feedback leaves open in each",
+        minimum=0,
+        maximum=1000,
+        advanced=True,
     )
     holdout_fraction: float = setting(0.1, "share of the prompts kept for measuring accuracy", minimum=0, maximum=0.5)
     temperature: float = setting(

@@ -67,8 +67,8 @@ class SettingsForm(forms.ModelForm):
             "overlap": gettext_lazy("By different people. Holds for items made from now on."),
             "buffer_target": gettext_lazy("The sampler writes new answers when fewer are open."),
             "choice": gettext_lazy(
-                "The most uncertain: what the members of the newest reward model disagree about, one item a prompt, a "
-                "quarter of what waits. It takes a reward model that is an ensemble; until there is one, any order."
+                "The most uncertain: what the newest reward model is least sure of, one item a prompt, a quarter of "
+                "what waits. It takes a reward model that is an ensemble; until there is one, any order."
             ),
             "lease_minutes": gettext_lazy("After that somebody else may get it; a late rating is kept."),
             "use_simulated_ratings": gettext_lazy(

@@ -207,7 +207,9 @@ class EvaluationSample(models.Model):
     sample = models.ForeignKey(Sample, on_delete=models.PROTECT, related_name="+")
     reward = models.FloatField(null=True, help_text="the reward model's; null where none was asked")
     uncertainty = models.FloatField(
-        null=True, help_text="standard deviation between the members of the reward model; null where it is no ensemble"
+        null=True,
+        help_text="standard deviation of the score: how far the reward model's members differ, and what its feedback "
+        "leaves open in each; null where it is no ensemble",
     )
 
     class Meta:

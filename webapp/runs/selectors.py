@@ -12,6 +12,7 @@ from django.db.models.functions import Now
 
 from rlhf_core.config import PRESETS, FeedbackPart, Settings
 from webapp.feedback.models import Rating
+from webapp.feedback.scores import without_score
 from webapp.feedback.selectors import QueueCounts, queue_counts
 from webapp.projects.models import Project
 from webapp.projects.selectors import PromptCounts, prompt_counts
@@ -80,6 +81,12 @@ def current_reward_model(project: Project) -> Checkpoint | None:
     """The newest reward model that policies may be improved against, which is no judge (two queries)."""
     parts = parts_of(project)
     return next((model for model in reward_models(project) if parts.get(model.pk) != JUDGES), None)
+
+
+def wants_scores(project: Project) -> bool:
+    """Whether the current reward model has samples for raters left to score."""
+    reward_model = current_reward_model(project)
+    return reward_model is not None and without_score(project, reward_model).exists()
 
 
 # --- The loop board --------------------------------------------------------------------------------------------------
