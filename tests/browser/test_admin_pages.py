@@ -140,6 +140,18 @@ def test_on_a_phone_no_page_scrolls_sideways(new_context, live_server, studio):
     assert wide == {}
 
 
+def test_a_table_wider_than_a_phone_is_shaded_where_there_is_more(new_context, live_server, studio):
+    page = enter(new_context(viewport=pictures.PHONE).new_page(), live_server.url)
+    look(page, live_server.url, "runs/")
+    table = page.locator(".wrap")
+    assert table.evaluate("one => one.scrollWidth > one.clientWidth")
+    before = table.screenshot()
+    attached = table.evaluate("one => getComputedStyle(one).backgroundAttachment")
+    assert attached == "local, local, scroll, scroll", "what covers the shade moves with the table"
+    table.evaluate("one => one.style.background = 'none'")
+    assert table.screenshot() != before, "the shade can be seen"
+
+
 def test_a_running_run_moves_by_itself_and_stops_asking_at_its_end(page, live_server, studio):
     enter(page, live_server.url)
     look(page, live_server.url, "runs/3/")

@@ -116,7 +116,7 @@ class Board:
     prompts: PromptCounts
     usable: RatingCounts
     may_fine_tune: bool  # whether enough answers were rated well
-    new_ratings: int  # usable ratings that are not in the newest dataset that a run began with
+    new_ratings: int  # usable ratings that are not in the dataset of the newest reward model
     last_rating_at: datetime | None
     cycles: list[Cycle]  # newest policy first
     reward_models: list[Checkpoint]  # newest first, without those that only judge
