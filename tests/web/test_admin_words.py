@@ -20,6 +20,7 @@ from tests.turns import (
     train_with_judge,
     turn,
 )
+from webapp.errors import ImportRefused, LineError, OneSidedFeedback
 from webapp.feedback.models import Comparison, Slot
 from webapp.projects.models import Rule
 from webapp.registry.services import promote
@@ -94,6 +95,20 @@ def test_a_state_and_a_source_are_written_as_their_language_writes_them(studio):
     german = read(studio, "ratings/", "de")
     assert '<span class="tag ai">KI</span>' in german
     assert '<span class="tag simulated">simuliert</span>' in german
+
+
+def test_refusals_are_sentences_of_their_language():
+    assert str(OneSidedFeedback(ties=1, singles=3)) == (
+        "Nothing can be learned from these ratings. The only comparison is a tie. Here all 3 single ratings give the "
+        "same score. Collect ratings in which some answers are better than others."
+    )
+    lines = [LineError(1, "it is empty"), LineError(4, "it is empty")]
+    assert str(ImportRefused(lines)).startswith(
+        "Nothing was imported: line 1: it is empty (and 1 more such line). Mend"
+    )
+    with translation.override("de"):
+        assert "Der einzige Vergleich ist unentschieden." in str(OneSidedFeedback(ties=1, singles=0))
+        assert "(und 1 weitere solche Zeile)." in str(ImportRefused(lines))
 
 
 # --- The loop --------------------------------------------------------------------------------------------------------
