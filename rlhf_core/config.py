@@ -254,14 +254,14 @@ class PolicyConfig(Settings):
 
     algorithm: PolicyAlgorithm = setting(
         "ppo",
-        "ppo has a critic; rloo and grpo compare the responses to one prompt with each other, and need none",
+        "PPO has a critic; RLOO and GRPO compare the responses to one prompt with each other, and need none",
     )
     group_size: int = setting(
-        8, "rloo and grpo: responses to each prompt that are compared", minimum=2, maximum=4096, advanced=True
+        8, "RLOO and GRPO: responses to each prompt that are compared", minimum=2, maximum=4096, advanced=True
     )
     group_scaling: GroupScaling = setting(
         "deviation",
-        "grpo: what is above a group's mean is divided by the group's deviation, and each response's tokens by their "
+        "GRPO: what is above a group's mean is divided by the group's deviation, and each response's tokens by their "
         "number; none leaves both out (Dr. GRPO)",
         advanced=True,
     )
