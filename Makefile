@@ -60,7 +60,7 @@ messages: $(DONE)/dev ## bring webapp/locale/*/django.po up to date with the sou
 	$(RUN) manage.py messages
 
 compilemessages: $(DONE)/dev ## write the .mo files that the pages read from the .po files (needs GNU gettext)
-	cd webapp && ../$(RUN) ../manage.py compilemessages --locale de --locale ar
+	cd webapp && ../$(RUN) ../manage.py compilemessages
 
 guide: $(DONE)/dev ## take the pictures of docs/rater-guide.md again; ARGS="pair ranking" for some
 	@BROWSER='$(BROWSER)' .ci/chromium

@@ -7,7 +7,6 @@ newest saved state of a run that still goes on is taken.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import shutil
@@ -22,6 +21,7 @@ from demo.reviews import read_lines, reviews_path
 from demo.settings import SAMPLING
 from rlhf_core.checkpoint import load_policy, save_policy
 from rlhf_core.config import ModelConfig, PretrainConfig
+from rlhf_core.durable import file_sha256
 from rlhf_core.errors import CheckpointError
 from rlhf_core.generation.sampler import generate_batch
 from rlhf_core.modules.palm import PaLM
@@ -198,11 +198,6 @@ def thinned(curve: list[list[float]], most: int = 12) -> list[list[float]]:
     """At most about ``most`` points, the last one among them."""
     every = -(-len(curve) // most)
     return [point for place, point in enumerate(curve) if (len(curve) - 1 - place) % max(1, every) == 0]
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def samples_page(palm: PaLM, tokenizer: Tokenizer, identity: str) -> str:

@@ -199,7 +199,10 @@ class RewardConfig(Settings):
         "mean", "read the value off the mean over a response's tokens, or off its last one", advanced=True
     )
     ensemble: int = setting(
-        1, "members that begin differently; where they disagree, the score is uncertain", minimum=1, maximum=64
+        1,
+        "members that begin differently; a score is uncertain where they disagree, and where feedback leaves it open",
+        minimum=1,
+        maximum=64,
     )
     ensemble_bootstrap: bool = setting(
         False,
@@ -213,10 +216,15 @@ class RewardConfig(Settings):
     )
     ensemble_scoring: EnsembleScoring = setting(
         "mean-variance",
-        "how members' scores become one: their mean, the worst, or the mean less a penalty times their variance",
+        "how members' scores become one: their mean, the worst, or the mean less a penalty times what the score's "
+        "variance has above that of usual responses of the parent",
     )
     ensemble_penalty: float = setting(
-        10.0, "weight of the variance in mean-variance", minimum=0, maximum=1000, advanced=True
+        10.0,
+        "weight of the variance in mean-variance: that between members, and what feedback leaves open in each",
+        minimum=0,
+        maximum=1000,
+        advanced=True,
     )
     holdout_fraction: float = setting(0.1, "share of the prompts kept for measuring accuracy", minimum=0, maximum=0.5)
     temperature: float = setting(
@@ -246,14 +254,14 @@ class PolicyConfig(Settings):
 
     algorithm: PolicyAlgorithm = setting(
         "ppo",
-        "ppo has a critic; rloo and grpo compare the responses to one prompt with each other, and need none",
+        "PPO has a critic; RLOO and GRPO compare the responses to one prompt with each other, and need none",
     )
     group_size: int = setting(
-        8, "rloo and grpo: responses to each prompt that are compared", minimum=2, maximum=4096, advanced=True
+        8, "RLOO and GRPO: responses to each prompt that are compared", minimum=2, maximum=4096, advanced=True
     )
     group_scaling: GroupScaling = setting(
         "deviation",
-        "grpo: what is above a group's mean is divided by the group's deviation, and each response's tokens by their "
+        "GRPO: what is above a group's mean is divided by the group's deviation, and each response's tokens by their "
         "number; none leaves both out (Dr. GRPO)",
         advanced=True,
     )

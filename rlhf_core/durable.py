@@ -39,12 +39,15 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def file_digest(path: Path) -> str | None:
-    """SHA-256 of a file, or None where there is none."""
-    if not path.is_file():
-        return None
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file of any size."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_digest(path: Path) -> str | None:
+    """SHA-256 of a file, or None where there is none."""
+    return file_sha256(path) if path.is_file() else None
 
 
 def canonical_json(value: Any) -> bytes:

@@ -86,15 +86,15 @@ class ImportRefused(StudioError):
     def __init__(self, errors: Sequence[LineError]) -> None:
         self.errors = list(errors)
         first, more = self.errors[0], len(self.errors) - 1
-        rest = (
-            ngettext(" (and %(more)s more such line)", " (and %(more)s more such lines)", more) % {"more": more}
-            if more
-            else ""
-        )
-        super().__init__(
-            _("Nothing was imported: %(first)s%(rest)s. Mend the file and import it again.")
-            % {"first": first, "rest": rest}
-        )
+        if more:
+            said = ngettext(
+                "Nothing was imported: %(first)s (and %(more)s more such line). Mend the file and import it again.",
+                "Nothing was imported: %(first)s (and %(more)s more such lines). Mend the file and import it again.",
+                more,
+            )
+        else:
+            said = _("Nothing was imported: %(first)s. Mend the file and import it again.")
+        super().__init__(said % {"first": first, "more": more})
 
 
 # --- Policies --------------------------------------------------------------------------------------------------------
@@ -222,15 +222,17 @@ class OneSidedFeedback(StudioError):
     def __init__(self, *, ties: int, singles: int) -> None:
         self.ties = ties
         self.singles = singles
-        said = [_("all %(ties)s comparisons are ties") % {"ties": ties}] * bool(ties)
-        said += [_("all %(singles)s single ratings give the same score") % {"singles": singles}] * bool(singles)
-        super().__init__(
-            _(
-                "Nothing can be learned from these ratings: %(said)s. Collect ratings in which some "
-                "answers are better than others."
+        sentences = [_("Nothing can be learned from these ratings.")]
+        if ties:
+            found = ngettext("The only comparison is a tie.", "Here all %(count)s comparisons are ties.", ties)
+            sentences.append(found % {"count": ties})
+        if singles:
+            found = ngettext(
+                "There is one single rating.", "Here all %(count)s single ratings give the same score.", singles
             )
-            % {"said": _(" and ").join(said)}
-        )
+            sentences.append(found % {"count": singles})
+        sentences.append(_("Collect ratings in which some answers are better than others."))
+        super().__init__(" ".join(sentences))
 
 
 class NoPrompts(StudioError):

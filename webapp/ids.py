@@ -1,5 +1,6 @@
-"""Identifiers: time-ordered inside, random where a rater can see them."""
+"""Identifiers: time-ordered inside, random where a rater can see them, a hash where a text is one."""
 
+import hashlib
 import secrets
 import time
 import uuid
@@ -16,3 +17,8 @@ def uuid7() -> uuid.UUID:
         (milliseconds & (2**48 - 1)) << 80 | 0x7 << 76 | secrets.randbits(12) << 64 | 0b10 << 62 | secrets.randbits(62)
     )
     return uuid.UUID(int=value)
+
+
+def sha256_of(text: str) -> str:
+    """Hexadecimal SHA-256 of a text; half a surrogate pair, which JSON can carry, has one too."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from rlhf_core.durable import write_atomically
+from rlhf_core.durable import file_sha256, write_atomically
 from rlhf_core.errors import DatasetError
 from rlhf_core.text.template import frame_document
 from rlhf_core.text.tokenizer import Tokenizer
@@ -282,12 +282,6 @@ def shuffle_rows(path: Path, dtype: str, lengths: np.ndarray, seed: int) -> None
         for row in np.random.default_rng(seed).permutation(len(lengths)):
             file.write(tokens[ends[row] - lengths[row] : ends[row]].tobytes())
     beside.replace(path)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file of any size."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_file(path: Path, sha256: str) -> None:

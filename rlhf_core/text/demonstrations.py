@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from rlhf_core.durable import write_atomically
+from rlhf_core.durable import file_sha256, write_atomically
 from rlhf_core.errors import DatasetError
 from rlhf_core.records import Demonstration
-from rlhf_core.text.corpus import batches, check_file, decoded_lines, dtype_for, file_sha256, json_object, text_field
+from rlhf_core.text.corpus import batches, check_file, decoded_lines, dtype_for, json_object, text_field
 from rlhf_core.text.template import frame_prompt, frame_response, split_demonstration
 from rlhf_core.text.tokenizer import Tokenizer
 

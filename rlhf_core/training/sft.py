@@ -17,13 +17,13 @@ from torch import Tensor
 from rlhf_core.checkpoint import load_policy, save_policy
 from rlhf_core.config import SFTConfig, settings_to_dict
 from rlhf_core.distributed import ALONE, Group
-from rlhf_core.durable import canonical_json, sha256
+from rlhf_core.durable import canonical_json, file_sha256, sha256
 from rlhf_core.errors import DatasetError
 from rlhf_core.generation.log_probs import response_loss
 from rlhf_core.modules.palm import PaLM
 from rlhf_core.records import Demonstration
 from rlhf_core.seeds import derive_seed
-from rlhf_core.text.corpus import Part, digest, file_sha256
+from rlhf_core.text.corpus import Part, digest
 from rlhf_core.text.demonstrations import DemonstrationFile, EncodedDemonstrations, stream_demonstrations
 from rlhf_core.text.template import encode_prompt
 from rlhf_core.text.tokenizer import Tokenizer

@@ -23,6 +23,7 @@ from tests.turns import (
     turn,
 )
 from webapp import queue
+from webapp.accounts.languages import choose_language
 from webapp.feedback.models import Report
 from webapp.projects.services import create_invitation
 from webapp.registry.services import promote
@@ -138,6 +139,33 @@ def test_on_a_phone_no_page_scrolls_sideways(new_context, live_server, studio):
             wide[name] = width
         pictures.take(page, f"{name}-phone")
     assert wide == {}
+
+
+def test_a_table_wider_than_a_phone_is_shaded_where_there_is_more(new_context, live_server, studio):
+    page = enter(new_context(viewport=pictures.PHONE).new_page(), live_server.url)
+    look(page, live_server.url, "runs/")
+    table = page.locator(".wrap")
+    assert table.evaluate("one => one.scrollWidth > one.clientWidth")
+    before = table.screenshot()
+    attached = table.evaluate("one => getComputedStyle(one).backgroundAttachment")
+    assert attached == "local, local, scroll, scroll", "what covers the shade moves with the table"
+    table.evaluate("one => one.style.background = 'none'")
+    assert table.screenshot() != before, "the shade can be seen"
+
+
+def test_longer_words_of_another_language_are_not_cut(new_context, live_server, studio):
+    choose_language(user=studio.admin, language="de")
+    page = enter(new_context(viewport=pictures.DESKTOP).new_page(), live_server.url)
+    look(page, live_server.url, "")
+    fits = "all => all.every(one => one.scrollWidth <= one.clientWidth)"
+    assert page.locator(".wrap").evaluate_all(fits), "a desktop shows whole tables"
+    look(page, live_server.url, "lineage/")
+    ends = page.locator(".tree text").evaluate_all("all => all.map(one => one.getBBox().x + one.getBBox().width)")
+    assert max(ends) <= page.locator(".tree").evaluate("one => one.width.baseVal.value")
+    look(page, live_server.url, "runs/8/")
+    chart = page.locator("figure.chart").first
+    room = "one => one.querySelector('canvas').clientWidth - one.querySelector('.u-over').clientWidth"
+    assert chart.evaluate(room) > 52 + 128, "the law and the judge are longer words in German"
 
 
 def test_a_running_run_moves_by_itself_and_stops_asking_at_its_end(page, live_server, studio):

@@ -103,12 +103,12 @@ def test_the_form_says_what_would_be_learned_and_shows_some_of_it(studio, admin)
     rate_by_machine(studio, 1)
     html = read(admin, studio, "runs/sft/")
     words = words_of(html)
-    assert "4 demonstrations, found among 4 ratings · 3 by people · 1 simulated" in words
+    assert "4 demonstrations. Found among: 4 ratings · 3 by people · 1 simulated" in words
     assert "an answer that a rater wrote, one with a mean score of at least 4" in words
     assert "written by v1, liked in 1 rating" in words
     assert html.index('id="id_minimum_score"') < html.index('id="id_epochs"') < html.index("Advanced settings")
     Project.objects.update(use_simulated_ratings=False)
-    assert "3 demonstrations, found among 3 ratings" in words_of(read(admin, studio, "runs/sft/"))
+    assert "3 demonstrations. Found among: 3 ratings" in words_of(read(admin, studio, "runs/sft/"))
 
 
 def test_without_a_good_answer_the_form_says_how_to_get_one(studio, admin):
@@ -177,7 +177,7 @@ def test_the_run_page_shows_curves_texts_and_what_was_learned_from(studio, admin
     assert 'data-metrics="loss validation_loss parent_validation_loss"' in html
     assert "A &lt;b&gt;film" in html
     assert "after step 3" in words
-    assert "6 demonstrations, from 6 ratings · 6 by people" in words
+    assert "6 demonstrations · chosen by 6 ratings · 6 by people" in words
     assert "/runs/sft/?from=1" in html
     live = admin.get(url(studio, "runs/1/live/"), headers=HTMX).content.decode()
     assert 'id="texts" hx-swap-oob="true"' in live
@@ -199,7 +199,7 @@ def test_the_candidate_leads_back_to_demonstrations_and_ratings_and_forward_agai
     words = words_of(read(admin, studio, "policies/2/"))
     assert "Loss on held-out demonstrations 2.60 nats a token, 2.90 before" in words
     assert "KL to v1 1.50 nats a response" in words
-    assert "Fine-tuning, run 1" in words
+    assert "Fine-tuning · run 1" in words
     assert "Read the demonstrations, and the ratings that chose them" in words
     html = read(admin, studio, "policies/2/ratings/")
     assert "The demonstrations that v2 learned from" in html
@@ -212,7 +212,7 @@ def test_the_candidate_leads_back_to_demonstrations_and_ratings_and_forward_agai
     fate = words_of(read(admin, studio, f"ratings/{rating.pk}/"))
     assert "policies learned from it" in fate
     assert "Policy v2 by fine-tuning, run 1 from v1" in fate
-    assert "22 demonstrations, 22 ratings" in fate
+    assert "22 demonstrations · 22 ratings" in fate
 
 
 def test_the_tree_says_which_policy_was_fine_tuned(studio, admin):
@@ -222,7 +222,7 @@ def test_the_tree_says_which_policy_was_fine_tuned(studio, admin):
     words = words_of(read(admin, studio, "lineage/"))
     assert "from v1 by fine-tuning, run 1 · 20 demonstrations" in words
     assert "from v2 by PPO, run 3 · 20 ratings" in words
-    assert "20 demonstrations, 20 ratings" in words
+    assert "20 demonstrations · 20 ratings" in words
 
 
 def test_pages_cost_as_many_queries_after_many_fine_tunings(studio, admin):

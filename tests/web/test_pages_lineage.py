@@ -137,9 +137,9 @@ def test_a_rating_leads_to_the_policies_that_learned_from_it(studio, admin):
     html = read(admin, studio, f"ratings/{rating.pk}/")
     words = text_of(html)
     assert "policies learned from it" in words
-    assert "Reward model 1 by run 1" in words
+    assert "Reward model 1 · run 1 · agrees on" in words
     assert "Policy v2 by run 2 from v1" in words
-    assert "Better, by v1" in words
+    assert "Better · v1" in words
     for end in ("runs/1/", "runs/2/", "policies/2/", f"datasets/{Run.objects.get(number=1).dataset_id}/"):
         assert f"/p/{studio.project.slug}/{end}" in html
     assert f"/ratings/{rating.pk}/" in read(admin, studio, "ratings/")

@@ -95,7 +95,7 @@ def test_the_way_from_a_policy_back_to_its_ratings_can_be_walked(studio, admin):
     turn(studio)
     html = page(admin, "policies/2/")
     chain = words_of(html[html.index('<ol class="chain">') : html.index("</ol>")])
-    order = ["Policy v2", "PPO, run 2", "Reward model 1", "Its training, run 1", "Dataset", "20 ratings"]
+    order = ["Policy v2", "PPO · run 2", "Reward model 1", "Its training, run 1", "Dataset", "20 ratings"]
     assert [chain.index(part) for part in order] == sorted(chain.index(part) for part in order)
     assert "18 by people · 2 simulated" in chain
     assert 'href="/p/film-reviews/policies/2/ratings/"' in html
@@ -120,7 +120,7 @@ def test_a_run_is_called_by_its_own_algorithm_everywhere(studio, admin, algorith
         "runs/": f"{name} from v1 after reward model 1",
         "": f"{name} from v1",
         "lineage/": f"from v1 by {name}, run {run.number}",
-        "policies/2/": f"{name}, run {run.number}",
+        "policies/2/": f"{name} · run {run.number}",
     }
     for address, words in told.items():
         assert words in words_of(page(admin, address)), address
@@ -130,7 +130,7 @@ def test_people_and_simulated_raters_are_counted_apart_wherever_raters_are(studi
     rate(studio, 18)
     rate_by_machine(studio, 2)
     people = len(set(studio.project.ratings.filter(source="human").values_list("rater", flat=True)))
-    told = f"{people} {'person' if people == 1 else 'people'} rated, 1 simulated rater"
+    told = f"{people} {'person' if people == 1 else 'people'} rated · 1 simulated rater"
     assert told in words_of(page(admin, ""))
     assert told in words_of(page(admin, "runs/reward/"))
     raters = words_of(page(admin, "raters/"))

@@ -109,9 +109,9 @@ def test_a_candidate_asks_to_be_looked_at_and_after_promotion_more_ratings_are_w
     candidate = turn(studio)
     assert next_step(page(admin, studio)).startswith("v2 is ready.")
     promote(project=studio.project, checkpoint=candidate, actor=studio.admin, expected_epoch=1)
-    assert "0 new ratings since reward model 1" in next_step(page(admin, studio))
+    assert "0 ratings have come since reward model 1 was trained." in next_step(page(admin, studio))
     rate(studio, 20)
-    assert "20 ratings since reward model 1" in next_step(page(admin, studio))
+    assert "20 ratings have come since reward model 1 was trained." in next_step(page(admin, studio))
 
 
 def test_a_board_without_a_policy_says_how_to_get_one(studio, admin):

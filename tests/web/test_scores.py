@@ -10,7 +10,7 @@ from django.test.utils import CaptureQueriesContext
 
 from rlhf_core.config import RewardConfig
 from tests.studio import enter, open_studio, queries_of
-from tests.turns import begin, train_with_judge
+from tests.turns import begin, finish, train_with_judge
 from tests.turns import rate as rate_film_reviews
 from webapp import queue
 from webapp.errors import WrongCheckpoint
@@ -19,6 +19,7 @@ from webapp.feedback.models import Sample, SampleScore
 from webapp.feedback.scores import NewScore, record_scores, without_score
 from webapp.quality.services import freeze
 from webapp.runs import services
+from webapp.runs.models import Run
 from webapp.runs.selectors import current_reward_model
 
 MINUS = "\N{MINUS SIGN}"
@@ -107,6 +108,21 @@ def test_a_judge_scores_nothing_and_a_new_reward_model_is_rung_for(db, broker_ur
     assert [(call.func, call.args) for call in rung] == [(queue.score, (film_reviews.project.pk,))]
     assert current_reward_model(film_reviews.project).sha256 == "c" * 64
     assert queue.score(film_reviews.project.pk), "the broker takes it"
+
+
+def test_where_nothing_is_left_to_score_the_end_of_a_run_rings_for_nobody(db, django_capture_on_commit_callbacks):
+    film_reviews = open_studio()
+    rate_film_reviews(film_reviews, 40)
+    asked = {"actor": None, "project": film_reviews.project, "request_id": uuid.uuid4()}
+    first = services.start_reward_run(config=RewardConfig(), with_judge=True, **asked)
+    rewarding = finish(first)
+    waiting = without_score(film_reviews.project, rewarding)
+    assert waiting
+    record_scores(reward_model=rewarding, scores=[NewScore(sample.pk, 0.5) for sample in waiting])
+    with django_capture_on_commit_callbacks() as rung:
+        finish(Run.objects.get(project=film_reviews.project, number=first.number + 1))
+    assert current_reward_model(film_reviews.project) == rewarding, "a judge scores nothing"
+    assert rung == []
 
 
 # --- Pages -----------------------------------------------------------------------------------------------------------

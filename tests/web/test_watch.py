@@ -201,7 +201,7 @@ def test_a_judge_is_never_taken_for_the_reward_model_to_follow(studio, admin):
     html = admin.get("/p/film-reviews/runs/policy/").content.decode()
     assert f'name="reward_model" value="{rewarding.pk}"' in html
     assert f'name="judge" value="{judge.pk}"' in html
-    assert "reward model 2, which learned from the other half of the prompts, watches" in html
+    assert "Reward model 2, which learned from the other half of the prompts, watches" in html
     answer = admin.post("/p/film-reviews/runs/policy/", {
         "preset": "CPU", "request_id": uuid.uuid4(), "reward_model": rewarding.pk, "judge": judge.pk,
     })  # fmt: skip

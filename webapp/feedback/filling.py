@@ -1,6 +1,5 @@
 """What comes into the raters' queue: samples of a policy, and the items that are made of them."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
@@ -9,6 +8,7 @@ from django.db import transaction
 from django.db.models import Count
 
 from webapp.feedback.models import Comparison, FurtherSample, Sample, Slot
+from webapp.ids import sha256_of
 from webapp.projects.models import Project, Rule
 from webapp.registry.models import Checkpoint, SamplingSettings
 
@@ -48,7 +48,7 @@ def record_samples(*, checkpoint: Checkpoint, sampling: SamplingSettings, sample
                 prompt_tokens=list(sample.prompt_tokens),
                 tokens=list(sample.tokens),
                 text=text,
-                text_sha256=hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
+                text_sha256=sha256_of(text),
                 finish_reason=sample.finish_reason,
                 log_prob=sample.log_prob,
             )

@@ -57,7 +57,9 @@ class SampleScore(models.Model):
     reward_model = models.ForeignKey(Checkpoint, on_delete=models.PROTECT, related_name="scores")
     score = models.FloatField()
     uncertainty = models.FloatField(
-        null=True, help_text="standard deviation between the members of the reward model; null where it is no ensemble"
+        null=True,
+        help_text="standard deviation of the score: how far the reward model's members differ, and what its feedback "
+        "leaves open in each; null where it is no ensemble",
     )
     created_at = models.DateTimeField(auto_now_add=True)
 

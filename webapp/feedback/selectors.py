@@ -1,6 +1,6 @@
 """What can be read about samples, the queue and ratings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -277,6 +277,7 @@ class QueueCounts:
     expired: int
     done: int
     void: int
+    waiting_kinds: Mapping[str, int]  # of what waits, how much is of each rating mode
 
     @property
     def waiting(self) -> int:
@@ -288,14 +289,20 @@ def queue_counts(project: Project) -> QueueCounts:
     """The state of the queue (one query)."""
     is_leased = Q(state=Slot.State.LEASED)
     is_over = Q(lease_until__lt=Now()) | Q(lease_until=None)
-    found = Slot.objects.filter(project=project).aggregate(
-        open=Count("id", filter=Q(state=Slot.State.OPEN)),
-        leased=Count("id", filter=is_leased & ~is_over),
-        expired=Count("id", filter=is_leased & is_over),
-        done=Count("id", filter=Q(state=Slot.State.DONE)),
-        void=Count("id", filter=Q(state=Slot.State.VOID)),
+    states = {
+        "open": Q(state=Slot.State.OPEN),
+        "leased": is_leased & ~is_over,
+        "expired": is_leased & is_over,
+        "done": Q(state=Slot.State.DONE),
+        "void": Q(state=Slot.State.VOID),
+    }
+    by_kind = Slot.objects.filter(project=project).values("comparison__kind").order_by("comparison__kind")
+    found: list[Any] = list(by_kind.annotate(**{name: Count("id", filter=state) for name, state in states.items()}))
+    waiting = {row["comparison__kind"]: row["open"] + row["expired"] for row in found}
+    return QueueCounts(
+        **{name: sum(row[name] for row in found) for name in states},
+        waiting_kinds={kind: count for kind, count in waiting.items() if count},
     )
-    return QueueCounts(**found)
 
 
 def ratings_of(

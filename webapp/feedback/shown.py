@@ -4,10 +4,9 @@ import hashlib
 from dataclasses import dataclass
 from uuid import UUID
 
-from django.utils.functional import Promise
-from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext as _
 
-SPEAKERS = {"system": _("System"), "user": _("User"), "assistant": _("Assistant")}
+from webapp.projects.conversations import SPEAKERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +17,9 @@ class ShownTurn:
     text: str
 
     @property
-    def speaker(self) -> str | Promise:
+    def speaker(self) -> str:
         """Who speaks, in the language of the page."""
-        return SPEAKERS[self.role]
+        return _(SPEAKERS[self.role])
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from webapp.projects.prompt_texts import MAX_PROMPT_BYTES, LineRefused, checked_text, too_long
 
-SPEAKERS = {"system": "System", "user": "User", "assistant": "Assistant"}
-"""The roles, and the word that begins a turn of each in the text that a policy is given."""
+SPEAKERS = {"system": gettext_noop("System"), "user": gettext_noop("User"), "assistant": gettext_noop("Assistant")}
+"""The roles, and the word that begins a turn of each in the text that a policy is given (always in English)."""
 MAX_TURNS = 100
 LIKE_A_TURN = re.compile(rf"^(?= *(?:{'|'.join(SPEAKERS.values())}):)", re.MULTILINE)
 

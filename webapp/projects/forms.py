@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from datetime import timedelta
-from hashlib import sha256
 from typing import Any
 
 from django import forms
@@ -11,6 +10,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from webapp.errors import SettingsRefused
+from webapp.ids import sha256_of
 from webapp.projects.models import SHARES, Membership, PracticePair, Project
 
 MAX_FILE_BYTES = 10 * 1024 * 1024
@@ -67,8 +67,8 @@ class SettingsForm(forms.ModelForm):
             "overlap": gettext_lazy("By different people. Holds for items made from now on."),
             "buffer_target": gettext_lazy("The sampler writes new answers when fewer are open."),
             "choice": gettext_lazy(
-                "The most uncertain: what the members of the newest reward model disagree about, one item a prompt, a "
-                "quarter of what waits. It takes a reward model that is an ensemble; until there is one, any order."
+                "The most uncertain: what the newest reward model is least sure of, one item a prompt, a quarter of "
+                "what waits. It takes a reward model that is an ensemble; until there is one, any order."
             ),
             "lease_minutes": gettext_lazy("After that somebody else may get it; a late rating is kept."),
             "use_simulated_ratings": gettext_lazy(
@@ -304,7 +304,7 @@ class ImportForm(forms.Form):
     @staticmethod
     def digest(text: str) -> str:
         """Of a text's lines: browsers send the ends of lines as they like."""
-        return sha256("\n".join(text.splitlines()).encode()).hexdigest()
+        return sha256_of("\n".join(text.splitlines()))
 
     def guess_format(self, name: str, text: str) -> str:
         ending = name.rpartition(".")[2].lower()

@@ -1,6 +1,5 @@
 """What changes projects: settings, members, guidelines and prompts."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,6 +15,7 @@ from webapp.accounts.models import User
 from webapp.accounts.services import create_user, hash_password, record_audit
 from webapp.accounts.tokens import hash_token, new_token
 from webapp.errors import InvitationInvalid, SettingsRefused
+from webapp.ids import sha256_of
 from webapp.projects.models import Guideline, Invitation, Membership, Project, Prompt, Rule
 from webapp.projects.prompt_files import read_prompts, stream_of
 
@@ -264,7 +264,7 @@ def save_guideline(*, actor: User, project: Project, body: str) -> Guideline:
         raise SettingsRefused({"body": [_("The guideline is empty.")]})
     if "\0" in body:
         raise SettingsRefused({"body": [_("The guideline has a NUL character, which cannot be stored.")]})
-    sha256 = hashlib.sha256(body.encode("utf-8", "surrogatepass")).hexdigest()
+    sha256 = sha256_of(body)
     with transaction.atomic():
         Project.objects.select_for_update(no_key=True).get(pk=project.pk)  # two editors: one version after the other
         current = project.guidelines.order_by("-version").first()
@@ -317,8 +317,8 @@ def import_prompts(
     if not 0 <= held_out_percent <= 100:
         raise SettingsRefused({"held_out_percent": [_("It is a share, 0 to 100.")]})
     found = read_prompts(stream if stream is not None else stream_of(text or ""), format)
-    by_hash = {hashlib.sha256(prompt.text.encode()).hexdigest(): prompt for prompt in found}
-    conversations = {hashlib.sha256(prompt.text.encode()).hexdigest() for prompt in found if prompt.turns}
+    by_hash = {sha256_of(prompt.text): prompt for prompt in found}
+    conversations = {sha256_of(prompt.text) for prompt in found if prompt.turns}
     lines = list(by_hash.items())
     with transaction.atomic():
         Project.objects.select_for_update(no_key=True).get(pk=project.pk)  # two imports: one after the other

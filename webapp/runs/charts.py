@@ -197,17 +197,24 @@ def chart(kind: str, title: str, metrics: str) -> Chart:
     return Chart(title, tuple(curve(kind, metric) for metric in metrics.split()))
 
 
-def main_charts(kind: str) -> tuple[Chart, ...]:
-    """What one looks at first."""
-    return tuple(chart(kind, title, metrics) for title, metrics in MAIN[kind])
+def without_judge(metrics: str) -> str:
+    """Those of ``metrics`` that a run has which no judge watches."""
+    return " ".join(name for name in metrics.split() if name not in JUDGE_METRICS)
 
 
-def folded_charts(kind: str) -> tuple[Group, ...]:
+def main_charts(kind: str, *, is_judged: bool = True) -> tuple[Chart, ...]:
+    """What one looks at first; ``is_judged``: whether a judge scores the run's responses too."""
+    named = [(title, metrics if is_judged else without_judge(metrics)) for title, metrics in MAIN[kind]]
+    return tuple(chart(kind, title, metrics) for title, metrics in named)
+
+
+def folded_charts(kind: str, *, is_judged: bool = True) -> tuple[Group, ...]:
     """The rest by group; a metric that no chart names is drawn by itself in the last group, so none is lost."""
+    recorded = [name for name in metrics_of(kind) if is_judged or name not in JUDGE_METRICS]
     groups = [Group(title, tuple(chart(kind, *each) for each in charts)) for title, charts in FOLDED[kind]]
     drawn = {one.metric for each in main_charts(kind) for one in each.curves}
     drawn |= {one.metric for group in groups for each in group.charts for one in each.curves}
-    rest = [chart(kind, name.replace("_", " ").capitalize(), name) for name in metrics_of(kind) if name not in drawn]
+    rest = [chart(kind, name.replace("_", " ").capitalize(), name) for name in recorded if name not in drawn]
     last = groups[-1]
     return (*groups[:-1], Group(last.title, (*last.charts, *rest)))
 

@@ -45,15 +45,15 @@ def say_duration(seconds: float | None) -> str:
     return (_("%(hours)s h %(minutes)s min") if minutes else _("%(hours)s h")) % values
 
 
-def say_about(seconds: float | None) -> str:
-    """A duration that is only estimated: ``about 4 min``, never to the second above a minute."""
+def say_left(seconds: float | None) -> str:
+    """The time to an end, which is only estimated: ``about 4 min left``, never to the second above a minute."""
     if seconds is None:
         return ""
     if seconds < 55:
         duration = _("%(seconds)s s") % {"seconds": max(5, 5 * round(seconds / 5))}
     else:
         duration = say_duration(60 * max(1, round(seconds / 60)))
-    return _("about %(duration)s") % {"duration": duration}
+    return _("about %(duration)s left") % {"duration": duration}
 
 
 def say_value(value: Any, unit: str = "") -> str:

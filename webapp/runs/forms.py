@@ -348,9 +348,7 @@ class EvaluateRunForm(ScoredRunForm):
         Checkpoint.objects.none(),
         required=False,
         empty_label=gettext_lazy("none"),
-        help_text=gettext_lazy(
-            "scores all answers; a policy was taught to please its own, so a newer one is the fairer judge"
-        ),
+        help_text=gettext_lazy("scores all answers; a policy was taught to please its own, so a newer one is fairer"),
         error_messages=FOREIGN_REWARD_MODEL,
     )
 

@@ -11,6 +11,7 @@ from webapp.ids import uuid7
 from webapp.projects.models import Project
 from webapp.quality.models import Dataset
 from webapp.registry.models import Checkpoint, SamplingSettings
+from webapp.runs.steps import Steps
 
 
 class Run(models.Model):
@@ -23,13 +24,13 @@ class Run(models.Model):
         EVALUATE = "evaluate", "evaluation"
 
     class State(models.TextChoices):
-        QUEUED = "queued", gettext_lazy("Queued")
-        STARTING = "starting", gettext_lazy("Starting")
-        RUNNING = "running", gettext_lazy("Running")
-        CANCELLING = "cancelling", gettext_lazy("Cancelling")
-        SUCCEEDED = "succeeded", gettext_lazy("Succeeded")
-        FAILED = "failed", gettext_lazy("Failed")
-        CANCELLED = "cancelled", gettext_lazy("Cancelled")
+        QUEUED = "queued", gettext_lazy("queued")
+        STARTING = "starting", gettext_lazy("starting")
+        RUNNING = "running", gettext_lazy("running")
+        CANCELLING = "cancelling", gettext_lazy("cancelling")
+        SUCCEEDED = "succeeded", gettext_lazy("succeeded")
+        FAILED = "failed", gettext_lazy("failed")
+        CANCELLED = "cancelled", gettext_lazy("cancelled")
 
     FINISHED = (State.SUCCEEDED, State.FAILED, State.CANCELLED)
 
@@ -103,6 +104,11 @@ class Run(models.Model):
 
     def __str__(self) -> str:
         return f"run {self.number}"
+
+    @property
+    def steps(self) -> Steps:
+        """How far it is, in words."""
+        return Steps(self.kind, self.step, self.total_steps)
 
     @property
     def is_finished(self) -> bool:
@@ -207,7 +213,9 @@ class EvaluationSample(models.Model):
     sample = models.ForeignKey(Sample, on_delete=models.PROTECT, related_name="+")
     reward = models.FloatField(null=True, help_text="the reward model's; null where none was asked")
     uncertainty = models.FloatField(
-        null=True, help_text="standard deviation between the members of the reward model; null where it is no ensemble"
+        null=True,
+        help_text="standard deviation of the score: how far the reward model's members differ, and what its feedback "
+        "leaves open in each; null where it is no ensemble",
     )
 
     class Meta:

@@ -11,7 +11,7 @@ from typing import Any
 from django.core.paginator import Page, Paginator
 from django.db.models import Count, Max, Q, QuerySet
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_noop
+from django.utils.translation import gettext_noop, ngettext
 
 from rlhf_core.config import METRICS, PRESETS, RUN_CONFIGS, RewardConfig
 from webapp.accounts.models import User
@@ -29,7 +29,7 @@ from webapp.registry.selectors import promotions, serving
 from webapp.runs import charts, selectors, tree
 from webapp.runs.calibration import Calibration, calibration_of
 from webapp.runs.charts import AXIS_UNITS
-from webapp.runs.core_words import said
+from webapp.runs.core_words import said, spelled
 from webapp.runs.figures import seconds_left
 from webapp.runs.models import Evaluation, EvaluationSample, Run, RunEvent, RunMetrics, RunSample
 from webapp.runs.watch import Watch, watch
@@ -42,18 +42,13 @@ ROWS_LOOKED_AT = 100  # for a metric's first and last value; some are reported o
 SAMPLES_A_PAGE = 8
 RATINGS_A_PAGE = 20
 RUNS_A_PAGE = 50
-STEP_NAMES = {
-    "sft": gettext_noop("step"),
-    "reward": gettext_noop("step"),
-    "policy": gettext_noop("update"),
-    "evaluate": gettext_noop("answer"),
-}
 PARTS = {
     "candidate": gettext_noop("candidate"),
     "serving": gettext_noop("served then"),
     "parent": gettext_noop("parent"),
     "base": gettext_noop("base"),
 }
+LEFT_TO_PEOPLE = {Comparison.Kind.RULE, Comparison.Kind.REWRITE}  # by simulated raters: it takes more than a taste
 NO_SETTING = gettext_noop("no longer a setting")
 TEXTS_SHOWN = 6  # of what a policy in training writes
 EXAMPLES_SHOWN = 3
@@ -186,6 +181,17 @@ class Outlook:
         return counts_now(self.board.usable)
 
     @property
+    def waiting_kinds(self) -> list[str]:
+        """What waits for a rater, by rating mode, in words; empty where all is of one."""
+        said = [words_of_kind(kind, count) for kind, count in self.board.queue.waiting_kinds.items()]
+        return said if len(said) > 1 else []
+
+    @property
+    def simulated_leave_some(self) -> bool:
+        """Whether items wait that simulated raters, who have rated here, leave to people."""
+        return bool(self.usable.simulated_raters and LEFT_TO_PEOPLE & self.board.queue.waiting_kinds.keys())
+
+    @property
     def live(self) -> Run | None:
         """The run that trains now, else the one that waits longest."""
         active = sorted(self.board.active_runs, key=lambda run: (run.state == Run.State.QUEUED, run.number))
@@ -262,6 +268,19 @@ class Outlook:
         return "start" if self.board.usable.total == 0 and self.reward_model is None else "collect"
 
 
+def words_of_kind(kind: str, count: int) -> str:
+    """So many items of a rating mode."""
+    said = {
+        Comparison.Kind.PAIR: ngettext("%(count)s pair", "%(count)s pairs", count),
+        Comparison.Kind.SINGLE: ngettext("%(count)s single answer", "%(count)s single answers", count),
+        Comparison.Kind.RANKING: ngettext("%(count)s ranking", "%(count)s rankings", count),
+        Comparison.Kind.RULE: ngettext("%(count)s rule", "%(count)s rules", count),
+        Comparison.Kind.REWRITE: ngettext("%(count)s rewrite", "%(count)s rewrites", count),
+        Comparison.Kind.TURNS: ngettext("%(count)s conversation by turns", "%(count)s conversations by turns", count),
+    }
+    return said[Comparison.Kind(kind)] % {"count": count}
+
+
 def look_at_board(project: Project) -> Outlook:
     """The loop board of a project; as many queries for a large project as for a small one."""
     return Outlook(board=selectors.board(project))
@@ -290,6 +309,7 @@ class ShownSetting:
     """One setting of a run with what it does."""
 
     name: str
+    label: str
     value: Any
     unit: str
     help: str
@@ -311,7 +331,6 @@ class Live:
     texts: Sequence[RunSample]
     watched: Watch | None
     version: str
-    step_name: str
 
     @property
     def accuracy(self) -> Any:
@@ -382,7 +401,6 @@ def read_live(run: Run, *, now: datetime) -> Live:
         texts=selectors.texts_of(run, TEXTS_SHOWN) if run.kind == Run.Kind.SFT else (),
         watched=watched_in(run),
         version=version_of(run),
-        step_name=said(STEP_NAMES[run.kind]),
     )
 
 
@@ -402,12 +420,16 @@ def read_last_values(kind: str, rows: Sequence[Mapping[str, Any]]) -> list[LastV
 
 
 def shown_settings(run: Run) -> list[ShownSetting]:
-    """The settings that a run was started with; one that today's program no longer has is shown too."""
+    """The settings that a run was started with, as the form orders them.
+
+    One that today's program no longer has is shown last.
+    """
     described = {item.name: item for item in fields(RUN_CONFIGS[run.kind])}  # type: ignore[arg-type]
+    places = {name: place for place, name in enumerate(described)}  # the database sorts names by their length
     shown = []
-    for name, value in run.config.items():
+    for name, value in sorted(run.config.items(), key=lambda item: (places.get(item[0], len(places)), item[0])):
         metadata = described[name].metadata if name in described else {"unit": "", "help": NO_SETTING}
-        shown.append(ShownSetting(name, value, said(metadata["unit"]), said(metadata["help"])))
+        shown.append(ShownSetting(name, said(spelled(name)), value, said(metadata["unit"]), said(metadata["help"])))
     return shown
 
 
@@ -470,17 +492,15 @@ class Findings:
 
     @property
     def narrowed(self) -> str:
-        """By what the distribution was narrowed that was drawn from, in words; empty where it was whole."""
+        """By what the distribution was narrowed that was drawn from; empty where it was whole.
+
+        Only there is the mean log-ratio to another policy a KL.
+        """
         drawn = self.evaluation.sampling.values
         cuts = [f"top-k {drawn['top_k']}"] if drawn["top_k"] else []
         cuts += [f"top-p {drawn['top_p']:g}"] if drawn["top_p"] < 1 else []
         cuts += [f"min-p {drawn['min_p']:g}"] if drawn.get("min_p") else []  # settings from before have none
-        return _(" and ").join(cuts)
-
-    @property
-    def drift(self) -> str:
-        """What the mean log-ratio to another policy is: a KL only where nothing was cut from what was drawn."""
-        return _("Mean log-ratio") if self.narrowed else "KL"
+        return ", ".join(cuts)
 
     @property
     def distinct_ratio(self) -> float | None:
@@ -504,7 +524,7 @@ class Findings:
 
 
 TOLD = {
-    "response_length": gettext_noop("Response length"),
+    "response_length": gettext_noop("Response length, tokens"),
     "end_rate": gettext_noop("Ends by itself"),
     "distinct_1": gettext_noop("Distinct-1"),
     "distinct_2": gettext_noop("Distinct-2"),

@@ -12,6 +12,7 @@ from django.db.models.functions import Now
 
 from rlhf_core.config import PRESETS, FeedbackPart, Settings
 from webapp.feedback.models import Rating
+from webapp.feedback.scores import without_score
 from webapp.feedback.selectors import QueueCounts, queue_counts
 from webapp.projects.models import Project
 from webapp.projects.selectors import PromptCounts, prompt_counts
@@ -82,6 +83,12 @@ def current_reward_model(project: Project) -> Checkpoint | None:
     return next((model for model in reward_models(project) if parts.get(model.pk) != JUDGES), None)
 
 
+def wants_scores(project: Project) -> bool:
+    """Whether the current reward model has samples for raters left to score."""
+    reward_model = current_reward_model(project)
+    return reward_model is not None and without_score(project, reward_model).exists()
+
+
 # --- The loop board --------------------------------------------------------------------------------------------------
 
 
@@ -109,7 +116,7 @@ class Board:
     prompts: PromptCounts
     usable: RatingCounts
     may_fine_tune: bool  # whether enough answers were rated well
-    new_ratings: int  # usable ratings that are not in the newest dataset that a run began with
+    new_ratings: int  # usable ratings that are not in the dataset of the newest reward model
     last_rating_at: datetime | None
     cycles: list[Cycle]  # newest policy first
     reward_models: list[Checkpoint]  # newest first, without those that only judge

@@ -58,7 +58,7 @@ from webapp.registry.models import Checkpoint
 from webapp.registry.selectors import held_out_prompts, policies, serving
 from webapp.registry.services import record_checkpoint, sampling_settings
 from webapp.runs.models import Evaluation, EvaluationSample, Run, RunEvent, RunMetrics, RunOutput, RunSample
-from webapp.runs.selectors import JUDGES, judges_request, parts_of, simulated_ratings, simulating
+from webapp.runs.selectors import JUDGES, judges_request, parts_of, simulated_ratings, simulating, wants_scores
 
 logger = logging.getLogger(__name__)
 
@@ -525,7 +525,7 @@ def succeed(
             origin, _ = RunOutput.objects.get_or_create(checkpoint=checkpoint, defaults={"run": run})
             if origin.run_id != run.pk:
                 note(run, "log", f"this is bit for bit {checkpoint}, which run {origin.run.number} made")
-        if run.kind == Run.Kind.REWARD:
+        if run.kind == Run.Kind.REWARD and wants_scores(run.project):
             transaction.on_commit(partial(queue.score, run.project_id), robust=True)  # a hint: the beat looks too
         if evaluation is not None:
             record_evaluation(run, evaluation)

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from webapp.registry.models import Checkpoint
 
-ROW, LANE, MARGIN, LINE, WORDS = 68, 26, 14, 17, 264  # pixels
+ROW, LANE, MARGIN, LINE, WORDS = 68, 26, 14, 17, 440  # pixels
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from django.utils import timezone
 from django.utils.cache import patch_vary_headers
 from django.utils.http import quote_etag
 from django.utils.text import format_lazy
-from django.utils.translation import get_language, gettext_lazy
+from django.utils.translation import get_language, gettext_lazy, ngettext
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
@@ -49,7 +49,6 @@ from webapp.registry.forms import PromoteForm
 from webapp.registry.models import Checkpoint, ServingPointer
 from webapp.registry.selectors import held_out_prompts, serving, serving_in
 from webapp.runs import charts, pages, selectors, services
-from webapp.runs.core_words import said
 from webapp.runs.figures import seconds_left
 from webapp.runs.forms import (
     EvaluateRunForm,
@@ -59,7 +58,6 @@ from webapp.runs.forms import (
     ScoredRunForm,
     SettingsForm,
     SFTRunForm,
-    describe_reward_model,
 )
 from webapp.runs.models import Run
 from webapp.runs.watch import watch
@@ -184,14 +182,13 @@ def board(request: MemberRequest, project: Project) -> HttpResponse:
         "simulated_at_once": SIMULATED_AT_ONCE,
         "adoptable": policies_to_adopt(request) if found.board.serving is None else (),
         "live_left": left_of(found.live),
-        "live_step_name": said(pages.STEP_NAMES[found.live.kind]) if found.live else "",
     }
     if request.htmx:
         return tag(render(request, "runs/_now.html", context), uuid.uuid4().hex)
     if run := found.last_policy_run:
         context |= {
-            "charts": charts.main_charts(run.kind)[:2],
-            "step_name": said(pages.STEP_NAMES[run.kind]),
+            "charts": charts.main_charts(run.kind, is_judged=run.judge_id is not None)[:2],
+            "steps": run.steps,
             "curves_url": reverse("runs:curves", args=[project.slug, run.number]),
         }
     response = render(request, "runs/board.html", context)
@@ -341,9 +338,8 @@ def prefill(request: HttpRequest, project: Project, kind: str, run: Run | None) 
         names = {item.name for item in fields(RUN_CONFIGS[kind])}  # type: ignore[arg-type]
         known = {name: value for name, value in run.config.items() if name in names}
         try:
-            return settings_from_dict(RUN_CONFIGS[kind], known), _("the settings of run %(number)s") % {
-                "number": run.number
-            }
+            said = _("Filled in with the settings of run %(number)s.") % {"number": run.number}
+            return settings_from_dict(RUN_CONFIGS[kind], known), said
         except ConfigError:
             messages.warning(
                 request,
@@ -353,7 +349,7 @@ def prefill(request: HttpRequest, project: Project, kind: str, run: Run | None) 
     name = request.GET.get("preset", "")
     presets = selectors.presets_for(project, kind)
     if name in presets:
-        return presets[name], _("the preset %(name)s") % {"name": name}
+        return presets[name], _("Filled in with the preset %(name)s.") % {"name": name}
     return first_preset(project, kind), ""
 
 
@@ -399,7 +395,12 @@ def start_context(project: Project, kind: str, form: SettingsForm, refusal: Stud
         "refusal": refusal,
         "cures": cures(project, refusal),
         "presets": [
-            {"name": name, "title": PRESET_WORDS[kind, name][0], "words": describe_preset(kind, name, settings)}
+            {
+                "name": name,
+                "title": PRESET_WORDS[kind, name][0],
+                "size": size_of(kind, settings),
+                "words": PRESET_WORDS[kind, name][1],
+            }
             for name, settings in selectors.presets_for(project, kind).items()
         ],
     }
@@ -413,7 +414,6 @@ def start_context(project: Project, kind: str, form: SettingsForm, refusal: Stud
         context |= {
             "reward_models": reward_models,
             "chosen_reward_model": chosen,
-            "chosen_reward_model_words": describe_reward_model(chosen) if chosen else "",
             "chosen_judge": form.matching_judge(chosen) if isinstance(form, PolicyRunForm) else None,
             "policy": pointer.checkpoint if pointer else None,
             "held_out": held_out_prompts(project).count(),
@@ -431,23 +431,27 @@ def start_context(project: Project, kind: str, form: SettingsForm, refusal: Stud
     return context
 
 
-def describe_preset(kind: str, name: str, settings: Settings) -> str:
+def size_of(kind: str, settings: Settings) -> list[str]:
+    """How much a run with these settings does: a few amounts, each for itself."""
     values = asdict(settings)  # type: ignore[call-overload]
     if kind == "evaluate":
-        asked = (
-            _("%(prompts)s held-out prompts at most, one answer of each policy.") % values
-            if values["prompts"]
-            else _("All held-out prompts, one answer of each policy.")
-        )
-        return f"{asked} {PRESET_WORDS[kind, name][1]}"
-    adapters = _("adapters of rank %(lora_rank)s") % values if values["lora_rank"] else _("all weights")
-    if kind == "sft":
-        size = _("%(epochs)s passes, %(batch_size)s demonstrations a step, %(adapters)s.")
-    elif kind == "reward":
-        size = _("%(epochs)s passes, %(batch_size)s ratings a step, %(adapters)s.")
+        asked = values["prompts"]
+        some = ngettext("%(count)s held-out prompt at most", "%(count)s held-out prompts at most", asked)
+        return [some % {"count": asked} if asked else _("all held-out prompts"), _("one answer of each policy")]
+    if kind == "policy":
+        updates, responses = values["updates"], values["rollout_batch_size"]
+        amounts = [
+            ngettext("%(count)s update", "%(count)s updates", updates) % {"count": updates},
+            ngettext("%(count)s response an update", "%(count)s responses an update", responses) % {"count": responses},
+        ]
     else:
-        size = _("%(updates)s updates of %(rollout_batch_size)s responses, %(adapters)s.")
-    return f"{size % {**values, 'adapters': adapters}} {PRESET_WORDS[kind, name][1]}"
+        passes, rows = values["epochs"], values["batch_size"]
+        if kind == "sft":
+            batch = ngettext("%(count)s demonstration a step", "%(count)s demonstrations a step", rows)
+        else:
+            batch = ngettext("%(count)s rating a step", "%(count)s ratings a step", rows)
+        amounts = [ngettext("%(count)s pass", "%(count)s passes", passes) % {"count": passes}, batch % {"count": rows}]
+    return [*amounts, _("adapters of rank %(lora_rank)s") % values if values["lora_rank"] else _("all weights")]
 
 
 def cures(project: Project, refusal: StudioError | None) -> list[dict[str, str]]:
@@ -495,10 +499,12 @@ def detail(request: MemberRequest, project: Project, run: Run) -> HttpResponse:
             page, pairs = pages.side_by_side(findings, request.GET.get("page"))
             context |= {"findings": findings, "page": page, "pairs": pairs}
     else:
+        is_judged = run.judge_id is not None
         context |= {
-            "charts": (*((charts.WATCH,) if run.judge else ()), *charts.main_charts(run.kind)),
-            "folded": charts.folded_charts(run.kind),
+            "charts": (*((charts.WATCH,) if is_judged else ()), *charts.main_charts(run.kind, is_judged=is_judged)),
+            "folded": charts.folded_charts(run.kind, is_judged=is_judged),
             "curves_url": reverse("runs:curves", args=[project.slug, run.number]),
+            "steps": run.steps,
         }
     return render(request, "runs/run.html", context)
 
@@ -551,8 +557,7 @@ def cancel(request: MemberRequest, project: Project, run: Run) -> HttpResponse:
     if run.is_finished:
         messages.info(request, _("Run %(number)s has ended already.") % {"number": run.number})
         return redirect("runs:detail", project.slug, run.number)
-    step_name = said(pages.STEP_NAMES[run.kind])
-    context = {"project": project, "is_admin": True, "here": "loop", "run": run, "step_name": step_name}
+    context = {"project": project, "is_admin": True, "here": "loop", "run": run}
     return render(request, "runs/cancel.html", context)
 
 
@@ -598,8 +603,8 @@ def policy_context(
         context |= {"findings": findings, "pairs": pairs}
     if origin.run is not None:
         context |= {
-            "charts": charts.main_charts(origin.run.kind)[:2],
-            "step_name": said(pages.STEP_NAMES[origin.run.kind]),
+            "charts": charts.main_charts(origin.run.kind, is_judged=origin.run.judge_id is not None)[:2],
+            "steps": origin.run.steps,
             "curves_url": reverse("runs:curves", args=[project.slug, origin.run.number]),
             "watched": pages.watched_in(origin.run),
         }

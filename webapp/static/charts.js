@@ -5,6 +5,7 @@
   "use strict";
 
   const GAP = 6; // px between a line's end and its label
+  const ENDS_FONT = "650 12px system-ui, sans-serif";
   const probe = document.createElement("span");
 
   /** The colour of a metric as the canvas takes it: light-dark() and var() resolved by the browser. */
@@ -22,7 +23,7 @@
   function formatNumber(value, unit) {
     if (value === null || value === undefined) return "–";
     const size = Math.abs(value);
-    if (unit === "%") return minus(`${(100 * value).toFixed(1)} %`);
+    if (unit === "%") return minus(`${(100 * value).toLocaleString(LANGUAGE, { minimumFractionDigits: 1, maximumFractionDigits: 1 })} %`);
     if (size === 0) return "0";
     if (size < 1e-4) return minus(value.toExponential(1));
     let digits = 3;
@@ -108,6 +109,15 @@
     ctx.restore();
   }
 
+  /** Pixels beside the plot for what is written at the lines' ends, in the words of any language. */
+  function roomForEnds(chart) {
+    if (chart.names.length === 1) return 60;
+    const ruler = document.createElement("canvas").getContext("2d");
+    ruler.font = ENDS_FONT;
+    const widest = Math.max(...chart.labels.map((label) => ruler.measureText(`${minus("-0.0000")} ${label}`).width));
+    return Math.min(Math.ceil(widest) + GAP + 4, chart.box.clientWidth / 2);
+  }
+
   /** Whole numbers only on the axis of steps. */
   const STEPS = [1, 2, 5].flatMap((digit) => [...Array(9).keys()].map((power) => digit * 10 ** power)).sort((a, b) => a - b);
 
@@ -126,7 +136,7 @@
     const options = {
       width: chart.box.clientWidth,
       height: chart.box.clientHeight,
-      padding: [10, chart.names.length > 1 ? 128 : 60, 0, 0],
+      padding: [10, roomForEnds(chart), 0, 0],
       legend: { show: false },
       cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 } },
       scales: {
@@ -155,7 +165,7 @@
           ? {
               ...axis,
               grid: { show: false },
-              label: "KL, nats (by its root)",
+              label: chart.words.root,
               splits: (plot, index, low, high) => rootTicks(low, high),
               values: (plot, splits) => splits.map((root) => String(square(root))),
               size: 26,

@@ -4,7 +4,6 @@ A choice names the key for each turn of the assistant, in order: ``1,2,1`` says 
 learns from the last turn alone, since the earlier ones were imported and are no samples of a policy.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from webapp.feedback.models import Comparison, Presentation, Rating, TurnVerdict
 from webapp.feedback.modes.base import VERDICTS, Extras, Judgement, Mode, Step
 from webapp.feedback.modes.single import scored
 from webapp.feedback.shown import ShownItem
+from webapp.ids import sha256_of
 from webapp.projects.models import Project
 
 JUDGED = "judged"  # what the page's button sends; the keys stand in fields of their own
@@ -95,7 +95,3 @@ def said_of(verdicts: Sequence[int]) -> str:
         return str(WORDS[verdicts[0]])
     said = [{"number": number, "verdict": WORDS[verdict]} for number, verdict in enumerate(verdicts, start=1)]
     return ", ".join(_("turn %(number)s %(verdict)s") % one for one in said)
-
-
-def sha256_of(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

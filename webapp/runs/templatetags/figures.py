@@ -9,7 +9,7 @@ from webapp.runs import figures
 register = template.Library()
 
 register.filter("duration", figures.say_duration)
-register.filter("about", figures.say_about)
+register.filter("left", figures.say_left)
 register.filter("value", figures.say_value)
 register.filter("difference", figures.say_difference)
 
