@@ -7,6 +7,8 @@ import pytest
 from django.db import connection
 from playwright.sync_api import expect
 
+from tests.studio import Studio, open_studio
+
 expect.set_options(timeout=15_000)  # a page of a busy machine is slow, not wrong
 REQUEST_SECONDS = 5.0
 OTHERS = """
@@ -27,3 +29,11 @@ def requests_end_first(transactional_db: None) -> Iterator[None]:
             if cursor.fetchone() == (0,):
                 return
             time.sleep(0.05)
+
+
+@pytest.fixture
+def studio(transactional_db: None) -> Studio:
+    """A project with one rater, ada, and nothing to rate yet."""
+    studio = open_studio()
+    studio.add_rater("ada")
+    return studio

@@ -33,3 +33,15 @@ def press(page: Page, key: str) -> None:
     token = page.input_value("[name=token]")
     page.keyboard.press(key)
     page.wait_for_function("old => document.querySelector('[name=token]')?.value !== old", arg=token)
+
+
+def press_in_turn(page: Page, *keys: str) -> None:
+    """Press some keys once the item may be judged, whatever they lead to."""
+    page.wait_for_selector(READY)
+    for key in keys:
+        page.keyboard.press(key)
+
+
+def wait_until_sent(page: Page) -> None:
+    """Until the server has every verdict; what else the page keeps may stay."""
+    page.wait_for_function("() => !Object.keys(localStorage).some((key) => key.startsWith('steersman-unsent'))")

@@ -11,8 +11,8 @@ from playwright.sync_api import Page, Route, expect
 
 from tests.browser import pictures, test_admin_pages
 from tests.browser.looks import findings, in_words
-from tests.browser.test_rate import READY, press
-from tests.studio import PASSWORD, Studio, open_studio
+from tests.browser.pages import READY, press
+from tests.studio import PASSWORD
 from webapp.accounts.services import create_login_link
 from webapp.feedback.models import Rating
 from webapp.projects.models import PracticePair
@@ -34,13 +34,6 @@ NOT_PAGES = {  # fragments, files, and what is only sent
     "runs:simulate", "runs:adopt_policy", "runs:live", "runs:curves", "runs:promote",
     "projects:withdraw_invitation",
 }  # fmt: skip
-
-
-@pytest.fixture
-def studio() -> Studio:
-    studio = open_studio()
-    studio.add_rater("ada")
-    return studio
 
 
 def log_in(page: Page, root: str, name: str) -> None:

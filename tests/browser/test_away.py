@@ -13,7 +13,8 @@ from django.test import Client
 from django.utils import timezone
 from playwright.sync_api import Page, expect
 
-from tests.browser.test_rate import READY, press, texts, type_name_and_password, wait_for_leases, wait_until_sent
+from tests.browser.pages import READY, press
+from tests.browser.test_rate import texts, type_name_and_password, wait_for_leases, wait_until_sent
 from tests.studio import Studio, open_studio, sha256
 from webapp.feedback import services as feedback
 from webapp.feedback.models import Rating, Slot

@@ -3,24 +3,11 @@
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.pages import READY, open_rater
-from tests.studio import Studio, open_studio
+from tests.browser.pages import READY, open_rater, wait_until_sent
+from tests.browser.pages import press_in_turn as press
 from webapp.feedback.models import Rating, Report
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def studio() -> Studio:
-    studio = open_studio()
-    studio.add_rater("ada")
-    return studio
-
-
-def press(page: Page, *keys: str) -> None:
-    page.wait_for_selector(READY)
-    for key in keys:
-        page.keyboard.press(key)
 
 
 def write(page: Page, words: str) -> str:
@@ -29,10 +16,6 @@ def write(page: Page, words: str) -> str:
     page.keyboard.type(words)
     page.keyboard.press("Escape")
     return page.input_value("#rewrite-text")
-
-
-def wait_until_sent(page: Page) -> None:
-    page.wait_for_function("() => !Object.keys(localStorage).some((key) => key.startsWith('steersman-unsent'))")
 
 
 def test_no_other_key_throws_away_what_was_written(context, live_server, studio):

@@ -6,17 +6,9 @@ from playwright.sync_api import expect
 from tests.browser import pictures
 from tests.browser.looks import findings
 from tests.browser.pages import READY, open_rater
-from tests.studio import Studio, open_studio
 from webapp.projects.models import PracticePair
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def studio() -> Studio:
-    studio = open_studio()
-    studio.add_rater("ada")
-    return studio
 
 
 def test_the_first_visit_goes_by_keyboard_alone(context, live_server, studio):

@@ -3,7 +3,8 @@
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.test_rate import READY, log_in, press, wait_until_sent
+from tests.browser.pages import READY, press
+from tests.browser.test_rate import log_in, wait_until_sent
 from tests.studio import Studio, open_studio
 from webapp.feedback.models import Rating
 from webapp.projects.models import Membership

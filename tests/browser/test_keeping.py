@@ -3,32 +3,15 @@
 import pytest
 from django.conf import settings
 from django.test import Client
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
-from tests.browser.pages import READY, open_rater
-from tests.studio import Studio, open_studio
+from tests.browser.pages import READY, open_rater, wait_until_sent
+from tests.browser.pages import press_in_turn as press
 from webapp.feedback.models import Rating
 from webapp.projects.models import PracticePair
 
 pytestmark = pytest.mark.django_db(transaction=True)
 JUDGED = "#item[data-judged][aria-busy=false]"
-
-
-@pytest.fixture
-def studio() -> Studio:
-    studio = open_studio()
-    studio.add_rater("ada")
-    return studio
-
-
-def press(page: Page, *keys: str) -> None:
-    page.wait_for_selector(READY)
-    for key in keys:
-        page.keyboard.press(key)
-
-
-def wait_until_sent(page: Page) -> None:
-    page.wait_for_function("() => !Object.keys(localStorage).some((key) => key.startsWith('steersman-unsent'))")
 
 
 @pytest.mark.parametrize(

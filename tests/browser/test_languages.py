@@ -6,20 +6,12 @@ from playwright.sync_api import Page, expect
 from tests.browser import pictures
 from tests.browser.looks import findings, in_words
 from tests.browser.pages import READY, is_within, open_rater, press
-from tests.studio import Studio, open_studio
 from webapp.accounts.languages import choose_language
 from webapp.feedback.models import Rating
 
 pytestmark = pytest.mark.django_db(transaction=True)
 WIDTHS = (360, 1280)
 RATER_PAGES = ("history/", "guideline/", "rate/welcome/", "rate/keys/")
-
-
-@pytest.fixture
-def studio() -> Studio:
-    studio = open_studio()
-    studio.add_rater("ada")
-    return studio
 
 
 def start_of(page: Page, selector: str) -> float:

@@ -8,8 +8,9 @@ from playwright.sync_api import BrowserContext, Page, ViewportSize, expect
 from benchmarks.rating_watch import WATCH
 from tests.browser import pictures
 from tests.browser.looks import findings
-from tests.browser.test_rate import READY, log_in, wait_until_sent
-from tests.studio import Studio, open_studio
+from tests.browser.pages import READY
+from tests.browser.pages import press_in_turn as press
+from tests.browser.test_rate import log_in, wait_until_sent
 from webapp.feedback.models import Rating
 from webapp.projects.models import Rule
 
@@ -22,13 +23,6 @@ REVIEW = (
 
 
 @pytest.fixture
-def studio() -> Studio:
-    studio = open_studio()
-    studio.add_rater("ada")
-    return studio
-
-
-@pytest.fixture
 def address(live_server, studio) -> str:
     return f"{live_server.url}/p/{studio.project.slug}/rate/"
 
@@ -37,12 +31,6 @@ def address(live_server, studio) -> str:
 def watched(context: BrowserContext) -> BrowserContext:
     context.add_init_script(WATCH)
     return context
-
-
-def press(page: Page, *keys: str) -> None:
-    page.wait_for_selector(READY)
-    for key in keys:
-        page.keyboard.press(key)
 
 
 def look_at(page: Page, name: str) -> None:

@@ -6,18 +6,10 @@ from playwright.sync_api import expect
 from tests.browser import pictures
 from tests.browser.looks import findings
 from tests.browser.pages import READY, open_rater, press
-from tests.studio import Studio, open_studio
 from webapp.accounts.models import User
 from webapp.feedback.models import Rating, Skip
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def studio() -> Studio:
-    studio = open_studio()
-    studio.add_rater("ada")
-    return studio
 
 
 def test_own_keys_rate_and_stand_on_the_controls(context, live_server, studio):

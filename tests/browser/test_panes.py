@@ -6,7 +6,6 @@ from playwright.sync_api import Page, expect
 from tests.browser import pictures
 from tests.browser.looks import findings
 from tests.browser.pages import READY, open_rater, press
-from tests.studio import Studio, open_studio
 from webapp.feedback.models import Rating, Report
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -20,13 +19,6 @@ new PerformanceObserver((list) => {
   for (const entry of list.getEntries()) if (!entry.hadRecentInput) shifts += entry.value;
 }).observe({type: "layout-shift", buffered: true});
 """
-
-
-@pytest.fixture
-def studio() -> Studio:
-    studio = open_studio()
-    studio.add_rater("ada")
-    return studio
 
 
 def tops(page: Page) -> list[float]:

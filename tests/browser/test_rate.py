@@ -9,21 +9,14 @@ from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from benchmarks.rating_watch import WATCH
 from tests.browser import pictures
-from tests.studio import PASSWORD, Studio, open_studio
+from tests.browser.pages import READY, press
+from tests.studio import PASSWORD
 from webapp.feedback.models import Presentation, Rating, Skip, Slot
 from webapp.local.endpoints import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-READY = "#item[aria-busy=false]"
 SAVED = re.compile("^saved")
-
-
-@pytest.fixture
-def studio() -> Studio:
-    studio = open_studio()
-    studio.add_rater("ada")
-    return studio
 
 
 @pytest.fixture
@@ -52,14 +45,6 @@ def type_name_and_password(page: Page) -> None:
     page.keyboard.press("Tab")
     page.keyboard.type(PASSWORD)
     page.keyboard.press("Enter")
-
-
-def press(page: Page, key: str) -> None:
-    """Press a key once the item may be judged, and wait for the next one."""
-    page.wait_for_selector(READY)
-    token = page.input_value("[name=token]")
-    page.keyboard.press(key)
-    page.wait_for_function("old => document.querySelector('[name=token]')?.value !== old", arg=token)
 
 
 def wait_until_sent(page: Page) -> None:

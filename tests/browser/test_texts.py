@@ -7,7 +7,6 @@ from benchmarks.rating_watch import WATCH
 from tests.browser import pictures
 from tests.browser.looks import findings
 from tests.browser.pages import READY, is_within, open_rater
-from tests.studio import Studio, open_studio
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -33,13 +32,6 @@ $$\\int_0^1 x^2 \\,dx = \\frac{1}{3}$$
 
 \u05e9\u05dc\u05d5\u05dd, \u05d6\u05d4 \u05d8\u05e7\u05e1\u05d8. A \u202eword\u202c turned.
 """
-
-
-@pytest.fixture
-def studio() -> Studio:
-    studio = open_studio()
-    studio.add_rater("ada")
-    return studio
 
 
 def test_a_key_shows_the_texts_as_they_were_written_and_it_stays_so(context, live_server, studio):

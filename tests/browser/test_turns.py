@@ -10,7 +10,8 @@ from benchmarks.rating import WATCH
 from tests.browser import pictures
 from tests.browser.looks import findings
 from tests.browser.pages import READY, open_rater
-from tests.browser.test_modes import REVIEW, look_at, press
+from tests.browser.pages import press_in_turn as press
+from tests.browser.test_modes import REVIEW, look_at
 from tests.browser.test_rate import wait_until_sent
 from tests.conversations import FIVE, conversation
 from tests.studio import Studio, open_studio
