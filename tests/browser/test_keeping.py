@@ -177,3 +177,25 @@ def test_control_and_enter_save_a_rewrite_from_its_reason_too(context, live_serv
     expect(page.locator("#empty")).to_be_visible()
     wait_until_sent(page)
     assert (Rating.objects.get().details, Rating.objects.get().reason) == ({"text": "Dull. No more."}, "It was dull.")
+
+
+def test_without_javascript_a_skip_keeps_the_text_that_was_begun(browser, live_server, studio):
+    for number in range(2):
+        studio.add_item(f"Opening {number}", f"Dull {number}.", kind="rewrite")
+    context = browser.new_context(java_script_enabled=False)
+    page = open_rater(context, live_server.url, studio, wait_for="#save")
+    begun = page.input_value("#rewrite-text") + " By and by."
+    page.fill("#rewrite-text", begun)
+    page.click("#skip-plain")
+    expect(page.locator(".messages")).to_contain_text("What you wrote is kept: undo brings it back.")
+    page.click(".because > summary")
+    page.click("[data-reason='3']")
+    expect(page.locator("h1")).to_have_text("Nothing to rate yet")
+    page.click("#undo")
+    expect(page.locator(".said")).to_contain_text("You skipped this one.")
+    page.click("#undo")
+    expect(page.locator("#rewrite-text")).to_have_value(begun)
+    page.click("#save")
+    page.wait_for_url("**/rate/")
+    assert Rating.objects.get().details == {"text": begun}
+    context.close()

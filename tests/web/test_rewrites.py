@@ -6,7 +6,7 @@ import pytest
 
 from tests.studio import enter, fields_of
 from webapp.errors import ChoiceInvalid, NotEnoughFeedback, RemarkInvalid, SubmissionConflict
-from webapp.feedback.models import Rating
+from webapp.feedback.models import Rating, Skip
 from webapp.feedback.modes import Extras
 from webapp.feedback.selectors import demonstrations, own_item
 from webapp.feedback.services import revise
@@ -142,3 +142,38 @@ def test_a_plain_form_writes_and_changes_and_lists_show_the_text(studio):
         admin.get(f"/p/{project.slug}/ratings/{rating.pk}/"),
     ):
         assert "&lt;i&gt;fine&lt;/i&gt;" in page.content.decode()
+
+
+def test_a_plain_form_that_skips_keeps_what_was_begun_until_it_is_undone(studio):
+    project = update_project(actor=studio.admin, project=studio.ready_project(), flags=["spam"])
+    for number in range(5):
+        rewrite(studio, project, f" Dull film {number}.")
+    ada = studio.rater(project)
+    client, rate = enter(ada), f"/p/{project.slug}/rate/"
+    tokens = []
+    for number in range(5):
+        page = client.get(rate)
+        text = page.context["item"].answers[0] if number == 0 else f" Begun {number}\r\n"
+        fields = fields_of(page.content.decode())
+        tokens.append(fields["token"])
+        begun = {"text": text, "reason": "" if number == 0 else "So far.", "flags": ["spam", "no such"][: 2 * number]}
+        because = "language" if number == 4 else ""
+        answer = client.post(f"{rate}skip/", {**fields, "because": because, **begun}, follow=True)
+        said = "What you wrote is kept: undo brings it back." in answer.content.decode()
+        assert said == (number > 0), "an answer that stands as it came is no draft"
+    assert list(Skip.objects.order_by("id").values_list("reason", flat=True)) == ["", "", "", "", "language"]
+    assert not Rating.objects.exists()
+    undone = client.get(f"{rate}undo/", follow=True).content.decode()
+    assert ">\n Begun 4\n</textarea>" in undone
+    assert ">So far.</textarea>" in undone
+    assert 'value="spam" data-flag="1" checked' in undone
+    pages = [client.get(f"/p/{project.slug}/history/{token}/").content.decode() for token in tokens]
+    assert [f" Begun {n}\n" in page for n, page in enumerate(pages)] == [False, False, True, True, True], (
+        "the last three"
+    )
+    here = f"/p/{project.slug}/history/{tokens[-1]}/"
+    client.post(here, {**fields_of(undone), "choice": "rewritten", "text": " Begun, and done."})
+    assert Rating.objects.get().details == {"text": " Begun, and done."}
+    assert "Begun 4" not in client.get(here).content.decode()
+    assert client.post(f"{rate}skip/", {"token": tokens[0], "because": "no such"}).status_code == 422
+    assert client.post(f"{rate}skip/", {"token": str(uuid4()), "because": ""}).status_code == 404

@@ -18,8 +18,9 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 from django.views.decorators.vary import vary_on_headers
 
+from webapp.accounts.models import User
 from webapp.errors import ChoiceInvalid, RemarkInvalid, RevisionClosed, SubmissionConflict, TokenUnknown
-from webapp.feedback import reports, selectors, services
+from webapp.feedback import kept, reports, selectors, services
 from webapp.feedback.exports import rating_pages
 from webapp.feedback.forms import (
     SKIP_REASONS,
@@ -66,6 +67,7 @@ LATE = Told(
 )
 CHANGED = Told("success", gettext_lazy("Changed. Models that have learned from the earlier verdict stay as they are."))
 NOTHING_TO_UNDO = Told("info", gettext_lazy("There is nothing to undo."))
+SKIPPED_AND_KEPT = Told("info", gettext_lazy("Skipped. What you wrote is kept: undo brings it back."))
 REFUSED = 422
 NOT_UNDERSTOOD = Told(
     "error", gettext_lazy("That was not understood, and nothing was saved. Please rate once more."), status=REFUSED
@@ -117,8 +119,22 @@ def told_of(error: SubmissionConflict) -> Told:
 @welcomed_first
 @require_POST
 def skip(request: MemberRequest, project: Project) -> HttpResponse:
-    """Pass an item by, for good."""
-    return pass_by(request, project, SkipForm(request.POST), services.skip)
+    """Pass an item by, for good; a verdict that was begun and came along with a plain form is kept for its rater."""
+    reason = request.POST.get("because", request.POST.get("reason", ""))  # a verdict has a reason of its own
+    form = SkipForm({"token": request.POST.get("token"), "reason": reason})
+    return pass_by(request, project, form, skip_and_keep(request) if "submission_id" in request.POST else services.skip)
+
+
+def skip_and_keep(request: MemberRequest) -> Callable[..., None]:
+    """``services.skip``, after which the session has what was written into the form."""
+
+    def act(*, rater: User, project: Project, token: uuid.UUID, reason: str) -> None:
+        services.skip(rater=rater, project=project, token=token, reason=reason)
+        item = selectors.shown(services.find_presentation(rater=rater, project=project, token=token), project)
+        if kept.keep(request.session, item, ChoiceForm(request.POST).extras, project.flags):
+            say(request, SKIPPED_AND_KEPT)
+
+    return act
 
 
 def pass_by(
@@ -360,6 +376,8 @@ def judged(request: MemberRequest, project: Project, token: uuid.UUID) -> HttpRe
     except Presentation.DoesNotExist:
         raise Http404("not an item that you have judged") from None
     choice, extras = entry.choice, entry.extras
+    if choice is None:
+        extras = kept.kept(request.session, token) or extras
     if form is not None:  # refused: what was written is shown again
         choice, extras = form.places_or_score or choice, form.extras
         say(request, told)

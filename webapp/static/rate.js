@@ -80,6 +80,7 @@ function markReady(item) {
 
 function beginItem(seenMs = 0) {
   const item = byId("item");
+  for (const button of item.querySelectorAll("#skip [form]")) button.removeAttribute("form"); // drafts.js keeps the rest
   shownAt = countedFrom = performance.now();
   activeMs = seenMs;
   item.setAttribute("aria-busy", "true");
