@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STEPS_KEPT = 2
+MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)  # a file is not there; other OSErrors may pass
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,15 @@ class SavedStates:
         return part
 
     def forget_old(self) -> None:
-        """Remove all but the newest states of the last two steps."""
+        """Remove all but the newest states of the last two steps, and those that cannot be read just now."""
         kept: set[int] = set()
         for path in self.all():
-            of_step = None if path.name in self.damaged else step_of_state(path)
+            try:
+                of_step = None if path.name in self.damaged else step_of_state(path)
+            except OSError:
+                if len(kept) < STEPS_KEPT:
+                    continue  # it may be whole, and newer than all that can be read
+                of_step = None
             if of_step is None or of_step in kept or len(kept) == STEPS_KEPT:
                 shutil.rmtree(path, ignore_errors=True)
             else:
@@ -81,9 +87,11 @@ class SavedStates:
                 if check is not None:
                     check(state)
                 return state
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (*MISSING, ValueError, KeyError, TypeError) as error:
                 self.damaged.add(path.name)
                 self.log(f"saved state {path.name} is damaged and passed over: {error}")
+            except OSError as error:  # of the disk, not of the state: it is kept
+                self.log(f"saved state {path.name} cannot be read now and is passed over: {error}")
         return None
 
     def all(self) -> list[Path]:
@@ -106,12 +114,19 @@ class SavedStates:
     @property
     def first_step_kept(self) -> int:
         """The step of the earliest state that the run may have to go on from; 0 where there is none."""
-        return min((step_of_state(path) or 0 for path in self.all()), default=0)
+        try:
+            return min((step_of_state(path) or 0 for path in self.all()), default=0)
+        except OSError:
+            return 0  # of one that cannot be read now the step is unknown
 
 
 def step_of_state(path: Path) -> int | None:
-    """The step whose state a folder holds, or None where its manifest does not say."""
+    """The step whose state a folder holds, or None where its manifest is missing or does not say.
+
+    Raises:
+        OSError: the manifest is there and cannot be read.
+    """
     try:
         return int(json.loads((path / "manifest.json").read_bytes())["step"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (*MISSING, ValueError, KeyError, TypeError):
         return None

@@ -1,5 +1,6 @@
 """The run directory: events, crash-safe state at every failpoint, stopping, and the end."""
 
+import errno
 import json
 import os
 import resource
@@ -168,6 +169,31 @@ def test_an_altered_state_is_passed_over_for_the_one_before_it(run, file):
     again.save_state(2, {"weight": torch.zeros(1)}, {})
     assert newest.parent not in again.saved_states()  # the damaged one takes no whole one's place
     assert len(again.saved_states()) == 2
+
+
+@pytest.mark.parametrize("file", ["tensors.safetensors", "manifest.json"])
+def test_a_state_that_the_disk_does_not_give_just_now_is_kept_for_later(run, monkeypatch, file):
+    for step in (1, 2):
+        run.save_state(step, {"weight": torch.ones(1)}, {"n": step})
+    newest, oldest = run.saved_states()
+    read = Path.read_bytes
+    with monkeypatch.context() as patch:
+
+        def fail(path):
+            if path == newest / file:
+                raise OSError(errno.EIO, "Input/output error")
+            return read(path)
+
+        patch.setattr(Path, "read_bytes", fail)
+        again = RunDirectory(run.path)
+        assert again.load_state().step == 1
+        assert "cannot be read now" in events_of(again, "log")[0]["message"]
+        again.save_state(1, {"weight": torch.ones(1)}, {"n": 1.5})
+        assert newest in again.saved_states()
+        assert again.first_step_kept == (0 if file == "manifest.json" else 1), "of no step is anything taken away"
+    (again.saved_states()[0] / file).unlink()
+    assert again.load_state().step == 2
+    assert oldest not in again.saved_states()
 
 
 def test_a_full_disk_keeps_the_old_state_and_the_third_failure_stops_the_run(run, monkeypatch):
