@@ -91,6 +91,17 @@ def test_a_response_without_an_end_pays_before_it_is_compared():
     assert_close(found.advantages[:, 0], torch.tensor([0.5, -0.5, 0.0, 0.0]))
 
 
+@pytest.mark.parametrize(("algorithm", "scaling"), ALGORITHMS)
+def test_of_scores_in_too_small_a_unit_nothing_is_learned_and_a_factor_cures_it(algorithm, scaling):
+    config = settings(algorithm, scaling)
+    scores = [9e-6, 0.0, 3e-6, 1e-6]
+    small = derive_group_lessons(two_groups(scores, [0.0] * 4), config, 0.0)
+    assert (small.flat_groups, float(small.advantages.abs().max())) == (1.0, 0.0)
+    scaled = derive_group_lessons(two_groups([1e5 * score for score in scores], [0.0] * 4), config, 0.0)
+    assert scaled.flat_groups == 0.0
+    assert float(scaled.advantages[:, 0].abs().min()) > 0.05
+
+
 def test_a_drift_above_the_cap_stops_groups_too():
     with pytest.raises(TrainingDiverged, match="the cap is 1"):
         derive_group_lessons(two_groups([1.0] * 4, [2.0] * 4), settings(kl_hard_cap=1.0), 0.1)
