@@ -1,12 +1,16 @@
 """Which item a rater gets first: the oldest, or the one that the reward model is least sure of; by hand."""
 
-import pytest
+import threading
 
-from tests.studio import enter, values_of
-from webapp.feedback.models import Slot
+import pytest
+from django.db import transaction
+
+from tests.studio import enter, until_another_waits, values_of
+from webapp.feedback.models import Report, Slot
 from webapp.feedback.ordering import most_uncertain, order_queue
+from webapp.feedback.reports import settle
 from webapp.feedback.scores import NewScore, record_scores
-from webapp.feedback.services import make_items
+from webapp.feedback.services import claim, make_items, void_retired
 from webapp.projects.models import Project
 from webapp.projects.services import update_project
 
@@ -112,8 +116,43 @@ def test_the_queries_do_not_grow_with_the_queue(studio, project, doubt, django_a
     want(studio, project)
     for pairs in (1, 5):
         reward_model = doubt(*((item, (0.5, 0.5)) for item in studio.items(project, pairs=pairs)))
-        with django_assert_num_queries(7):  # a savepoint's two among them
+        with django_assert_num_queries(8):  # a savepoint's two and the lock among them
             order_queue(project=project, reward_model=reward_model)
+
+
+def order(project):
+    order_queue(project=project, reward_model=None)
+
+
+def withdraw(project):
+    report = Report.objects.get()
+    assert settle(actor=report.rater, project=project, report=report.pk, is_withdrawn=True)
+
+
+@pytest.mark.parametrize("change", [order, lambda project: void_retired(project=project), withdraw])
+def test_who_changes_many_slots_waits_for_the_one_who_does_and_raters_do_not(live_studio, at_once, change):
+    project = live_studio.ready_project()
+    items = live_studio.items(project, pairs=3)
+    rater = live_studio.rater(project)
+    Report.objects.create(comparison=items[2], rater=rater, words="")
+    is_ordered, done = threading.Event(), []
+
+    def order_first():
+        with transaction.atomic():
+            order(project)
+            is_ordered.set()
+            until_another_waits()
+            done.append("order")
+
+    def go_on():
+        is_ordered.wait(10)
+        assert claim(rater=rater, project=project).slot.comparison == items[0]
+        done.append("claim")
+        change(project)
+        done.append("change")
+
+    assert at_once(order_first, go_on) == [None, None]
+    assert done == ["claim", "order", "change"]
 
 
 def test_an_admin_chooses_it_in_the_settings(studio, project):

@@ -7,6 +7,7 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import OuterRef, Q, Subquery
 
+from webapp.feedback.locks import lock_queue
 from webapp.feedback.models import Comparison, FurtherSample, SampleScore, Slot
 from webapp.projects.models import Project
 from webapp.registry.models import Checkpoint
@@ -27,6 +28,7 @@ def order_queue(*, project: Project, reward_model: Checkpoint | None) -> list[UU
     own = Subquery(Comparison.objects.filter(pk=OuterRef("comparison")).values("priority")[:1])
     waiting = Slot.objects.filter(project=project, state=Slot.State.OPEN)
     with transaction.atomic():
+        lock_queue(project)
         waiting.filter(~Q(priority=own), ~Q(comparison__in=chosen)).update(priority=own)
         waiting.filter(~Q(priority=own + 1), comparison__in=chosen).update(priority=own + 1)
     return chosen

@@ -9,6 +9,7 @@ from django.db.models.functions import Now
 from webapp.accounts.models import User
 from webapp.accounts.services import record_audit
 from webapp.feedback import services
+from webapp.feedback.locks import lock_queue
 from webapp.feedback.models import Comparison, Report, Slot
 from webapp.projects.models import Project
 
@@ -54,6 +55,7 @@ def settle(*, actor: User, project: Project, report: int, is_withdrawn: bool) ->
         if found is None:
             return False
         if is_withdrawn:
+            lock_queue(project)
             slots = Slot.objects.filter(comparison=found.comparison_id)
             is_over = Q(lease_until__lt=Now()) | Q(lease_until=None)
             is_free = Q(state=Slot.State.OPEN) | Q(is_over, state=Slot.State.LEASED)

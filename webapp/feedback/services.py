@@ -9,7 +9,6 @@ A rater holds two leases at most: of the item that is judged, and of the one tha
 told apart by their age alone.
 """
 
-import hashlib
 import secrets
 import uuid
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from django.utils.translation import gettext as _
 from webapp.accounts.models import User
 from webapp.errors import RemarkInvalid, RevisionClosed, StudioError, SubmissionConflict, TokenUnknown
 from webapp.feedback.filling import NewSample, are_twins, make_items, record_samples
+from webapp.feedback.locks import lock_queue, lock_rater
 from webapp.feedback.models import (
     Comparison,
     FurtherSample,
@@ -70,9 +70,11 @@ def void_retired(*, project: Project) -> int:
     So raters see a new policy as soon as it is promoted. Whoever is just judging an older sample keeps the slot.
     """
     is_free = Q(state=Slot.State.OPEN) | Q(state=Slot.State.LEASED, lease_until__lt=Now())
-    return Slot.objects.filter(is_free, IS_RETIRED, project=project).update(
-        state=Slot.State.VOID, rater=None, lease_until=None
-    )
+    with transaction.atomic():
+        lock_queue(project)
+        return Slot.objects.filter(is_free, IS_RETIRED, project=project).update(
+            state=Slot.State.VOID, rater=None, lease_until=None
+        )
 
 
 def void_when_promoted(*, project: Project, **_: object) -> None:
@@ -512,13 +514,6 @@ def revise(
 
 
 # --- Shared by the above ---------------------------------------------------------------------------------------------
-
-
-def lock_rater(rater: User) -> None:
-    """Let this rater's other tabs wait until the transaction ends."""
-    digest = hashlib.sha256(b"feedback.rater" + rater.pk.bytes).digest()
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [int.from_bytes(digest[:8], "big", signed=True)])
 
 
 def bounded(active_ms: int | None) -> int | None:
