@@ -22,7 +22,7 @@ from webapp.registry.models import Checkpoint
 from webapp.runs.selectors import current_reward_model
 from workers.locks import try_lock
 from workers.sampler.client import SamplerClient, SamplerUnavailable, default_client
-from workers.sampler.wire import Unscorable
+from workers.sampler.wire import PolicyUnscorable, Unscorable
 
 log = logging.getLogger(__name__)
 
@@ -70,38 +70,44 @@ def score(
 ) -> int:
     """Score the project's samples by its current reward model, the newest first; returns how many were scored.
 
-    One worker a project at a time; another one returns at once. Samples that the model cannot read are left out.
+    One worker a project at a time; another one returns at once. What the model cannot score is left out: a policy
+    whose tokens it does not read, and of others single samples.
 
     Args:
-        should_yield: asked after each batch; true ends this call. Where samples are left, it asks for another one
-            unless something waits, which asks when it has ended.
+        should_yield: asked after each batch, once something was scored; true ends this call. Where samples are left, it
+            asks for another one unless something waits, which asks when it has ended.
     """
     project = Project.objects.get(pk=project_id)
     client = client or default_client()
-    scored, unread, is_cut = 0, set[UUID](), False
+    scored, policies, is_cut = 0, set[UUID](), False
+    unscored: dict[UUID, Exception] = {}
     end = time.monotonic() + SLICE_SECONDS
     with try_lock(f"workers.score {project_id}") as had:
         while had:
             reward_model = current_reward_model(project)  # anew each time: a newer one may have come
             if reward_model is None:
                 break
-            waiting = without_score(project, reward_model, but_of=unread).select_related("checkpoint")
-            batch = of_one_policy(list(waiting[:BATCH_ROWS]))
+            waiting = without_score(project, reward_model, but_of=policies).exclude(pk__in=unscored.keys())
+            batch = of_one_policy(list(waiting.select_related("checkpoint")[:BATCH_ROWS]))
             if not batch:
                 break
-            if scored and (should_yield() or time.monotonic() > end):
-                is_cut = True
+            is_late = time.monotonic() > end
+            if (scored and (is_late or should_yield())) or (unscored and is_late):
+                is_cut = scored > 0  # else the next call would begin with the same samples
                 break
             try:
-                scored += score_batch(reward_model, batch, client)
-            except (Unscorable, ValueError) as error:
+                scored += score_what_can_be(reward_model, batch, client, unscored)
+            except PolicyUnscorable as error:
                 log.warning(
                     "project %s: %s does not score %s: %s", project.slug, reward_model, batch[0].checkpoint, error
                 )
-                unread.add(batch[0].checkpoint_id)
+                policies.add(batch[0].checkpoint_id)
             except (SamplerUnavailable, QueueFull, CheckpointError) as error:
                 log.warning("project %s: no scores by %s: %s", project.slug, reward_model, error)
                 break
+    if unscored:
+        why = next(reversed(unscored.values()))
+        log.warning("project %s: samples without a score, %d, are left out: %s", project.slug, len(unscored), why)
     if scored:
         order_queue(project=project, reward_model=current_reward_model(project))
     if is_cut:  # the lock is free again, so whoever takes the message goes on
@@ -112,6 +118,21 @@ def score(
 def of_one_policy(samples: list[Sample]) -> list[Sample]:
     """Those of the policy that the first is of."""
     return [sample for sample in samples if sample.checkpoint_id == samples[0].checkpoint_id]
+
+
+def score_what_can_be(
+    reward_model: Checkpoint, samples: list[Sample], client: SamplerClient, unscored: dict[UUID, Exception]
+) -> int:
+    """``score_batch``; where a sample fails it, one by one. Returns how many; why not goes into ``unscored``."""
+    try:
+        return score_batch(reward_model, samples, client)
+    except PolicyUnscorable:
+        raise
+    except (Unscorable, ValueError) as error:
+        if len(samples) == 1:
+            unscored[samples[0].pk] = error
+            return 0
+    return sum(score_what_can_be(reward_model, [sample], client, unscored) for sample in samples)
 
 
 def score_batch(reward_model: Checkpoint, samples: list[Sample], client: SamplerClient) -> int:

@@ -31,7 +31,7 @@ from webapp.registry.services import promote, record_checkpoint
 from workers.refilling import refill
 from workers.sampler.client import SamplerClient, SamplerUnavailable
 from workers.sampler.engine import SCORES_WAITING, Sampler, SamplerStopped
-from workers.sampler.wire import Unscorable
+from workers.sampler.wire import OtherTokens, PolicyUnreadable, Unscorable
 from workers.scoring import BATCH_ROWS, score, score_all
 
 WISHES = SamplingConfig(max_new_tokens=6, max_prompt_tokens=8)
@@ -45,6 +45,14 @@ def make_reward_model(tokenizer: Tokenizer, ensemble: int = 1, seed: int = 7) ->
     if ensemble > 1:
         model.reward_mean.copy_(torch.arange(float(ensemble)))
     return model.eval()
+
+
+def without_numbers(tokenizer: Tokenizer) -> RewardModel:
+    """One whose scores are beyond what float32 holds."""
+    model = make_reward_model(tokenizer)
+    model.reward_mean.fill_(3e38)
+    model.reward_std.fill_(1e-3)
+    return model
 
 
 @pytest.fixture
@@ -167,14 +175,49 @@ def test_a_policy_that_cannot_be_read_keeps_no_other_from_being_scored(
     assert caplog.text.count("the policy cannot be read") == 1
 
 
+def test_a_sample_without_a_finite_score_keeps_no_other_from_being_scored(
+    project, start_sampler, steersman_data, tokenizer, save, caplog
+):
+    _, client = start_sampler(steersman_data / "checkpoints")
+    refill(project.pk, client)
+    odd = tokenizer.vocab_size - 1
+    some = Sample.objects.exclude(tokens__contains=[odd]).exclude(prompt_tokens__contains=[odd])
+    older = set(some.values_list("pk", flat=True))
+    assert len(older) > BATCH_ROWS
+    model = make_reward_model(tokenizer)
+    model.palm.token_emb.weight.data[odd] = 3e38  # whose squares no float32 holds
+    model.palm.token_emb.weight.data[odd, ::2] = -3e38
+    reward_model = record_checkpoint(project=project, kind="reward_model", sha256=save(model).id)
+    sample = some.first()
+    for seed, tokens in enumerate([[odd, 2], [7, 2]]):
+        drawn = NewSample(sample.prompt_id, seed, [1, 5], tokens, "x", "end", -1.0)
+        record_samples(checkpoint=sample.checkpoint, sampling=sample.sampling, samples=[drawn])
+    assert score(project.pk, client) == len(older) + 1, "all but one, which is among the first that are scored"
+    assert older < scores_by(reward_model).keys()
+    assert f"samples without a score, {Sample.objects.count() - len(older) - 1}, are left out" in caplog.text
+    assert "not finite" in caplog.text
+    assert score(project.pk, client, should_yield=lambda: True) == 0, "what has no score is asked for once a call"
+
+
+def test_a_reward_model_without_any_finite_score_gets_one_slice_of_the_workers_time(
+    project, start_sampler, steersman_data, tokenizer, save, caplog, monkeypatch
+):
+    _, client = start_sampler(steersman_data / "checkpoints")
+    refill(project.pk, client)
+    record_checkpoint(project=project, kind="reward_model", sha256=save(without_numbers(tokenizer)).id)
+    assert score(project.pk, client) == 0
+    assert Sample.objects.count() > BATCH_ROWS
+    assert f"samples without a score, {Sample.objects.count()}, are left out" in caplog.text
+    monkeypatch.setattr("workers.scoring.SLICE_SECONDS", 0.0)
+    assert score(project.pk, client) == 0
+    assert f"samples without a score, {BATCH_ROWS}, are left out" in caplog.text
+
+
 def test_scores_that_are_no_numbers_are_told_as_such(start_sampler, steersman_data, make_policy, tokenizer, save):
     policy = make_policy(steersman_data / "checkpoints")
-    model = make_reward_model(tokenizer)
-    model.reward_mean.fill_(3e38)
-    model.reward_std.fill_(1e-3)
     _, client = start_sampler(steersman_data / "checkpoints")
     with pytest.raises(Unscorable, match="not finite"):
-        client.score(save(model).id, policy.id, [[1, 5]], [[7, 2]])
+        client.score(save(without_numbers(tokenizer)).id, policy.id, [[1, 5]], [[7, 2]])
 
 
 def test_it_makes_room_after_each_batch_and_asks_for_its_own_continuation(
@@ -279,8 +322,10 @@ def test_refusals_cross_the_socket_by_name(start_sampler, tmp_path, make_policy,
     stranger = save_reward_model(tmp_path, make_reward_model(other), other, {})
     _, client = start_sampler(tmp_path)
     assert client.score(reward_model.id, policy.id, [[1, 5]], [[7, 2]]).reward_model == reward_model.id
-    with pytest.raises(Unscorable, match="reads other tokens"):
+    with pytest.raises(OtherTokens, match="reads other tokens"):
         client.score(stranger.id, policy.id, [[1, 5]], [[7, 2]])
+    with pytest.raises(PolicyUnreadable, match="the policy cannot be read"):
+        client.score(reward_model.id, "0" * 64, [[1, 5]], [[7, 2]])
     with pytest.raises(CheckpointError, match="is a policy, not a reward_model"):
         client.score(policy.id, policy.id, [[1, 5]], [[7, 2]])
     for prompts, responses, said in (

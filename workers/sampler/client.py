@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_core.errors import CheckpointError, QueueFull, SteersmanError
-from workers.sampler.wire import DrawnSample, Scored, Unscorable
+from workers.sampler.wire import UNSCORABLE, DrawnSample, Scored, Unscorable
 
 CONNECT_SECONDS = 3.0
 GRACE_SECONDS = 10.0  # beyond the deadline, within which the sampler itself should answer
@@ -91,8 +91,9 @@ class SamplerClient:
         """What the reward model with the SHA-256 ``reward_model`` says of responses of ``policy``, all as token ids.
 
         Raises:
-            Unscorable: the reward model reads other tokens than the policy writes, its scores of these responses are
-                not finite, or the policy's manifest cannot be read.
+            PolicyUnreadable: the policy's manifest cannot be read.
+            OtherTokens: the reward model reads other tokens than the policy writes.
+            Unscorable: a score of these responses is not finite.
             QueueFull, CheckpointError, SamplerUnavailable, ValueError: as for ``draw``.
         """
         request = {
@@ -113,7 +114,7 @@ class SamplerClient:
         if status == HTTPStatus.CONFLICT:
             raise CheckpointError(message)
         if status == HTTPStatus.UNPROCESSABLE_ENTITY:
-            raise Unscorable(message)
+            raise UNSCORABLE.get(str(answer.get("name")), Unscorable)(message)
         if status in (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
             raise ValueError(message)
         if status != HTTPStatus.OK:

@@ -23,7 +23,7 @@ from rlhf_core.text.template import encode_prompt
 from rlhf_core.text.tokenizer import Tokenizer
 from workers.sampler.held import Held
 from workers.sampler.scoring import Judge, ScoreTicket, load_judge, make_ticket, tokenizer_of
-from workers.sampler.wire import DrawnSample, Scored, Unscorable
+from workers.sampler.wire import DrawnSample, PolicyUnreadable, Scored
 
 POLICIES_HELD = 2
 REWARD_MODELS_HELD = 2
@@ -181,8 +181,9 @@ class Sampler:
             QueueFull: enough waits to be scored already.
             DeadlinePassed: they could not be scored in time.
             CheckpointError: the reward model can not be loaded.
-            Unscorable: the policy's manifest cannot be read, the reward model reads other tokens than the policy
-                writes, or a score is not finite.
+            PolicyUnreadable: the policy's manifest cannot be read.
+            OtherTokens: the reward model reads other tokens than the policy writes.
+            Unscorable: a score is not finite.
             ValueError: prompts and responses differ in number, there are none or too many, or a token is none.
         """
         if len(prompts) != len(responses) or not 0 < len(responses) <= self.batch_rows:
@@ -193,7 +194,7 @@ class Sampler:
         try:
             tokenizer = self.tokenizers.get(policy)
         except CheckpointError as error:
-            raise Unscorable(f"the policy cannot be read: {error}") from error
+            raise PolicyUnreadable(f"the policy cannot be read: {error}") from error
         ticket = make_ticket(judge, tokenizer, prompts, responses, end - time.monotonic())
         with self.changed:
             self.check_room_to_score()

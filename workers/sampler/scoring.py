@@ -12,7 +12,7 @@ import torch
 from rlhf_core.checkpoint import load_reward_model
 from rlhf_core.rewards import ModelReward, reward_of
 from rlhf_core.store import checkpoint_path, verify
-from workers.sampler.wire import Scored, Unscorable
+from workers.sampler.wire import OtherTokens, Scored, Unscorable
 
 PIECE_ROWS = 8  # scored at once: a draw that comes in waits for no more
 
@@ -95,11 +95,11 @@ def make_ticket(
         seconds: until the deadline.
 
     Raises:
-        Unscorable: the reward model reads other tokens than the policy writes.
+        OtherTokens: the reward model reads other tokens than the policy writes.
         ValueError: a response is empty, or a token is none of the tokenizer's.
     """
     if judge.tokenizer_sha256 != tokenizer_sha256:
-        raise Unscorable(f"reward model {judge.id[:12]} reads other tokens than the policy writes")
+        raise OtherTokens(f"reward model {judge.id[:12]} reads other tokens than the policy writes")
     if not all(responses):
         raise ValueError("a response has no tokens")
     if any(not 0 <= token < judge.num_tokens for row in (*prompts, *responses) for token in row):

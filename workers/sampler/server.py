@@ -5,7 +5,7 @@ or on an internal network.
 400 malformed, 409 the policy can not be loaded, 413 too large, 429 with Retry-After while the queue is full, 503
 shutting down, 504 the deadline passed. ``POST /score``: {"reward_model", "policy", "prompts", "responses",
 "deadline_seconds"}, both in token ids -> {"reward_model", "scores", "uncertainties"}; the same refusals, and 422 where
-the reward model reads other tokens than the policy writes. ``GET /health``: what it is doing.
+responses have no score, whose "name" says why (see ``wire``). ``GET /health``: what it is doing.
 """
 
 import json
@@ -121,7 +121,8 @@ class Handler(BaseHTTPRequestHandler):
             log.warning("%s", error)
             self.answer(HTTPStatus.CONFLICT, {"error": str(error)})
         except Unscorable as error:
-            self.answer(HTTPStatus.UNPROCESSABLE_ENTITY, {"error": str(error)})
+            said = {"error": str(error), "name": type(error).__name__}
+            self.answer(HTTPStatus.UNPROCESSABLE_ENTITY, said)
         except RequestTooLarge as error:
             self.answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {"error": str(error)})
             self.drain(error.length)

@@ -7,7 +7,23 @@ from rlhf_core.errors import SteersmanError
 
 
 class Unscorable(SteersmanError):
-    """Responses of a policy have no score by a reward model, however often it is asked; those of others may have."""
+    """Some of the responses have no score by a reward model, however often it is asked; others may have."""
+
+
+class PolicyUnscorable(Unscorable):
+    """No response of this policy has a score by this reward model, now; those of others may have."""
+
+
+class OtherTokens(PolicyUnscorable):
+    """The reward model reads other tokens than the policy writes."""
+
+
+class PolicyUnreadable(PolicyUnscorable):
+    """The policy's manifest is missing, altered, or cannot be read."""
+
+
+UNSCORABLE = {kind.__name__: kind for kind in (Unscorable, OtherTokens, PolicyUnreadable)}
+"""What a refusal stands for, by the name under which it crosses the socket."""
 
 
 @dataclass(frozen=True, slots=True)
