@@ -266,10 +266,18 @@ def test_a_fraction_that_could_be_a_thousand_is_refused_with_both_readings():
         assert [field.clean(text) for text in ("1500", "1.5000", "1,500", "0.125")] == [1500, 1.5, 1.5, 0.125]
         for value in (1.125, 0.125, 12.0, 1.5):
             assert field.clean(field.prepare_value(value)) == value, "what stands in a form may be sent as it is"
-    with translation.override("en"):
-        with pytest.raises(ValidationError, match=r"can be read in two ways: write 1500 or 1\.5000\."):
-            field.clean("1,500")
-        assert field.clean("1.500") == 1.5
+
+
+@pytest.mark.parametrize("language", ["en", "ar"])
+def test_a_comma_that_begins_no_fraction_in_a_language_is_read_as_thousands(language):
+    item = next(item for item in fields(PolicyConfig) if item.name == "temperature")
+    field = field_for(item.name, float, {**item.metadata, "maximum": 10_000}, 1.0)
+    with translation.override(language):
+        assert [field.clean(text) for text in ("1,500", "1.500", "9,999")] == [1500, 1.5, 9999]
+        for value in (1.125, 1500.0, 0.125):
+            assert field.clean(field.prepare_value(value)) == value
+        with pytest.raises(ValidationError):
+            field.clean("1,5")
 
 
 @pytest.mark.parametrize(

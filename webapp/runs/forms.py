@@ -143,13 +143,13 @@ class NumberField(SettingField):
     def without_separators(self, text: str) -> str:
         """``text`` as Python writes numbers: 10.000 is ten thousand in German, as the pages themselves write it.
 
-        Refuses 1.000 where a fraction may be meant.
+        Refuses 1.000 where a fraction may be meant; 1,000 in English is none, whatever the field takes.
         """
         if not is_grouped(text):
             return str(sanitize_separators(text))
         separator = thousand_separator()
         whole = text.replace(separator, "")
-        if self.number_type is int or text.count(separator) > 1:
+        if self.number_type is int or text.count(separator) > 1 or separator != ".":  # a point may begin a fraction
             return whole
         raise ValidationError(
             _("%(label)s = %(text)s can be read in two ways: write %(whole)s or %(fraction)s.")
