@@ -19,7 +19,10 @@ from tests.catalogs import read_po
 from tests.studio import open_studio
 from tests.turns import ask_for_reward_run, begin, rate
 from webapp.accounts.languages import choose_language
+from webapp.errors import RemarkInvalid
 from webapp.feedback.models import Sample
+from webapp.feedback.modes import Extras
+from webapp.projects.forms import LinesField
 from webapp.projects.models import PracticePair, Prompt
 from webapp.runs.calibration import Bin, Calibration
 from webapp.runs.figures import in_figures, say_difference, say_duration, say_value
@@ -286,6 +289,38 @@ def test_a_comma_that_begins_no_fraction_in_a_language_is_read_as_thousands(lang
 def test_arabic_counts_in_its_own_forms(count, said):
     with translation.override("ar"):
         assert ago(timezone.now() - timedelta(minutes=count, seconds=1)) == said
+
+
+@pytest.mark.parametrize(
+    ("language", "count", "said"),
+    [
+        ("ar", 2, "حرفان: الحد الأقصى 1 للسطر"),
+        ("ar", 5, "5 أحرف:"),
+        ("ar", 12, "12 حرفًا:"),
+        ("ar", 101, "101 حرف:"),
+        ("de", 2, "hat 2 Zeichen: höchstens 1 je Zeile"),
+        ("en", 2, "has 2 characters: 1 at most a line"),
+    ],
+)
+def test_too_long_a_line_is_refused_in_the_form_that_its_number_asks_for(language, count, said):
+    with translation.override(language), pytest.raises(ValidationError, match=said):
+        LinesField(most=9, length=1).clean("x" * count)
+
+
+@pytest.mark.parametrize(
+    ("language", "most", "said"),
+    [("ar", 1, "سطران: الحد الأقصى 1"), ("ar", 10, "11 سطرًا:"), ("de", 0, "1 Zeile: "), ("en", 0, "1 line: 0 at most")],
+)
+def test_too_many_lines_are_refused_in_the_form_that_their_number_asks_for(language, most, said):
+    with translation.override(language), pytest.raises(ValidationError, match=said):
+        LinesField(most=most, length=9).clean("\n".join(map(str, range(most + 1))))
+
+
+def test_a_reason_that_is_too_long_is_refused_in_the_form_that_its_number_asks_for():
+    with translation.override("ar"):
+        for count, said in ((2003, "2003 أحرف:"), (2011, "2011 حرفًا:"), (2101, "2101 حرف:")):
+            with pytest.raises(RemarkInvalid, match=said):
+                Extras(reason="x" * count).remarks([])
 
 
 def test_a_page_that_the_browser_keeps_is_another_in_another_language(studio):

@@ -7,7 +7,7 @@ from typing import Any
 from django import forms
 from django.utils.text import slugify
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_lazy, ngettext
 
 from webapp.errors import SettingsRefused
 from webapp.ids import sha256_of
@@ -105,14 +105,19 @@ class LinesField(forms.CharField):
         for line in lines:
             if len(line) > self.length:
                 raise forms.ValidationError(
-                    _("“%(line)s…” has %(count)s characters: %(length)s at most a line.")
+                    ngettext(
+                        "“%(line)s…” has %(count)s character: %(length)s at most a line.",
+                        "“%(line)s…” has %(count)s characters: %(length)s at most a line.",
+                        len(line),
+                    )
                     % {"line": line[:20], "count": len(line), "length": self.length}
                 )
             if lines.count(line) > 1:
                 raise forms.ValidationError(_("“%(line)s” stands there twice: take one of them away.") % {"line": line})
         if len(lines) > self.most:
             raise forms.ValidationError(
-                _("%(count)s lines: %(most)s at most.") % {"count": len(lines), "most": self.most}
+                ngettext("%(count)s line: %(most)s at most.", "%(count)s lines: %(most)s at most.", len(lines))
+                % {"count": len(lines), "most": self.most}
             )
         return lines
 

@@ -10,6 +10,7 @@ from django.db import transaction
 from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from webapp.accounts.models import User
 from webapp.accounts.services import create_user, hash_password, record_audit
@@ -123,7 +124,8 @@ def update_modes(*, actor: User, project: Project, rules: Sequence[str], **field
     """
     texts = [" ".join(text.split()) for text in rules]
     if any(not text or len(text) > RULE_LENGTH or "\0" in text for text in texts):
-        raise SettingsRefused({"rules": [_("A rule has 1 to %(most)s characters.") % {"most": RULE_LENGTH}]})
+        said = ngettext("A rule has 1 to %(most)s character.", "A rule has 1 to %(most)s characters.", RULE_LENGTH)
+        raise SettingsRefused({"rules": [said % {"most": RULE_LENGTH}]})
     if not texts and fields.get("rule_percent", project.rule_percent):
         raise SettingsRefused({"rules": [_("Rules shall be asked: write one at least, or set their share to 0.")]})
     with transaction.atomic():

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from django.utils.functional import Promise
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from rlhf_core.records import Feedback
 from webapp.errors import RemarkInvalid
@@ -62,7 +63,11 @@ class Extras:
         reason = cleaned(self.reason).strip()
         if len(reason) > REASON_LENGTH:
             raise RemarkInvalid(
-                _("The reason has %(count)s characters: %(most)s at most. Shorten it.")
+                ngettext(
+                    "The reason has %(count)s character: %(most)s at most. Shorten it.",
+                    "The reason has %(count)s characters: %(most)s at most. Shorten it.",
+                    len(reason),
+                )
                 % {"count": len(reason), "most": REASON_LENGTH}
             )
         return {"flags": [flag for flag in permitted if flag in self.flags], "reason": reason}

@@ -1,6 +1,7 @@
 """One answer to be written anew: kept as a demonstration of what is wanted."""
 
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from webapp.errors import ChoiceInvalid, RemarkInvalid
 from webapp.feedback.models import Comparison, Presentation
@@ -31,7 +32,11 @@ class RewriteMode(Mode):
             return Judgement(1)
         if len(text) > LONGEST:
             raise RemarkInvalid(
-                _("The new text has %(count)s characters: %(most)s at most. Shorten it.")
+                ngettext(
+                    "The new text has %(count)s character: %(most)s at most. Shorten it.",
+                    "The new text has %(count)s characters: %(most)s at most. Shorten it.",
+                    len(text),
+                )
                 % {"count": len(text), "most": LONGEST}
             )
         if choice == GOOD:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from itertools import accumulate
 
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_lazy, ngettext
 
 from webapp.errors import ChoiceInvalid, RemarkInvalid
 from webapp.feedback.models import Comparison, Presentation
@@ -46,7 +46,11 @@ class RuleMode(Mode):
             return Judgement(VERDICTS[choice])
         if len(extras.quote) > LONGEST_QUOTE:
             raise RemarkInvalid(
-                _("The passage has %(count)s characters: %(most)s at most. Shorten it.")
+                ngettext(
+                    "The passage has %(count)s character: %(most)s at most. Shorten it.",
+                    "The passage has %(count)s characters: %(most)s at most. Shorten it.",
+                    len(extras.quote),
+                )
                 % {"count": len(extras.quote), "most": LONGEST_QUOTE}
             )
         sample = presentation.slot.comparison.first
@@ -56,7 +60,11 @@ class RuleMode(Mode):
         merged = merge(passages)
         if len(merged) > MOST_PASSAGES:
             raise RemarkInvalid(
-                _("%(count)s passages are marked: %(most)s at most. Clear some of them.")
+                ngettext(
+                    "%(count)s passage is marked: %(most)s at most. Clear it.",
+                    "%(count)s passages are marked: %(most)s at most. Clear some of them.",
+                    len(merged),
+                )
                 % {"count": len(merged), "most": MOST_PASSAGES}
             )
         return Judgement(VERDICTS[choice], details={"evidence": merged, "text_sha256": sample.text_sha256})
