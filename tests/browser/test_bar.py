@@ -19,6 +19,10 @@ ENDS = """() => [...document.querySelectorAll(".verdict :is(button, .button, sum
 KEYCAPS = """() => [...document.querySelectorAll("kbd")].filter((one) => one.checkVisibility())
   .filter((one) => !one.closest(".fives, [data-rank]")).map((one) => one.parentElement.outerHTML)"""
 
+CUT_OFF = """() => [...document.querySelectorAll(".tools, #marking")]
+  .filter((one) => one.scrollWidth > one.clientWidth + 1 || one.scrollHeight > one.clientHeight + 1)
+  .map((one) => one.textContent)"""
+
 
 @pytest.fixture
 def studio() -> Studio:
@@ -76,6 +80,22 @@ def test_on_a_phone_no_key_is_printed_that_is_not_there(context, live_server, st
     page.click(".menu button:has-text('Pause')")
     expect(page.locator("#go-on")).to_be_visible()
     assert page.evaluate(KEYCAPS) == []
+
+
+@pytest.mark.parametrize("kind", ["rule", "pair"])
+def test_no_words_are_cut_off_in_any_language(context, live_server, studio, kind):
+    add(studio, kind)
+    page = at(context, live_server.url, studio, SMALL_PHONE)
+    for language, arrow in (("en", "▸"), ("de", "▸"), ("ar", "◂")):
+        choose_language(user=studio.raters["ada"], language=language)
+        for size in (SMALL_PHONE, SMALL_DESKTOP):
+            page.set_viewport_size(size)
+            page.reload()
+            page.wait_for_selector(READY)
+            assert page.evaluate(CUT_OFF) == [], (language, size)
+        if kind == "pair":
+            mark = page.locator(".earlier summary").evaluate("one => getComputedStyle(one, '::before').content")
+            assert mark == f'"{arrow}"', "it points at the words"
 
 
 def test_earlier_turns_scroll_in_a_box_of_their_own_and_what_is_asked_stays_in_sight(context, live_server, studio):
