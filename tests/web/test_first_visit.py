@@ -164,7 +164,9 @@ def test_admins_write_the_first_visit(studio, rater, admin):
     admin.post(f"{address}{pair.pk}/", {**PAIR, "best": "b"})
     pair.refresh_from_db()
     assert pair.best == "b"
-    assert "B is better" in admin.get(address).content.decode()
+    page = admin.get(address).content.decode()
+    assert "B is better" in page
+    assert '<p dir="auto">It says *why*.</p>' in page, "its full stop stands where its own language has it"
     admin.post(f"{address}{pair.pk}/", {"remove": "yes"})
     assert not PracticePair.objects.exists()
     assert admin.get(f"{address}{pair.pk}/").status_code == 404
