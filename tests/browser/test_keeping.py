@@ -124,6 +124,16 @@ def test_words_of_a_report_come_back_in_sight_and_hold_up_no_key(context, live_s
     expect(page.locator("#report-words")).to_be_hidden()
 
 
+def test_who_undoes_a_report_sees_the_item_and_no_notice_over_it(context, live_server, studio):
+    studio.add_items(pairs=2)
+    page = open_rater(context, live_server.url, studio)
+    press(page, "f")
+    expect(page.locator("#told")).to_contain_text("Reported.")
+    page.keyboard.press("u")
+    expect(page.locator(".said")).to_contain_text("You reported this one.")
+    expect(page.locator("#told")).to_be_hidden()
+
+
 def test_a_refused_key_of_the_forms_costs_neither_the_verdict_nor_the_step_back(context, live_server, studio):
     studio.add_items(pairs=3)
     page = open_rater(context, live_server.url, studio)

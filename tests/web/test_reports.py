@@ -53,6 +53,9 @@ def test_a_report_hides_the_item_at_once_and_reaches_the_admins(studio, rater, a
     assert "it names a person" in page
     assert "Reported" in page
     assert "Reported" not in rater.get(url(studio, "history/")).content.decode()
+    back = rater.get(url(studio, "rate/undo/"), headers=HTMX, follow=True).content.decode()
+    assert "You reported this one." in back
+    assert "You skipped this one." not in back
 
 
 def test_a_report_is_kept_once_and_not_of_what_was_judged_or_never_shown(studio, rater):

@@ -10,7 +10,17 @@ from django.db.models import Count, Exists, Max, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Now, TruncDay
 
 from webapp.accounts.models import User
-from webapp.feedback.models import TOKENS, Comparison, FurtherSample, Presentation, Rating, Skip, Slot, load_rankings
+from webapp.feedback.models import (
+    TOKENS,
+    Comparison,
+    FurtherSample,
+    Presentation,
+    Rating,
+    Report,
+    Skip,
+    Slot,
+    load_rankings,
+)
 from webapp.feedback.modes import Extras, choice_as_pressed, mode_of
 from webapp.feedback.shown import ShownItem, ShownTurn
 from webapp.projects.models import Membership, Project
@@ -95,6 +105,7 @@ class JudgedItem:
     extras: Extras = Extras()
     is_late: bool = False
     is_changed: bool = False
+    is_reported: bool = False  # beside being skipped; told by ``own_item`` alone
     trained: int | None = None  # the last run that learned from the verdict as it stands
     trained_before: int | None = None  # the last run that learned from one that was changed later
     may_revise: bool = False  # told by ``own_item`` alone
@@ -189,7 +200,8 @@ def own_item(rater: User, project: Project, token: UUID) -> JudgedItem:
     if ratings:
         found = judged(ratings)[0]
     elif skip := Skip.objects.filter(rater=rater, comparison=comparison).first():
-        found = JudgedItem(shown(presentation, project), None, skip.created_at)
+        is_reported = Report.objects.filter(rater=rater, comparison=comparison).exists()
+        found = JudgedItem(shown(presentation, project), None, skip.created_at, is_reported=is_reported)
     else:
         raise Presentation.DoesNotExist
     return replace(found, may_revise=may_revise(rater, project, comparison))

@@ -459,6 +459,7 @@ async function step(link) {
     }
     aside ??= { item: byId("item"), activeMs: millisecondsSeen() };
     say("");
+    note(null); // it was about the act that is undone, and would lie over its item
     show(item);
   }
 }
