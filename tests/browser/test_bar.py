@@ -16,6 +16,9 @@ SMALL_DESKTOP: ViewportSize = {"width": 1280, "height": 800}
 SMALL_PHONE: ViewportSize = {"width": 390, "height": 844}
 ENDS = """() => [...document.querySelectorAll(".verdict :is(button, .button, summary, .fives)")]
   .filter((one) => one.checkVisibility()).map((one) => Math.round(one.getBoundingClientRect().bottom))"""
+MIDDLES = """() => [...document.querySelectorAll(".head :is(button, summary)")]
+  .filter((one) => one.checkVisibility()).map((one) => one.getBoundingClientRect())
+  .map(({ top, bottom }) => Math.round((top + bottom) / 2))"""
 KEYCAPS = """() => [...document.querySelectorAll("kbd")].filter((one) => one.checkVisibility())
   .filter((one) => !one.closest(".fives, [data-rank]")).map((one) => one.parentElement.outerHTML)"""
 
@@ -62,6 +65,8 @@ def test_the_bar_is_one_row_at_1280_pixels_with_its_keys_printed(context, live_s
         page.wait_for_selector(READY)
         ends = page.evaluate(ENDS)
         found[language] = max(ends) - min(ends)
+        middles = page.evaluate(MIDDLES)
+        assert max(middles) - min(middles) <= 2, f"the tools above the texts, in {language}"
         assert is_within(page)
         for name in ("#undo", "#skip-plain", "#flags summary", "#reason summary", ".because summary"):
             expect(page.locator(f"{name} kbd")).to_be_visible()
