@@ -87,6 +87,35 @@ def test_on_a_phone_no_key_is_printed_that_is_not_there(context, live_server, st
     assert page.evaluate(KEYCAPS) == []
 
 
+def test_on_a_phone_no_hint_of_a_rule_or_a_rewriting_speaks_of_keys(context, live_server, studio):
+    add(studio, "rule")
+    add(studio, "rewrite")
+    page = at(context, live_server.url, studio, SMALL_DESKTOP)
+    told = set()
+
+    def see(name: str) -> str:
+        told.add(name)
+        return page.locator(name).inner_text()
+
+    for _ in range(2):
+        page.wait_for_selector(READY)
+        if page.locator("#marking").count():
+            assert "press M" in see("#marking")
+            page.set_viewport_size(SMALL_PHONE)
+            assert see("#marking") == "Select the words that show it, then Mark."
+            page.click("#mark")
+            assert see("#marking") == "“One.” Mark it, or select other words."
+        else:
+            page.set_viewport_size(SMALL_PHONE)
+            page.fill("#rewrite-text", "Begun.")
+            assert see("#rewrite-hint") == "Your text is not saved yet."
+            page.click("#step-1")
+            assert "Say once more that the answer is good as it is" in see("#rewrite-hint")
+        page.set_viewport_size(SMALL_DESKTOP)
+        page.click("#skip-plain")
+    assert told == {"#marking", "#rewrite-hint"}
+
+
 @pytest.mark.parametrize("kind", ["rule", "pair"])
 def test_no_words_are_cut_off_in_any_language(context, live_server, studio, kind):
     add(studio, kind)

@@ -7,7 +7,10 @@ from webapp.page_words import as_json, forms
 
 
 def page_words() -> str:
-    """The words of rate.js, rest.js and modes/, by the names that those use, as JSON."""
+    """The words of rate.js, rest.js and modes/, by the names that those use, as JSON.
+
+    What tells of keys has a second text under the name with ``_by_finger``, for where none are shown: see words.js.
+    """
     return as_json(
         {
             # rate.js: verdicts on their way
@@ -74,20 +77,30 @@ def page_words() -> str:
             "ranked": _("Answer %(number)s, %(place)s place, key %(key)s"),
             "unranked": _("Answer %(number)s, no place yet, key %(key)s"),
             "all_ranked": _("%(order)s. Enter saves."),
+            "all_ranked_by_finger": _("%(order)s. Now save it."),
             "rank_first": _("Best first: which is next?"),
             "rank_next": _("%(order)s: which is next?"),
             "rank_left": _("Still without a place: %(numbers)s."),
             # modes/rewrite.js
             "rewrite_saves": _("Ctrl+Enter saves."),
+            "rewrite_saves_by_finger": _("Your text is not saved yet."),
             "rewrite_same": _("That is the answer as it stood: change it, or press %(key)s: good as it is."),
+            "rewrite_same_by_finger": _(
+                "The text is the answer as it stood: change it, or say that it is good as it is."
+            ),
             "rewrite_empty": _("The text is empty: write one, or skip the item."),
             "rewrite_back": _("What you wrote here before is back. It is not saved yet."),
             "rewrite_asks": _(
                 "Your text is not saved by this. Press %(key)s once more to call the answer good and keep the text as "
                 "a draft; Ctrl+Enter saves it."
             ),
+            "rewrite_asks_by_finger": _(
+                "Your text is not saved by this. Say once more that the answer is good as it is, and the text is kept "
+                "as a draft; or save it."
+            ),
             # modes/rule.js
             "passage": _("“%(words)s” Enter marks it, arrows choose, Esc leaves."),
+            "passage_by_finger": _("“%(words)s” Mark it, or select other words."),
             "marked": forms(
                 lambda count: ngettext(
                     "%(count)s marked. Now your verdict.", "%(count)s marked. Now your verdict.", count
@@ -101,6 +114,7 @@ def page_words() -> str:
             "turn_now": _("Turn %(now)s of %(all)s"),
             "turn_said": _("Turn %(now)s: %(word)s."),
             "turns_done": _("Each turn is judged: Enter saves."),
+            "turns_done_by_finger": _("Each turn is judged: now save it."),
             "turns_left": _("Still without a verdict: turn %(numbers)s."),
             "mark_first": _("Enter marks the passage first, Esc leaves it."),
         }

@@ -4,9 +4,11 @@
 const pageWords = JSON.parse(document.getElementById("page-words").content.textContent);
 const pluralForm = new Intl.PluralRules(document.documentElement.lang);
 
-// The text of this name, with values in place of %(name)s; where it has several forms, `count` chooses one of them.
+const noKeyboard = matchMedia("(max-width: 46rem)"); // where steersman.css shows no keys
+
+// The text of this name, or where no keys are shown the one that names none, if there is one; with values in place of %(name)s; where it has several forms, `count` chooses one of them.
 function word(name, values = {}) {
-  const found = pageWords[name];
+  const found = (noKeyboard.matches && pageWords[`${name}_by_finger`]) || pageWords[name];
   const text = typeof found === "string" ? found : (found[pluralForm.select(values.count)] ?? found.other);
   return text.replace(/%\((\w+)\)s/g, (whole, key) => values[key] ?? whole);
 }
