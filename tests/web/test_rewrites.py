@@ -175,5 +175,9 @@ def test_a_plain_form_that_skips_keeps_what_was_begun_until_it_is_undone(studio)
     client.post(here, {**fields_of(undone), "choice": "rewritten", "text": " Begun, and done."})
     assert Rating.objects.get().details == {"text": " Begun, and done."}
     assert "Begun 4" not in client.get(here).content.decode()
+    refused = client.post(f"{rate}skip/", {**fields, "because": "no such", "text": " Not lost.", "reason": "So far."})
+    assert refused.status_code == 422
+    assert ">\n Not lost.</textarea>" in refused.content.decode()
+    assert ">So far.</textarea>" in refused.content.decode()
     assert client.post(f"{rate}skip/", {"token": tokens[0], "because": "no such"}).status_code == 422
     assert client.post(f"{rate}skip/", {"token": str(uuid4()), "because": ""}).status_code == 404

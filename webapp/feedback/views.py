@@ -159,7 +159,8 @@ def pass_by(
     else:
         told = refusal_of(form)
         if not request.htmx and (item := refused_item(request, project, form)):
-            return show_again(request, project, told, item, report_words=str(form.data.get("words", "")))
+            extras = ChoiceForm(request.POST).extras  # a skip brings along what was begun
+            return show_again(request, project, told, item, extras=extras, report_words=str(form.data.get("words", "")))
     if not request.htmx:
         return say_and_go_on(request, project, told)
     return show_item(request, project, told)
