@@ -143,7 +143,7 @@ def test_on_a_phone_no_page_scrolls_sideways(new_context, live_server, studio):
 
 def test_a_table_wider_than_a_phone_is_shaded_where_there_is_more(new_context, live_server, studio):
     page = enter(new_context(viewport=pictures.PHONE).new_page(), live_server.url)
-    look(page, live_server.url, "runs/")
+    look(page, live_server.url, "raters/")
     table = page.locator(".wrap")
     assert table.evaluate("one => one.scrollWidth > one.clientWidth")
     before = table.screenshot()
@@ -151,6 +151,21 @@ def test_a_table_wider_than_a_phone_is_shaded_where_there_is_more(new_context, l
     assert attached == "local, local, scroll, scroll", "what covers the shade moves with the table"
     table.evaluate("one => one.style.background = 'none'")
     assert table.screenshot() != before, "the shade can be seen"
+
+
+def test_the_loops_tables_stack_on_a_phone(new_context, live_server, studio):
+    page = enter(new_context(viewport=pictures.PHONE).new_page(), live_server.url)
+    for end in ("", "runs/"):
+        look(page, live_server.url, end)
+        cut = page.locator(".wrap").evaluate_all("all => all.filter(one => one.scrollWidth > one.clientWidth).length")
+        assert cut == 0, end
+        edges = page.locator(".runs tr:last-child td").evaluate_all("""all => all.map((cell) => {
+            const range = document.createRange();
+            range.selectNodeContents(cell);
+            return range.getBoundingClientRect().left;
+        })""")
+        what, begin = edges[1], page.locator("h1").bounding_box()["x"]
+        assert what == begin, "no empty name stands before what a run is"
 
 
 def test_longer_words_of_another_language_are_not_cut(new_context, live_server, studio):

@@ -42,6 +42,12 @@ def test_a_catalog_is_complete_and_fits_its_messages(language):
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
+def test_no_line_can_break_between_a_number_and_its_percent_sign(language):
+    wrong = [text for entry in read_po(language)[1:] for text in entry.texts if re.search(r"[\ds] %(?!\()", text)]
+    assert not wrong, "a no-break space (U+00A0) belongs before the sign:\n" + "\n".join(wrong)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_the_compiled_catalog_is_that_of_the_sources(language):
     path = WEBAPP / "locale" / language / "LC_MESSAGES" / "django.mo"
     with path.open("rb") as file:

@@ -213,13 +213,13 @@ def test_numbers_for_machines_are_not_localised_and_those_for_people_are():
         html = render_to_string("runs/_calibration.html", {"calibration": Calibration(0.3, 420, bins)})
         assert re.search(r'cx="\d+\.\d"', html)
         assert not re.search(r'\s[a-z]+[12]?="-?\d+,\d', html)
-        assert "30,0 %" in html
+        assert "30,0\xa0%" in html
         assert (say_value(12.25), say_value(1234), say_duration(2.5)) == ("12,2", "1.234", "2,5 s")
     with translation.override("ar"):
         assert (say_value(12.25), say_value(1234), say_duration(2.5)) == ("12.2", "1,234", "2.5 ث")
 
 
-@pytest.mark.parametrize(("language", "shown", "word"), [("de", "3,1 %", "Anteil"), ("ar", "3.1 %", "0.031")])
+@pytest.mark.parametrize(("language", "shown", "word"), [("de", "3,1\xa0%", "Anteil"), ("ar", "3.1\xa0%", "0.031")])
 def test_a_metrics_share_is_said_in_percent_in_every_language(language, shown, word):
     with translation.override(language):
         (last,) = read_last_values("policy", [{"clip_fraction": 0.031}])
@@ -231,7 +231,7 @@ def test_a_metrics_share_is_said_in_percent_in_every_language(language, shown, w
 def test_the_sign_of_a_number_stays_before_it_between_right_to_left_words():
     with translation.override("ar"):
         assert say_value(-0.5) == "\N{LEFT-TO-RIGHT ISOLATE}−0.500\N{POP DIRECTIONAL ISOLATE}"
-        assert say_value(-0.031, "share") == "\N{LEFT-TO-RIGHT ISOLATE}−3.1 %\N{POP DIRECTIONAL ISOLATE}"
+        assert say_value(-0.031, "share") == "\N{LEFT-TO-RIGHT ISOLATE}−3.1\xa0%\N{POP DIRECTIONAL ISOLATE}"
         assert say_value(2e-5) == "\N{LEFT-TO-RIGHT ISOLATE}2.0e−5\N{POP DIRECTIONAL ISOLATE}"
         assert say_difference(0.5) == "\N{LEFT-TO-RIGHT ISOLATE}+0.500\N{POP DIRECTIONAL ISOLATE}"
     assert (say_value(-0.5), say_difference(0.5)) == ("−0.500", "+0.500")

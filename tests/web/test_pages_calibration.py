@@ -13,10 +13,10 @@ pytestmark = pytest.mark.django_db
 REPORT = {
     "calibration": {
         "error": 0.125,
-        "count": 40,
+        "count": 60,
         "bins": [
-            {"low": 0.5, "high": 0.6, "count": 20, "sure": 0.55, "right": 0.5},
-            {"low": 0.9, "high": 1.0, "count": 20, "sure": 0.95, "right": 0.75},
+            {"low": 0.5, "high": 0.6, "count": 30, "sure": 0.55, "right": 0.5},
+            {"low": 0.9, "high": 1.0, "count": 30, "sure": 0.95, "right": 0.75},
         ],
     }
 }
@@ -54,14 +54,25 @@ def test_the_page_draws_how_sure_the_model_was_against_how_often_raters_agreed(s
     run = made(studio, REPORT)
     page = admin.get(f"/p/{studio.project.slug}/runs/{run.number}/").content.decode()
     assert "Is it as sure as it may be?" in page
-    assert "Of 40 held-out comparisons" in page
-    assert "<strong>12.5 %</strong> off" in page
-    assert "It is too sure." in page  # 75 % of 20 is at most 89 % within its interval, and it said 95 %
+    assert "Of 60 held-out comparisons" in page
+    assert "<strong>12.5\xa0%</strong> off" in page
+    assert "It is too sure." in page  # 75 % of 30 is at most 87 % within its interval, and it said 95 %
     assert page.count('<circle class="dot"') == 2
-    assert "<td>90.0 % to 100.0 %</td>" in page
+    assert "<td>90.0\xa0% to 100.0\xa0%</td>" in page
     assert 'style="' not in page
     live = admin.get(f"/p/{studio.project.slug}/runs/{run.number}/live/", headers={"HX-Request": "true"})
     assert 'id="calibration" hx-swap-oob="true"' in live.content.decode()
+
+
+def test_nothing_is_concluded_or_drawn_from_fewer_comparisons_than_it_takes(studio, admin):
+    bins = [{"low": 0.9, "high": 1.0, "count": 1, "sure": 1.0, "right": 0.0}]
+    run = made(studio, {"calibration": {"error": 1.0, "count": 1, "bins": bins}})
+    page = admin.get(f"/p/{studio.project.slug}/runs/{run.number}/").content.decode()
+    assert "Is it as sure as it may be?" in page
+    assert "1 held-out comparison is too few to tell: that takes 50." in page
+    assert "too sure" not in page
+    assert "<svg" not in page.partition('id="calibration"')[2].partition("</section>")[0]
+    assert [Calibration(0.1, count, ()).tells for count in (49, 50)] == [False, True]
 
 
 @pytest.mark.parametrize("report", [None, {}, {"calibration": None}])

@@ -433,8 +433,8 @@ def test_the_curves_are_json_by_metric_with_steps(studio, admin):
 def test_a_finished_run_leads_on(studio, admin):
     reward_model = finish_one(studio)
     html = page(admin, studio, "runs/1/")
-    assert "agrees with raters on 75.0 % of held-out comparisons" in html
-    assert "95 % interval 60–86 %, from 40 comparisons" in html
+    assert "agrees with raters on 75.0\xa0% of held-out comparisons" in html
+    assert "95 % interval 60–86\xa0%, from 40 comparisons" in html
     assert 'href="/p/film-reviews/runs/policy/?reward_model=1"' in html
     finish(ask_for_policy_run(studio, reward_model))
     assert "Look and promote" in page(admin, studio, "runs/2/")
@@ -519,7 +519,7 @@ def test_durations_are_said_in_words(seconds, words):
 @pytest.mark.parametrize(
     ("value", "unit", "words"),
     [
-        (0.7083, "share", "70.8 %"),
+        (0.7083, "share", "70.8\xa0%"),
         (1234.5, "", "1,234"),
         (9.876, "nats", "9.88"),
         (-0.0132, "", "−0.013"),

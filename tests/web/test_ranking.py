@@ -194,7 +194,7 @@ def test_reading_and_freezing_rankings_costs_a_fixed_number_of_queries(studio, d
 def test_shares_of_modes_cannot_add_up_to_more_than_all(studio):
     project = studio.ready_project(pair_percent=60)
     update_project(actor=studio.admin, project=project, ranking_percent=40, ranking_size=6)
-    with pytest.raises(SettingsRefused, match=r"add up to 101 % \(pair 61 %, ranking 40 %\)"):
+    with pytest.raises(SettingsRefused, match=r"add up to 101 % \(pair 61\xa0%, ranking 40\xa0%\)"):
         update_project(actor=studio.admin, project=project, pair_percent=61)
     with pytest.raises(SettingsRefused, match="less than or equal to 6"):
         update_project(actor=studio.admin, project=project, pair_percent=60, ranking_size=7)

@@ -218,5 +218,5 @@ def test_the_modes_page_takes_the_share_and_the_question(studio):
     project.refresh_from_db()
     assert (project.turns_percent, project.turns_question) == (60, "Good so far?")
     refused = client.post(address, {**changed, "turns_percent": "61"})
-    assert "add up to 101 % (pair 40 %, turns 61 %)" in refused.content.decode()
+    assert "add up to 101 % (pair 40\xa0%, turns 61\xa0%)" in refused.content.decode()
     assert not Comparison.objects.exists()

@@ -115,7 +115,7 @@ class Project(models.Model):
         """The rating modes in use with their shares, in words: ``pair 60 %, ranking 30 %, single answers 10 %``."""
         shares = [(str(words), getattr(self, name)) for name, words in SHARES.items()]
         shares.append((_("single answers"), 100 - sum(share for _words, share in shares)))
-        return ", ".join(f"{words} {share} %" for words, share in shares if share > 0)
+        return ", ".join(f"{words} {share}\N{NO-BREAK SPACE}%" for words, share in shares if share > 0)
 
     def clean(self) -> None:
         """Refuse shares of the rating modes that add up to more than 100 %."""
@@ -124,7 +124,7 @@ class Project(models.Model):
             return  # the field itself says so
         total = sum(shares.values())
         if total > 100:
-            said = ", ".join(f"{SHARES[name]} {share} %" for name, share in shares.items() if share)
+            said = ", ".join(f"{SHARES[name]} {share}\N{NO-BREAK SPACE}%" for name, share in shares.items() if share)
             raise ValidationError(
                 _(
                     "The shares of the rating modes add up to %(total)s %% (%(said)s); 100 %% is all there is. "

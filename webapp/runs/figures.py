@@ -10,6 +10,7 @@ from django.utils.translation import gettext as _
 
 EMPTY = "–"
 MINUS = "\N{MINUS SIGN}"
+NO_BREAK = "\N{NO-BREAK SPACE}"  # before a percent sign: it would begin a line of its own
 ISOLATE, END_ISOLATE = "\N{LEFT-TO-RIGHT ISOLATE}", "\N{POP DIRECTIONAL ISOLATE}"
 
 
@@ -63,7 +64,7 @@ def say_value(value: Any, unit: str = "") -> str:
     if value != value:
         return _("not a number")
     if unit == "share":
-        return signed(f"{in_figures(f'{100 * value:.1f}')} %")
+        return signed(f"{in_figures(f'{100 * value:.1f}')}{NO_BREAK}%")
     if isinstance(value, int) or (unit == "verdicts" and value.is_integer()):
         return signed(in_figures(f"{value:,.0f}"))
     return signed(in_figures(say_number(value)))
@@ -113,9 +114,9 @@ def interval_of_share(share: float, count: int) -> tuple[float, float] | None:
 
 
 def say_interval(share: float, count: int) -> str:
-    """``62–80``: the interval's ends in percent."""
+    """``62–80 %``: the interval's ends."""
     ends = interval_of_share(share, count)
-    return f"{100 * ends[0]:.0f}–{100 * ends[1]:.0f}" if ends else ""
+    return f"{100 * ends[0]:.0f}–{100 * ends[1]:.0f}{NO_BREAK}%" if ends else ""
 
 
 def seconds_left(started_at: datetime | None, now: datetime, step: int, total_steps: int | None) -> float | None:

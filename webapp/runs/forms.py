@@ -10,7 +10,7 @@ from django import forms
 from django.core.exceptions import ValidationError
 from django.utils.formats import get_format, sanitize_separators
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_lazy, ngettext
 
 from rlhf_core.config import (
     RUN_CONFIGS,
@@ -24,8 +24,9 @@ from webapp.projects.models import Project
 from webapp.quality.demonstrations import DemonstrationRules
 from webapp.registry.models import Checkpoint
 from webapp.registry.selectors import reward_models
+from webapp.runs.agreement import agreement_of
 from webapp.runs.core_words import said, spelled
-from webapp.runs.figures import in_figures
+from webapp.runs.figures import in_figures, say_value
 from webapp.runs.selectors import JUDGES, parts_of, presets_for
 
 WITH_JUDGE = gettext_lazy(
@@ -382,9 +383,16 @@ class PresetForm(forms.Form):
 
 
 def describe_reward_model(checkpoint: Checkpoint) -> str:
-    """A reward model as an option reads: its number and how often it agrees with raters."""
-    accuracy = checkpoint.metrics.get("holdout_accuracy")
-    if not isinstance(accuracy, int | float):
+    """A reward model as an option reads: its number, and how often it agrees with raters, of how many comparisons."""
+    agreement = agreement_of(checkpoint)
+    if agreement is None:
         return _("reward model %(version)s") % {"version": checkpoint.version}
-    values = {"version": checkpoint.version, "share": in_figures(f"{100 * accuracy:.1f}")}
-    return _("reward model %(version)s, agrees on %(share)s %%") % values
+    values = {"version": checkpoint.version, "share": say_value(agreement.share, "share"), "count": agreement.count}
+    return (
+        ngettext(
+            "reward model %(version)s, agrees on %(share)s of %(count)s comparison",
+            "reward model %(version)s, agrees on %(share)s of %(count)s comparisons",
+            agreement.count,
+        )
+        % values
+    )

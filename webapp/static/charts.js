@@ -23,7 +23,7 @@
   function formatNumber(value, unit) {
     if (value === null || value === undefined) return "–";
     const size = Math.abs(value);
-    if (unit === "%") return minus(`${(100 * value).toLocaleString(LANGUAGE, { minimumFractionDigits: 1, maximumFractionDigits: 1 })} %`);
+    if (unit === "%") return minus(`${(100 * value).toLocaleString(LANGUAGE, { minimumFractionDigits: 1, maximumFractionDigits: 1 })} %`);
     if (size === 0) return "0";
     if (size < 1e-4) return minus(value.toExponential(1));
     let digits = 3;

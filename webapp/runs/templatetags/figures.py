@@ -5,6 +5,7 @@ from typing import Any
 from django import template
 
 from webapp.runs import figures
+from webapp.runs.agreement import agreement_of, doubt_about
 
 register = template.Library()
 
@@ -12,11 +13,13 @@ register.filter("duration", figures.say_duration)
 register.filter("left", figures.say_left)
 register.filter("value", figures.say_value)
 register.filter("difference", figures.say_difference)
+register.filter("agreement", agreement_of)
+register.filter("doubt", doubt_about)
 
 
 @register.filter
 def interval(share: Any, count: Any) -> str:
-    """The 95 % interval of a share, in percent; empty where either is missing."""
+    """The 95 % interval of a share, with its sign of percent; empty where either is missing."""
     if not isinstance(share, int | float) or not isinstance(count, int):
         return ""
     return figures.say_interval(share, count)
