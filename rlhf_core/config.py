@@ -288,7 +288,7 @@ class PolicyConfig(Settings):
     )
     kl_coefficient: float = setting(0.1, "reward given up for a nat of KL (beta), at the start", minimum=0, maximum=100)
     kl_target: float | None = setting(
-        8.0, "nats a response that the adaptive coefficient aims at; empty keeps it fixed", above=0, maximum=1000
+        7.0, "nats a response that the adaptive coefficient aims at; empty keeps it fixed", above=0, maximum=1000
     )
     kl_horizon: int = setting(
         200, "responses over which the coefficient adapts", minimum=1, maximum=10_000_000, advanced=True
