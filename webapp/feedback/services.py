@@ -137,6 +137,8 @@ RETURNING slot.id, comparison.kind, (SELECT guideline.id FROM projects_guideline
 """
 
 
+# HELD_NOW and TAKE_SLOT are asked at every verdict. Written out, the first takes the web process .1 ms; put together by
+# Django it took .7.
 HELD_NOW = """
 SELECT presentation.*
 FROM feedback_slot AS slot
@@ -148,7 +150,6 @@ WHERE slot.rater_id = %(rater)s
   AND NOT (SELECT is_paused FROM projects_project WHERE id = %(project)s)
 ORDER BY presentation.id
 """
-# These three are asked at every verdict: Django would take three times as long to put them together as they need.
 
 
 def claim(*, rater: User, project: Project, beside: Sequence[UUID] = ()) -> Presentation | None:
