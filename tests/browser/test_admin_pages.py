@@ -1,5 +1,7 @@
 """The admin's pages in a real browser: accessible, no sideways scroll on a phone, live without being loaded anew."""
 
+import re
+
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -155,10 +157,13 @@ def test_a_table_wider_than_a_phone_is_shaded_where_there_is_more(new_context, l
 
 def test_the_loops_tables_stack_on_a_phone(new_context, live_server, studio):
     page = enter(new_context(viewport=pictures.PHONE).new_page(), live_server.url)
-    for end in ("", "runs/"):
+    for end in ("", "runs/", "lineage/"):
         look(page, live_server.url, end)
-        cut = page.locator(".wrap").evaluate_all("all => all.filter(one => one.scrollWidth > one.clientWidth).length")
+        tables = page.locator(".wrap:has(table)")
+        cut = tables.evaluate_all("all => all.filter(one => one.scrollWidth > one.clientWidth).length")
         assert cut == 0, end
+        if end == "lineage/":
+            continue  # without a table of runs
         edges = page.locator(".runs tr:last-child td").evaluate_all("""all => all.map((cell) => {
             const range = document.createRange();
             range.selectNodeContents(cell);
@@ -183,6 +188,23 @@ def test_longer_words_of_another_language_are_not_cut(new_context, live_server, 
     assert chart.evaluate(room) > 52 + 128, "the law and the judge are longer words in German"
 
 
+def test_the_family_tree_is_mirrored_in_arabic(new_context, live_server, studio):
+    choose_language(user=studio.admin, language="ar")
+    page = enter(new_context(viewport=pictures.DESKTOP).new_page(), live_server.url)
+    look(page, live_server.url, "lineage/")
+    dots, words = (
+        page.locator(f".tree {name}").evaluate_all("""all => all.map((one) => {
+            const { left, right } = one.getBoundingClientRect();
+            return { left, right };
+        })""")
+        for name in ("circle", "text")
+    )
+    assert max(one["right"] for one in words) < min(one["left"] for one in dots), "words stand left of all dots"
+    edges = page.locator(".tree").bounding_box()
+    assert edges["x"] <= min(one["left"] for one in words)
+    assert max(one["right"] for one in dots) <= edges["x"] + edges["width"]
+
+
 def test_a_running_run_moves_by_itself_and_stops_asking_at_its_end(page, live_server, studio):
     enter(page, live_server.url)
     look(page, live_server.url, "runs/3/")
@@ -203,6 +225,30 @@ def test_a_running_run_moves_by_itself_and_stops_asking_at_its_end(page, live_se
     count = len(asked)
     page.wait_for_timeout(4000)
     assert len(asked) == count, "a finished run is asked for no more"
+
+
+def test_ticks_differ_where_the_values_hardly_do(page, live_server, studio):
+    choose_language(user=studio.admin, language="de")
+    run = ask_for_policy_run(studio, studio.project.checkpoints.filter(kind="reward_model").first(), updates=30)
+    claim = begin(run, total_steps=30)
+    values = POLICY | {"score": 0.00590001, "reward": 0.0059, "kl": -2e-5, "learning_rate": 2e-5}
+    services.record_metrics(claim, [(1, values)])
+    page.add_init_script("""
+        window.written = new Map();
+        const write = CanvasRenderingContext2D.prototype.fillText;
+        CanvasRenderingContext2D.prototype.fillText = function (text, ...place) {
+            written.set(this.canvas, [...(written.get(this.canvas) || []), text]);
+            return write.call(this, text, ...place);
+        };
+    """)
+    enter(page, live_server.url)
+    look(page, live_server.url, f"runs/{run.number}/")
+    by_chart = dict(zip(("reward", "kl"), page.evaluate("[...written.values()]"), strict=False))
+    assert "\N{MINUS SIGN}2,0e\N{MINUS SIGN}5" in by_chart["kl"], "as a German writes it"
+    for name, texts in by_chart.items():
+        ticks = [text for text in texts if re.fullmatch(r"[\N{MINUS SIGN}\d,]+", text) and "," in text]
+        assert len(ticks) >= 4, name
+        assert len(set(ticks)) == len(ticks), name
 
 
 def test_a_poll_that_brings_nothing_new_leaves_the_page_alone(page, live_server, studio):

@@ -296,3 +296,36 @@ def test_of_prompts_asked_equally_often_the_higher_priority_is_answered_and_rate
     rater = studio.rater(project)
     rated = studio.rate_all(rater, project, "3")
     assert [rating.comparison.prompt.text for rating in rated] == ["prompt 5", "prompt 4", "prompt 3"]
+
+
+# --- Seen afterwards -------------------------------------------------------------------------------------------------
+
+
+def test_the_prompts_can_be_read_and_found_again(studio, client):
+    project = studio.project()
+    take(studio, project, "\n".join(f"prompt number {number}" for number in range(25)).encode(), format="text")
+    take(studio, project, b'{"text": "<b>an odd one</b>", "priority": -3}', source="letters")
+    client.force_login(studio.admin)
+    first = client.get(f"/p/{project.slug}/import/").content.decode()
+    assert "&lt;b&gt;an odd one&lt;/b&gt;" in first
+    assert "<b>an odd one" not in first
+    assert "\N{MINUS SIGN}3" in first
+    assert first.count("prompt number") == 19
+    assert client.get(f"/p/{project.slug}/import/?page=2").content.decode().count("prompt number") == 6
+    for words in ("ODD one", "letter"):
+        found = client.get(f"/p/{project.slug}/import/", {"words": words}).content.decode()
+        assert "an odd one" in found
+        assert "prompt number" not in found
+    assert "No prompt has these words" in client.get(f"/p/{project.slug}/import/", {"words": "100 %"}).content.decode()
+
+
+def test_reading_the_prompts_takes_as_many_queries_for_many_as_for_few(studio, client):
+    project = studio.project()
+    client.force_login(studio.admin)
+    seen = []
+    for count in (2, 18):
+        take(studio, project, "\n".join(f"{count} {number}" for number in range(count)).encode(), format="text")
+        with CaptureQueriesContext(connection) as queries:
+            assert client.get(f"/p/{project.slug}/import/").status_code == 200
+        seen.append(len(queries))
+    assert seen[0] == seen[1]

@@ -258,7 +258,8 @@ class ImportForm(forms.Form):
         label=gettext_lazy("File"),
         required=False,
         help_text=gettext_lazy(
-            "UTF-8, 10 MB at most. A prompt may have a priority, -1000 to 1000, 0 by default: among "
+            "One prompt a line, JSON lines, or CSV; UTF-8, 10 MB at most. A prompt may have a priority, −1000 to 1000, "
+            "0 by default: among "
             "prompts that raters were asked about equally often, the higher is answered first, and its "
             "items are rated first. Import the same prompt again with another priority to change it; "
             "items that wait already stay where they are."

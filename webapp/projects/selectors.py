@@ -156,6 +156,15 @@ def prompt_counts(project: Project) -> PromptCounts:
     return PromptCounts(**found)
 
 
+def prompts_of(project: Project, words: str = "") -> QuerySet[Prompt]:
+    """A project's prompts, the newest first: all, or those whose text or source has ``words`` in it.
+
+    Each knows as ``times_asked`` of how many items it is the prompt.
+    """
+    found = project.prompts.filter(Q(text__icontains=words) | Q(source__icontains=words)) if words else project.prompts
+    return found.annotate(times_asked=Count("comparisons")).order_by("-pk")  # the keys rise with time
+
+
 def prompts_to_train_on(project: Project) -> QuerySet[Prompt]:
     """The prompts of the train split, in a fixed order."""
     return project.prompts.filter(split=Prompt.Split.TRAIN).order_by("sha256")

@@ -6,6 +6,7 @@ from contextlib import suppress
 from django.contrib import messages
 from django.contrib.auth import login
 from django.contrib.auth.decorators import login_required
+from django.core.paginator import Paginator
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -33,6 +34,7 @@ from webapp.projects.models import Project
 from webapp.projects.prose import to_html
 
 PASSWORD_BACKEND = "django.contrib.auth.backends.ModelBackend"
+PROMPTS_A_PAGE = 20
 SHOWN_ERRORS = 200  # of a refused import: enough to mend by, and a page that still loads
 KEPT_CHARACTERS = 200_000  # of a refused file, put into the text box to be mended there
 
@@ -129,7 +131,9 @@ def import_prompts(request: MemberRequest, project: Project) -> HttpResponse:
         else:
             messages.success(request, in_words(report))
             return redirect("projects:import", project.slug)
-    context["counts"] = selectors.prompt_counts(project)
+    words = request.GET.get("words", "").strip()
+    page = Paginator(selectors.prompts_of(project, words), PROMPTS_A_PAGE).get_page(request.GET.get("page"))
+    context |= {"counts": selectors.prompt_counts(project), "page": page, "words": words}
     return render(request, "projects/import.html", context, status=422 if form.is_bound else 200)
 
 

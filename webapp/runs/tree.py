@@ -53,6 +53,11 @@ class Tree:
         return MARGIN + LANE * self.lanes
 
     @property
+    def words_at_mirrored(self) -> int:
+        """Where the words begin, read from right to left."""
+        return self.width - self.words_at
+
+    @property
     def width(self) -> int:
         return self.words_at + WORDS
 

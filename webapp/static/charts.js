@@ -18,14 +18,20 @@
 
   const LANGUAGE = `${document.documentElement.lang}-u-nu-latn`; // its separators, with the digits of the whole page
 
-  const minus = (text) => text.replace("-", "\u2212");
+  const minus = (text) => text.replaceAll("-", "\u2212");
+
+  /** 5.9e−3 with the separators of the page's language. */
+  function scientific(value) {
+    const options = { notation: "scientific", minimumFractionDigits: 1, maximumFractionDigits: 1 };
+    return minus(value.toLocaleString(LANGUAGE, options)).replace("E", "e");
+  }
 
   function formatNumber(value, unit) {
     if (value === null || value === undefined) return "–";
     const size = Math.abs(value);
     if (unit === "%") return minus(`${(100 * value).toLocaleString(LANGUAGE, { minimumFractionDigits: 1, maximumFractionDigits: 1 })} %`);
     if (size === 0) return "0";
-    if (size < 1e-4) return minus(value.toExponential(1));
+    if (size < 1e-4) return scientific(value);
     let digits = 3;
     if (size >= 100) digits = 0;
     else if (size >= 10) digits = 1;
@@ -66,6 +72,22 @@
       if (root >= low && root <= high && gap >= (high - low) / 9) ticks.push(root);
     }
     return ticks;
+  }
+
+  const LEAST_RANGE = { "nats/response": 0.02, "%": 0.02 }; // less is rounding: a first KL of -2e-5 is drawn at 0
+
+  /** What the upright axis spans: the values with some room, and never so little that ticks could not be told apart. */
+  function rangeOf(low, high, unit) {
+    if (low === null || low === undefined) return [0, 1];
+    const size = Math.max(Math.abs(low), Math.abs(high));
+    const least = Math.max(LEAST_RANGE[unit] || 0, size * 0.01);
+    if (high - low < least) {
+      const room = Math.max(least / 2, size * 0.1) || 0.5;
+      const middle = (low + high) / 2;
+      return [middle - room, middle + room];
+    }
+    const room = (high - low) * 0.08;
+    return [low >= 0 && low - room < 0 ? 0 : low - room, high + room];
   }
 
   const square = (root) => Math.round(100 * root * root) / 100;
@@ -149,15 +171,7 @@
           },
         },
         y: {
-          range: (plot, low, high) => {
-            if (low === null || low === undefined) return [0, 1];
-            if (low === high) {
-              const room = Math.abs(low) * 0.1 || 0.5;
-              return [low - room, high + room];
-            }
-            const room = (high - low) * 0.08;
-            return [low >= 0 && low - room < 0 ? 0 : low - room, high + room];
-          },
+          range: (plot, low, high) => rangeOf(low, high, chart.unit),
         },
       },
       axes: [
@@ -196,7 +210,7 @@
   function formatTick(value, splits, unit) {
     const gap = splits.length > 1 ? Math.abs(splits[1] - splits[0]) : Math.abs(value);
     const scale = unit === "%" ? 100 : 1;
-    if (gap * scale < 1e-4) return value === 0 ? "0" : minus(value.toExponential(1));
+    if (gap * scale < 1e-4) return value === 0 ? "0" : scientific(value);
     let digits = 0; // as many as tell one tick from the next: 0.25 needs two
     while (digits < 6 && Math.abs(gap * scale * 10 ** digits - Math.round(gap * scale * 10 ** digits)) > 1e-6) digits += 1;
     return minus((value * scale).toLocaleString(LANGUAGE, { minimumFractionDigits: digits, maximumFractionDigits: digits }));
