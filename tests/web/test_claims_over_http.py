@@ -15,7 +15,7 @@ from webapp.feedback.modes import MODES
 from webapp.feedback.services import claim, submit
 from webapp.local.children import Child, python
 from webapp.local.endpoints import free_port, wait_until
-from webapp.local.supervisor import page_answers
+from webapp.local.listening import page_answers
 
 
 @pytest.fixture

@@ -82,6 +82,12 @@ class Studio:
     def pid_of(self, name):
         return json.loads((self.data / "processes.json").read_text())[name][0]
 
+    def has_started(self, name):
+        try:
+            return bool(self.pid_of(name))
+        except (OSError, KeyError):
+            return self.process.poll() is not None
+
     def stop(self, number=signal.SIGTERM):
         self.process.send_signal(number)
         return self.process.wait(60)
@@ -107,8 +113,8 @@ def up(data):
             studio.stop()
 
 
-def get(url):
-    with urllib.request.urlopen(url, timeout=10) as answer:
+def get(url, *, seconds=10):
+    with urllib.request.urlopen(url, timeout=seconds) as answer:
         return answer.status
 
 
@@ -158,15 +164,30 @@ def test_a_crashed_child_is_started_again(up):
     before = studio.pid_of("web")
     os.kill(before, signal.SIGKILL)
     studio.wait_for(r"web was ended by SIGKILL; starting it again in 1 s \(log: .*web\.log\)")
-    assert wait_until(lambda: studio.pid_of("web") != before, seconds=10)
+    assert get(f"{address}healthz", seconds=30) == 200  # a caller waits in the queue of the socket, and is not refused
+    assert studio.pid_of("web") != before
 
-    def answers():
-        try:
-            return get(f"{address}healthz") == 200
-        except OSError:
-            return False
 
-    assert wait_until(answers, seconds=20)
+def test_two_studios_that_start_at_once_answer_each_at_an_address_of_its_own(up, tmp_path):
+    slow = Studio(tmp_path / "slow")
+    try:
+        assert wait_until(lambda: slow.has_started("web"), seconds=60), slow.text
+        web = slow.pid_of("web")
+        os.kill(web, signal.SIGSTOP)  # it has its port, and does not serve yet
+        studio = up()
+        studio.wait_for("everything runs after")
+        os.kill(web, signal.SIGCONT)
+        slow.wait_for("everything runs after")
+        assert slow.pid_of("web") == web
+        addresses = [re.search(r"Steersman is at (\S+)/", each.text).group(1) for each in (studio, slow)]
+        assert addresses[0] != addresses[1]
+        assert read_endpoints(slow.data)["web_url"] == addresses[1]
+        assert studio.stop() == 0
+        assert get(f"{addresses[1]}/healthz") == 200
+        with pytest.raises(OSError, match="refused"):
+            get(f"{addresses[0]}/healthz")
+    finally:
+        slow.stop()
 
 
 def test_a_killed_postgres_is_started_again_at_the_same_address(up, data):

@@ -15,7 +15,7 @@ from webapp.accounts.models import User
 from webapp.feedback.models import Rating
 from webapp.local.children import Child, python, says
 from webapp.local.endpoints import free_port, wait_until
-from webapp.local.supervisor import page_answers
+from webapp.local.listening import page_answers
 from webapp.projects.models import Project
 from webapp.registry.selectors import serving
 from webapp.runs.models import Evaluation, Run

@@ -79,6 +79,7 @@ class Child:
     Attributes:
         answers: whether it does its work; asked until it says yes.
         stop_seconds: how long it may take to stop before it is killed with its whole process group.
+        inherits: our file descriptors that it gets, under the same numbers, each time it is started.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Child:
     environment: dict[str, str] = field(default_factory=dict)
     answers: "Callable[[Child], bool]" = lambda child: True
     stop_seconds: float = 20.0
+    inherits: tuple[int, ...] = ()
     process: "subprocess.Popen[bytes] | None" = None
     started_at: float = 0.0
     crashes: int = 0
@@ -107,6 +109,7 @@ class Child:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is for the supervisor, which stops its children in order
                 env={**os.environ, **self.environment},
+                pass_fds=self.inherits,
             )
         self.started_at, self.ready = time.monotonic(), False
 

@@ -67,18 +67,19 @@ def write_private_once(path: Path, text: str) -> None:
     beside.unlink()
 
 
-def free_port(preferred: int | None = None, *, tries: int = 1, host: str = "127.0.0.1") -> int:
-    """``preferred`` or one of the ``tries - 1`` ports after it where one is free; else one that the system chooses."""
-    wanted = [port for port in range(preferred, preferred + tries) if port < 65536] if preferred else []
-    for port in [*wanted, 0]:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise OSError(f"no free TCP port on {host}")
+def free_port(preferred: int | None = None) -> int:
+    """``preferred`` where that is free on the loopback interface, else a port that the system chooses.
+
+    Another process may take it before it is used: whoever starts a server on it looks whether the server got it, and
+    asks again if not. A socket that is ours to keep comes from ``listening.listen`` instead.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", preferred or 0))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def wait_until(ready: Any, *, seconds: float, pause_seconds: float = 0.05) -> bool:

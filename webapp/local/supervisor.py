@@ -2,10 +2,10 @@
 
 import fcntl
 import hashlib
-import http.client
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,13 +23,13 @@ from django.urls import reverse
 
 from webapp.local import postgres, valkey
 from webapp.local.children import Child, Console, LogFollower, how_it_ended, python, says
-from webapp.local.endpoints import free_port, read_endpoints, write_endpoints, write_private
+from webapp.local.endpoints import read_endpoints, write_endpoints, write_private
+from webapp.local.listening import FIRST_PORT, listen, page_answers, url_of, way_to
 from webapp.local.postgres import EmbeddedPostgres
 from webapp.local.process import LocalServiceError, birth_of, end_process, is_running, last_lines
 from webapp.local.valkey import EmbeddedValkey
 from webapp.settings import BASE_DIR, connect_to_database
 
-FIRST_PORT, PORT_TRIES = 8000, 50
 STEP_SECONDS = {"migrate": 300.0, "static": 120.0, "demo": 600.0}
 READY_SECONDS = 120.0
 FIRST_PAIR_SECONDS = 300.0
@@ -69,6 +69,7 @@ class Supervisor:
         self.broker = EmbeddedValkey(data / "valkey") if settings.BROKER_IS_EMBEDDED else None
         self.children: list[Child] = []
         self.followers: dict[str, LogFollower] = {}
+        self.listener: socket.socket | None = None
         self.url = ""
 
     # --- The story -------------------------------------------------------------------------------------------------
@@ -107,6 +108,7 @@ class Supervisor:
         return None
 
     def start(self) -> None:
+        self.take_port()
         with self.timed("postgres"):
             self.start_postgres()
         with self.timed("broker"):
@@ -159,29 +161,29 @@ class Supervisor:
     def prepare_demo(self) -> None:
         self.step("demo", "prepare_demo")
 
-    def choose_address(self) -> tuple[str, int]:
-        """Host and port under which this machine reaches the pages."""
-        port = free_port(self.wanted_port or FIRST_PORT, tries=1 if self.wanted_port else PORT_TRIES, host=self.host)
-        if self.wanted_port and port != self.wanted_port:
-            raise LocalServiceError(f"port {self.wanted_port} is in use: choose another with --port, or leave it out")
+    def take_port(self) -> None:
+        """Listen for the web process from now until the end, also between two of its lives."""
+        self.listener = listen(self.host, self.wanted_port)
+        port = self.listener.getsockname()[1]
         if not self.wanted_port and port != FIRST_PORT:
             self.say(f"port {FIRST_PORT} is in use, so the pages are on port {port}")
-        return "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host, port
+        self.url = url_of(self.listener, self.host)
 
     def make_web(self) -> Child:
-        host, port = self.choose_address()
-        self.url = f"http://{host}:{port}"
+        assert self.listener is not None
+        descriptor, address = self.listener.fileno(), way_to(self.listener)
         return Child(
             "web",
             python(
-                *("-m", "uvicorn", "webapp.asgi:application", "--host", self.host, "--port", str(port)),
+                *("-m", "uvicorn", "webapp.asgi:application", "--fd", str(descriptor)),
                 *("--log-level", "warning", "--no-access-log", "--no-server-header"),
                 *("--timeout-graceful-shutdown", "10"),
                 *("--timeout-keep-alive", "75"),  # a rater thinks longer than the 5 s that are usual
             ),
             self.logs / "web.log",
             {"STEERSMAN_ROLE": "web", **ONE_THREAD},
-            answers=lambda child: page_answers(host, port),
+            answers=lambda child: page_answers(*address),
+            inherits=(descriptor,),
         )
 
     def make_workers(self) -> list[Child]:
@@ -416,6 +418,8 @@ class Supervisor:
     def stop(self) -> None:
         """Stop everything in reverse order; PostgreSQL last, and fast."""
         write_endpoints(self.data, web_url=None)
+        if self.listener is not None:
+            self.listener.close()  # the web process has it still; once that has ended, callers are refused
         self.stop_children()
         connections.close_all()
         if self.broker is not None:
@@ -459,18 +463,6 @@ def describe_static_files() -> str:
             stat = os.stat(storage.path(name))
             digest.update(f"{storage.path(name)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()
-
-
-def page_answers(host: str, port: int) -> bool:
-    """Whether the web process gives any page that is not a fault of its own."""
-    asked = http.client.HTTPConnection(host, port, timeout=5)
-    try:
-        asked.request("GET", "/healthz")
-        return asked.getresponse().status < 500
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        asked.close()
 
 
 def first_pair_is_there() -> bool:
