@@ -57,7 +57,7 @@ class SavedStates:
         return part
 
     def forget_old(self) -> None:
-        """Remove all but the newest states of the last two steps, and those that cannot be read just now."""
+        """Keep the newest states of the last two steps, and newer ones that cannot be read now; remove all others."""
         kept: set[int] = set()
         for path in self.all():
             try:
