@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rlhf_core.distributed import ALONE, Group
-from rlhf_core.durable import UnfinishedFolder, canonical_json, file_digest, remove_unfinished
+from rlhf_core.durable import MISSING, UnfinishedFolder, canonical_json, file_digest, remove_unfinished
 from rlhf_core.masking import length_mask
 
 TOKEN = np.dtype([("id", "<i4"), ("log_prob", "<f4"), ("reference_log_prob", "<f4"), ("value", "<f4")])
@@ -87,15 +87,23 @@ class RolloutBuffer:
             self.log(f"the rollout of round {index + 1} could not be kept: {error}")
 
     def read(self, index: int, device: torch.device | str = "cpu") -> Rollout | None:
-        """The rollout of round ``index``, or None where there is none of this run; a damaged one is logged."""
-        found = self.read_here(index, device) if self.group.is_first else None
+        """The rollout of round ``index``, or None where there is none of this run; one that fails is logged."""
+        try:
+            found = self.read_here(index, device) if self.group.is_first else None
+        except OSError as error:
+            self.log(f"the rollout of round {index + 1} cannot be read now and is passed over: {error}")
+            found = None
         if self.group.size == 1:
             return found
         data = self.group.of_first(b"" if found is None else pack_arrays(arrays_of(found)))
         return rollout_of(*unpack_arrays(data), device) if data else None
 
     def read_here(self, index: int, device: torch.device | str = "cpu") -> Rollout | None:
-        """The same, read by this process."""
+        """The same, read by this process.
+
+        Raises:
+            OSError: it is there and cannot be read.
+        """
         folder = self.folder(index)
         if not folder.is_dir():
             return None
@@ -108,7 +116,7 @@ class RolloutBuffer:
                     raise ValueError(f"{name}.npy was altered")
             prompts, tokens, responses = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in PARTS)
             return rollout_of(prompts, tokens, responses, device)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (*MISSING, ValueError, KeyError, TypeError) as error:
             self.log(f"the rollout of round {index + 1} is damaged and passed over: {error}")
             return None
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 FAILPOINTS = ("before-blob", "after-blob", "before-manifest", "after-manifest", "before-rename", "after-rename")
+MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)  # a file is not there; other OSErrors may pass
 UNFINISHED_PREFIX = ".writing-"
 UNFINISHED_LIFETIME_SECONDS = 24 * 3600.0
 passed: Counter[str] = Counter()

@@ -11,7 +11,6 @@ from uuid import UUID
 from django.db import transaction
 
 from rlhf_core.errors import CheckpointError, QueueFull
-from webapp import queue
 from webapp.feedback import services as feedback
 from webapp.feedback.models import Comparison, Sample
 from webapp.feedback.services import NewSample
@@ -19,6 +18,7 @@ from webapp.projects.models import Project, Prompt
 from webapp.projects.selectors import prompts_to_sample
 from webapp.registry.models import ServingPointer
 from webapp.registry.selectors import serving
+from workers import scoring
 from workers.locks import try_lock
 from workers.sampler.client import SamplerClient, SamplerUnavailable, default_client
 
@@ -83,14 +83,8 @@ def refill(project_id: UUID, client: SamplerClient | None = None) -> int:
                 break
     if made:
         log.info("project %s: %d new items in the queue", project.slug, made)
-        transaction.on_commit(partial(ask_for_scores, project_id), robust=True)
+        transaction.on_commit(partial(scoring.ask, [project_id]), robust=True)  # a hint: the beat looks too
     return made
-
-
-def ask_for_scores(project_id: UUID) -> None:
-    """Hint that samples of a project want scores, unless a message waits: the beat looks too."""
-    if queue.hears_nothing("sample"):
-        queue.score(project_id)
 
 
 def draw_items(project: Project, pointer: ServingPointer, wanted: int, client: SamplerClient) -> int:

@@ -7,7 +7,7 @@ What was scored is written batch by batch, so a worker that dies loses a batch's
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from django.db.models import QuerySet
@@ -19,7 +19,7 @@ from webapp.feedback.ordering import order_queue
 from webapp.feedback.scores import NewScore, record_scores, without_score
 from webapp.projects.models import Project
 from webapp.registry.models import Checkpoint
-from webapp.runs.selectors import current_reward_model
+from webapp.runs.selectors import current_reward_model, wants_scores
 from workers.locks import try_lock
 from workers.sampler.client import SamplerClient, SamplerUnavailable, default_client
 from workers.sampler.wire import PolicyUnscorable, Unscorable
@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 BATCH_ROWS = 16  # so few that a filling of the queue, which the same worker does, waits a second at most
 DEADLINE_SECONDS = 10.0
 SLICE_SECONDS = 10.0  # one call begins no batch after this; it asks for what is left
+REST_SECONDS = 60.0  # after a call that left something without a score: the next one would fail by the same
+
+resting: dict[UUID, float] = {}  # projects of such calls, until when: on the monotonic clock of this process
 
 
 def score_all() -> int:
@@ -38,18 +41,28 @@ def score_all() -> int:
     """
     for project in with_reward_model():
         order_queue(project=project, reward_model=current_reward_model(project))
-    ring()
-    return len(with_backlog())
+    found = with_backlog()
+    ask(found)
+    return len(found)
 
 
 def ring() -> None:
-    """Ask for the scoring of each project in which samples wait for a score, if no message waits for this worker.
+    """``ask`` for all that wait, but for projects whose samples this worker could not score just now.
+
+    Called after each tick of this worker, several times a minute, it would else try what has no score again and again.
+    """
+    now = time.monotonic()
+    ask([project_id for project_id in with_backlog() if resting.get(project_id, now) <= now])
+
+
+def ask(projects: Sequence[UUID]) -> None:
+    """Ask for the scoring of projects, if no message waits for this worker.
 
     What waits asks again when it has ended, so each project has one message at most: two would be in each other's way,
     and each would ask for another.
     """
-    if queue.hears_nothing("sample"):
-        for project_id in with_backlog():
+    if projects and queue.hears_nothing("sample"):
+        for project_id in projects:
             queue.score(project_id)
 
 
@@ -59,8 +72,7 @@ def with_reward_model() -> QuerySet[Project]:
 
 def with_backlog() -> list[UUID]:
     """The projects in which samples wait for a score, in random order: each gets its turn."""
-    models = ((project, current_reward_model(project)) for project in with_reward_model())
-    found = [project.pk for project, model in models if model is not None and without_score(project, model).exists()]
+    found = [project.pk for project in with_reward_model() if wants_scores(project)]
     random.shuffle(found)
     return found
 
@@ -71,7 +83,7 @@ def score(
     """Score the project's samples by its current reward model, the newest first; returns how many were scored.
 
     One worker a project at a time; another one returns at once. What the model cannot score is left out: a policy
-    whose tokens it does not read, and of others single samples.
+    whose tokens it does not read, and of others single samples; ``ring`` then lets the project rest.
 
     Args:
         should_yield: asked after each batch, once something was scored; true ends this call. Where samples are left, it
@@ -79,7 +91,7 @@ def score(
     """
     project = Project.objects.get(pk=project_id)
     client = client or default_client()
-    scored, policies, is_cut = 0, set[UUID](), False
+    scored, policies, is_cut, is_refused = 0, set[UUID](), False, False
     unscored: dict[UUID, Exception] = {}
     end = time.monotonic() + SLICE_SECONDS
     with try_lock(f"workers.score {project_id}") as had:
@@ -104,12 +116,16 @@ def score(
                 policies.add(batch[0].checkpoint_id)
             except (SamplerUnavailable, QueueFull, CheckpointError) as error:
                 log.warning("project %s: no scores by %s: %s", project.slug, reward_model, error)
+                is_refused = True
                 break
     if unscored:
         why = next(reversed(unscored.values()))
         log.warning("project %s: samples without a score, %d, are left out: %s", project.slug, len(unscored), why)
     if scored:
         order_queue(project=project, reward_model=current_reward_model(project))
+    if had:
+        is_left = not is_cut and (unscored or policies or is_refused)
+        resting[project_id] = time.monotonic() + (REST_SECONDS if is_left else 0.0)
     if is_cut:  # the lock is free again, so whoever takes the message goes on
         ring()
     return scored

@@ -64,9 +64,9 @@ class ActorCritic(nn.Module):
         value_smoothing: standard deviation, in bins, of what a return teaches the bins around it.
         actor_last_layers, critic_last_layers: train so many blocks from the end and the final gain, whole, in place of
             adapters or all weights; 0 leaves it to ``actor_lora`` and ``critic_lora``.
-        values_from_policy: the value head reads the policy's final states, adapters included, and learns alone: no
-            gradient flows from it into the policy, and one pass serves both. ``critic_lora``, its rank and scope and
-            ``critic_dropout`` then mean nothing.
+        values_from_policy: the value head reads the policy's final states, adapters included, and one pass serves both.
+            The critic is the head alone: its gradient reaches the policy only where ``value_outputs`` is given states
+            that have one. ``critic_lora``, its rank and scope and ``critic_dropout`` then mean nothing.
 
     Raises:
         ConfigError: there is no bin, no range for bins to cover, not so many blocks, or a critic of its own is asked

@@ -13,6 +13,7 @@ import torch
 
 from rlhf_core.distributed import uses_cuda
 from rlhf_core.errors import ConfigError
+from rlhf_core.threads import use_threads
 from rlhf_core.training.run_directory import RunDirectory, RunDirectoryBusy, RunStopped
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
@@ -32,7 +33,7 @@ def use_device(threads: int, run: RunDirectory | None = None) -> torch.device:
         RunStopped: a stop was asked for while it waited.
     """
     if threads:
-        torch.set_num_threads(max(1, threads // (1 if run is None else run.group.local_size)))
+        use_threads(threads, 1 if run is None else run.group.local_size)
     keep_freed_memory()
     if not uses_cuda():
         return torch.device("cpu")

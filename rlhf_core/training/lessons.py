@@ -22,7 +22,7 @@ class Lessons:
 
     Attributes:
         loss_coefficient: β of a KL penalty that stands in the loss; 0 where it stands in the rewards.
-        flat_groups: share of the groups whose responses all scored alike, which teach nothing.
+        flat_groups: share of the groups whose responses all scored alike: their scores teach nothing.
     """
 
     rewards: Tensor

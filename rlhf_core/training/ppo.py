@@ -103,7 +103,12 @@ def train_policy(run: RunDirectory) -> None:
 
 
 def check_rollout(buffer: RolloutBuffer, state: RunState) -> None:
-    """Raise ValueError for a state in the middle of a round whose rollout is gone: no one else could draw it again."""
+    """Refuse a state in the middle of a round whose rollout is gone: no one else could draw it again.
+
+    Raises:
+        ValueError: it is missing or damaged, and so is the state with it.
+        OSError: it cannot be read now.
+    """
     if Tally(**state.values.get("tally", {})).steps and buffer.read_here(state.step) is None:
         raise ValueError(f"the rollout of round {state.step + 1}, in whose middle it was taken, is missing")
 
@@ -208,6 +213,7 @@ class PolicyTrainer:
 
         Raises:
             TrainingDiverged: a number is not finite, or the KL passed its hard cap.
+            OSError: in the middle of a round ``buffer`` does not give its rollout.
         """
         self.started = time.perf_counter() - self.tally.seconds
         remaining = 1 - index / self.config.updates if remaining is None else remaining
@@ -220,6 +226,8 @@ class PolicyTrainer:
                 on_phase("rollout")
             rollout = None if buffer is None else buffer.read(index, self.model.palm.device)
             if rollout is None:
+                if buffer is not None and self.tally.steps:  # the policy that drew it is gone
+                    raise OSError(f"the rollout of round {index + 1}, which is half learned, cannot be read")
                 rollout = self.roll_out(index, drawn)
                 if buffer is not None:
                     buffer.write(index, rollout)

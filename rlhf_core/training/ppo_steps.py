@@ -181,7 +181,10 @@ def loss_of_values(
     total: int,
     states: Tensor | None,
 ) -> tuple[Tensor, float]:
-    """The value loss of some rows as their share of ``total`` tokens, and how many of their tokens were clipped."""
+    """The value loss of some rows as their share of ``total`` tokens, and how many of their tokens were clipped.
+
+    ``states``: as ``ActorCritic.value_outputs`` takes them; a gradient flows into them if they have one.
+    """
     sequences = join_sequences(
         [rollout.prompts[row] for row in part], [rollout.responses[row] for row in part], device=model.palm.device
     )

@@ -135,10 +135,10 @@ def train_reward(run: RunDirectory) -> None:
         run.metrics(step + 1, now)
         last = {**last, **now}  # a step may lack a metric: the newest of each is the run's result
         run.progress(step + 1, len(order), "train")
-        run.save_or_stop(step + 1, config.save_interval, lambda saved=last: capture(model, optimizer, saved, digest))  # type: ignore[misc]
+        interval = config.save_interval if step + 1 < len(order) else 1  # what follows the last one may take long
+        run.save_or_stop(step + 1, interval, lambda saved=last: capture(model, optimizer, saved, digest))  # type: ignore[misc]
 
     model.eval()
-    run.save_or_stop(len(order), 1, lambda: capture(model, optimizer, last, digest))  # what follows may take long
     run.progress(len(order), len(order), "normalise")
     prompts, responses = reference_responses(palm, training, config.seed, tokenizer.end, config.temperature)
     if model.members > 1:

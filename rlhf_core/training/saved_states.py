@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_core.durable import UnfinishedFolder, canonical_json, read_verified
+from rlhf_core.durable import MISSING, UnfinishedFolder, canonical_json, read_verified
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 STEPS_KEPT = 2
-MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)  # a file is not there; other OSErrors may pass
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class SavedStates:
         return part
 
     def forget_old(self) -> None:
-        """Remove all but the newest states of the last two steps, and those that cannot be read just now."""
+        """Keep the newest states of the last two steps, and newer ones that cannot be read now; remove all others."""
         kept: set[int] = set()
         for path in self.all():
             try:

@@ -60,6 +60,18 @@ def test_threads_are_set_where_they_are_asked_for_and_else_left():
         torch.set_num_threads(threads)
 
 
+def test_the_processes_of_a_run_on_one_machine_share_its_threads(tmp_path, monkeypatch):
+    monkeypatch.setattr(device, "uses_cuda", lambda: False)
+    run = RunDirectory.create(tmp_path / "run", kind="reward", config=RewardConfig(threads=6), store=tmp_path)
+    run.group = Group(0, 4, 0, 2)
+    threads = torch.get_num_threads()
+    try:
+        use_device(6, run)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_one_run_at_a_time_trains_on_a_gpu(tmp_path, monkeypatch):
     monkeypatch.setattr(device.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(device, "GPU_WAIT_SECONDS", 0.01)

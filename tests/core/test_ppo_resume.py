@@ -1,9 +1,11 @@
 """A PPO run that is stopped or killed anywhere ends as one that was left alone, to the last bit."""
 
+import errno
+
 import pytest
 import torch
 
-from rlhf_core import durable
+from rlhf_core import buffer, durable
 from rlhf_core.checkpoint import load_policy
 from rlhf_core.config import PolicyConfig
 from rlhf_core.durable import FAILPOINTS
@@ -210,6 +212,35 @@ def test_a_rollout_that_is_lost_in_the_middle_of_its_round_is_drawn_anew_by_the_
     log = [event["message"] for event in read_events(broken.path / "events.jsonl")[0] if event["kind"] == "log"]
     assert any("rollout of round 3 is damaged" in line for line in log)
     assert any("in whose middle it was taken, is missing" in line for line in log)
+    assert_same_outcome(broken, whole)
+
+
+@pytest.mark.parametrize("reading", [1, 2], ids=["as-it-is-checked", "as-it-is-used"])
+def test_a_rollout_that_the_disk_does_not_give_just_now_costs_no_state(make_run, at_step, monkeypatch, reading):
+    whole, broken = (make_run(name, save_interval=1, step_save_seconds=0.0) for name in ("whole", "broken"))
+    train_policy(whole)
+    at_step([12], kill)  # in the third round
+    with pytest.raises(Killed):
+        train_policy(broken)
+    newest = broken.saved_states()[0]
+    read, tokens, readings = buffer.file_digest, broken.path / "rollouts" / "00000002" / "tokens.npy", []
+
+    def fail(path):
+        readings.extend([path] if path == tokens else [])
+        if path == tokens and len(readings) == reading:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(path)
+
+    monkeypatch.setattr(buffer, "file_digest", fail)
+    at_step([1], kill)
+    with pytest.raises(Killed if reading == 1 else OSError):
+        train_policy(RunDirectory(broken.path))
+    assert newest in broken.saved_states()
+    log = [event["message"] for event in read_events(broken.path / "events.jsonl")[0] if event["kind"] == "log"]
+    assert any("cannot be read now and is passed over" in line for line in log)
+    assert not any("damaged" in line for line in log)
+    at_step([], kill)
+    train_policy(RunDirectory(broken.path))
     assert_same_outcome(broken, whole)
 
 

@@ -274,8 +274,11 @@ def test_scores_spread_over_any_number_of_bins():
     assert [score_to_bin(score, 9) for score in range(1, 6)] == [0, 2, 4, 6, 8]
 
 
-def test_what_follows_the_last_step_gives_signs_of_life_and_costs_no_step_again(make_run, rated_responses, monkeypatch):
-    run = make_run(rated_responses(comparisons=70, scores=40), epochs=1, ensemble=2, save_interval=1000)
+@pytest.mark.parametrize("save_interval", [1, 1000])
+def test_what_follows_the_last_step_gives_signs_of_life_and_costs_no_step_again(
+    make_run, rated_responses, monkeypatch, save_interval
+):
+    run = make_run(rated_responses(comparisons=70, scores=40), epochs=1, ensemble=2, save_interval=save_interval)
     steps = []
 
     def fail(*_, **__):
@@ -290,5 +293,8 @@ def test_what_follows_the_last_step_gives_signs_of_life_and_costs_no_step_again(
     run = RunDirectory(run.path)
     train_reward(run)
     assert steps == []
-    told = [event for event in read_events(run.path / "events.jsonl")[0] if event.get("phase") == "normalise"]
+    events = read_events(run.path / "events.jsonl")[0]
+    told = [event for event in events if event.get("phase") == "normalise"]
+    saved = [event["step"] for event in events if event["kind"] == "saved"]
+    assert len(saved) == len(set(saved)), "no step is saved twice, nor again as the run goes on"
     assert len(told) >= 2 + 3, "once before each fitting, and after each 32 of its records"

@@ -1,4 +1,4 @@
-"""A critic that is a head on the policy's own states: one pass for both, and the policy never feels it."""
+"""A critic that is a head on the policy's own states: one pass for both, and the policy feels it only if asked to."""
 
 from dataclasses import replace
 

@@ -32,7 +32,7 @@ from workers.refilling import refill
 from workers.sampler.client import SamplerClient, SamplerUnavailable
 from workers.sampler.engine import SCORES_WAITING, Sampler, SamplerStopped
 from workers.sampler.wire import OtherTokens, PolicyUnreadable, Unscorable
-from workers.scoring import BATCH_ROWS, score, score_all
+from workers.scoring import BATCH_ROWS, ring, score, score_all
 
 WISHES = SamplingConfig(max_new_tokens=6, max_prompt_tokens=8)
 
@@ -258,6 +258,33 @@ def test_two_messages_to_score_become_one(project, start_sampler, steersman_data
             channel.basic_get("sample", no_ack=True)
             assert score(project.pk, client, should_yield=lambda: True) == BATCH_ROWS
             assert channel.queue_declare("sample").message_count == 1
+        channel.queue_purge("sample")
+
+
+@pytest.mark.parametrize("fault", ["no finite score", "other tokens", "no sampler"])
+def test_what_could_not_be_scored_is_asked_for_again_after_a_rest_and_not_with_every_tick(
+    project, start_sampler, steersman_data, tokenizer, save, broker_url, monkeypatch, fault
+):
+    _, client = start_sampler(steersman_data / "checkpoints")
+    refill(project.pk, client)
+    other = Tokenizer.train(["quite other words"] * 3, vocab_size=280)
+    model = save(make_reward_model(other), other) if fault == "other tokens" else save(without_numbers(tokenizer))
+    record_checkpoint(project=project, kind="reward_model", sha256=model.id)
+    client = SamplerClient(steersman_data / "nobody.sock") if fault == "no sampler" else client
+    queue.sender.cache_clear()
+    with Connection(broker_url) as connection:
+        channel = connection.default_channel
+        channel.queue_purge("sample")
+        assert score(project.pk, client) == 0
+        ring()
+        assert channel.queue_declare("sample").message_count == 0
+        assert score_all() == 1
+        assert channel.queue_declare("sample").message_count == 1, "the clock's look asks all the same, once a minute"
+        channel.queue_purge("sample")
+        monkeypatch.setattr("workers.scoring.REST_SECONDS", 0.0)
+        assert score(project.pk, client) == 0
+        ring()
+        assert channel.queue_declare("sample").message_count == 1
         channel.queue_purge("sample")
 
 
