@@ -118,10 +118,31 @@ def test_words_of_a_report_come_back_in_sight_and_hold_up_no_key(context, live_s
     page.wait_for_selector(READY)
     expect(page.locator("#report-words")).to_be_visible()
     expect(page.locator("#report-words")).to_have_value("It names a person.")
+    press(page, "?", "Escape")
+    expect(page.locator("#keys")).to_be_hidden()
+    expect(page.locator("#report-words")).to_be_visible()
     press(page, "2", "1")
     expect(page.locator("#ranked")).to_have_text("2 > 1 > 3. Enter saves.")
     page.keyboard.press("Escape")
     expect(page.locator("#report-words")).to_be_hidden()
+
+
+def test_words_of_a_report_that_was_not_sent_do_not_disturb_a_verdict_that_is_looked_at_again(
+    context, live_server, studio
+):
+    studio.add_items(pairs=2)
+    page = open_rater(context, live_server.url, studio)
+    errors: list[object] = []
+    page.on("pageerror", lambda error: errors.append(error))
+    press(page, "Shift+F")
+    page.keyboard.type("It names a person.")
+    page.keyboard.press("Escape")
+    press(page, "2")
+    wait_until_sent(page)
+    page.keyboard.press("u")
+    page.wait_for_selector(JUDGED)
+    assert page.locator("#report").count() == 0
+    assert errors == []
 
 
 def test_who_undoes_a_report_sees_the_item_and_no_notice_over_it(context, live_server, studio):

@@ -18,7 +18,7 @@ document.addEventListener("click", (event) => {
   }
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key !== "Escape") return;
+  if (event.key !== "Escape" || document.querySelector("dialog[open]")) return; // a dialog lies over them, and closes first
   for (const open of document.querySelectorAll("details:is(.menu, .because, .why)[open]")) {
     event.preventDefault(); // heard: it is not for the page behind
     open.open = false;

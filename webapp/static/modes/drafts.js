@@ -106,7 +106,8 @@
       if (isBox(one)) one.checked = draft.said[name];
       else one.value = draft.said[name];
     }
-    if (draft.said["words 1"]) document.querySelector("#report .why").open = true; // in sight, as it goes along with a report
+    const report = document.querySelector("#report .why"); // what was judged can not be reported any more
+    if (report && draft.said["words 1"]) report.open = true; // in sight, as they go along with a report
     if (!isSame && draft.said["reason 1"] && /^(?:pair|ranking)$/.test(item().dataset.kind)) {
       document.getElementById("reason").open = true; // it may say A of what stands as B now: not to be sent unseen
       document.getElementById("reason-order").hidden = false;
