@@ -108,10 +108,20 @@ def test_a_policys_page_says_from_how_many_comparisons(studio, admin):
 
 @pytest.mark.parametrize(
     ("share", "count", "tells"),
-    [(1.0, 19, False), (0.75, 20, True), (0.7, 20, False), (0.6, 40, False), (0.6, 200, True), (0.2, 200, False)],
+    [
+        (1.0, 19, False),
+        (0.75, 20, True),
+        (0.7, 20, False),
+        (0.6, 40, False),
+        (0.6, 200, True),
+        (0.2, 200, False),
+        (0.2, 20, False),
+    ],
 )
 def test_an_agreement_tells_from_twenty_on_if_a_coin_is_outside_of_its_interval(share, count, tells):
     agreement = Agreement(share, count)
     assert agreement.tells is tells
     assert bool(agreement.doubt) is not tells
-    assert ("may be chance" in agreement.doubt) is (count >= 20 and not tells)
+    is_worse = share == 0.2
+    assert ("may be chance" in agreement.doubt) is (count >= 20 and not tells and not is_worse)
+    assert ("worse than chance" in agreement.doubt) is is_worse

@@ -28,14 +28,28 @@ class Agreement:
     @property
     def tells(self) -> bool:
         """Whether the model does better than a coin, as far as these verdicts can tell."""
-        ends = interval_of_share(self.share, self.count)
-        return self.count >= LEAST and ends is not None and ends[0] > 0.5
+        return self.count >= LEAST and self.ends[0] > 0.5
+
+    @property
+    def contradicts(self) -> bool:
+        """Whether it does worse than a coin, as far as these verdicts can tell."""
+        return self.count >= LEAST and self.ends[1] < 0.5
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Of the 95 % interval; without a verdict the share may be anything."""
+        return interval_of_share(self.share, self.count) or (0.0, 1.0)
 
     @property
     def doubt(self) -> str:
         """Why nobody should rely on it yet, in a sentence; empty where there is no reason."""
         if self.tells:
             return ""
+        if self.contradicts:
+            return _(
+                "That is worse than chance: it may have learned from too few ratings, or from ones that contradict "
+                "each other. Read some of them, and rate on."
+            )
         if self.count >= LEAST:
             return _("That may be chance, so nothing tells yet whether it has learned what raters like: rate on.")
         return ngettext(
