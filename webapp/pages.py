@@ -35,6 +35,12 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     return render(request, "403_csrf.html", {"page_url": "/"}, status=403)
 
 
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """What is not there, or not for this reader. To a form's address, as above, nothing leads back."""
+    context = {} if request.method in ("GET", "HEAD") else {"page_url": "/"}
+    return render(request, "404.html", context, status=404)
+
+
 def is_away(error: BaseException | None) -> bool:
     """Whether the database did not answer, or had to end what it was doing for us: worth another try."""
     is_ended = isinstance(error, InternalError) and getattr(error.__cause__, "sqlstate", "") == ENDED_BY_DATABASE

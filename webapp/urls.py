@@ -13,4 +13,5 @@ urlpatterns = [
 ]
 
 handler400 = pages.bad_request
+handler404 = pages.not_found
 handler500 = pages.server_error

@@ -5,6 +5,7 @@ import re
 from dataclasses import fields
 from datetime import timedelta
 from html.parser import HTMLParser
+from uuid import uuid4
 
 import pytest
 from django.conf import settings
@@ -118,6 +119,18 @@ def test_a_form_without_its_key_leads_to_no_address_that_only_takes_forms(studio
     html = answer.content.decode()
     assert 'name="next" value="/"' in html
     assert "/rate/report/" not in html
+
+
+def test_what_is_not_there_leads_back_to_where_it_was_asked_for_and_never_to_where_a_form_was_sent(studio):
+    client = Client()
+    client.force_login(studio.add_rater("ada"))
+    skip = reverse("feedback:skip", args=[studio.project.slug])
+    sent = client.post(skip, {"token": uuid4(), "because": ""})
+    asked = client.get("/p/no-such-project/")
+    for answer, back in ((sent, "/"), (asked, "/p/no-such-project/")):
+        html = answer.content.decode()
+        assert (answer.status_code, 'id="not-found"' in html) == (404, True)
+        assert re.findall('name="next" value="([^"]*)"', html) == [back]
 
 
 def test_an_address_that_does_not_exist_says_so_in_the_reader_s_language(studio):
