@@ -5,7 +5,7 @@ from playwright.sync_api import expect
 
 from tests.browser import pictures
 from tests.browser.looks import findings
-from tests.browser.pages import READY, open_rater, press
+from tests.browser.pages import READY, open_rater, press, wait_until_sent
 from webapp.accounts.models import User
 from webapp.feedback.models import Rating, Skip
 
@@ -75,7 +75,7 @@ def test_own_keys_are_heard_wherever_the_focus_is_unless_one_writes_there(contex
     assert page.is_checked("[data-axis='2'] [value='1']")
     page.focus("[data-axis='1'] [value='2']")
     page.keyboard.press("n")  # skip
-    page.wait_for_function("() => !Object.keys(localStorage).some((key) => key.startsWith('steersman-unsent'))")
+    wait_until_sent(page)
     page.wait_for_selector(READY)
     assert Skip.objects.count() == 1
     page.keyboard.press("r")
