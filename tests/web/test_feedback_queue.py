@@ -4,8 +4,9 @@ import dataclasses
 from uuid import uuid4
 
 import pytest
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 from django.db.models import F
+from django.test.utils import CaptureQueriesContext
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -130,6 +131,18 @@ def test_promotion_closes_the_open_slots_of_the_older_policy_and_leaves_leased_o
     assert studio.shown(busy, project).slot.comparison_id == fresh[0].pk
 
 
+def test_the_counts_of_a_queue_read_the_comparisons_of_what_waits_alone(studio):
+    project = studio.ready_project()
+    studio.items(project, pairs=7, singles=1)
+    Slot.objects.filter(comparison__kind="pair").update(state=Slot.State.DONE, rater=studio.rater(project))
+    with CaptureQueriesContext(connection) as asked:
+        counts = queue_counts(project)
+    assert (counts.done, counts.waiting, counts.waiting_kinds) == (7, 1, {"single": 1})
+    of_all, of_what_waits = (query["sql"] for query in asked.captured_queries)
+    assert "feedback_comparison" not in of_all, "most of a queue is done, and the loop asks every three seconds"
+    assert "'open'" in of_what_waits.partition("WHERE")[2]
+
+
 def test_a_lease_that_lapses_after_a_promotion_is_closed_by_the_next_look(studio):
     project = studio.ready_project()
     studio.items(project, pairs=1)
@@ -218,7 +231,7 @@ def test_lists_cost_as_many_queries_for_many_rows_as_for_few(studio, django_asse
                 assert rating.rater.username
         with django_assert_num_queries(3):
             assert raters_of(project)[0].ratings > 0
-        with django_assert_num_queries(1):
+        with django_assert_num_queries(2):  # the second of what waits alone
             assert queue_counts(project).done > 0
         with django_assert_num_queries(2):
             judged(list(ratings_by(raters[0], project)))

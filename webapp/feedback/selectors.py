@@ -298,7 +298,8 @@ class QueueCounts:
 
 
 def queue_counts(project: Project) -> QueueCounts:
-    """The state of the queue (one query)."""
+    """The state of the queue (two queries: most slots are done, and only of those that wait the mode is looked up)."""
+    slots = Slot.objects.filter(project=project)
     is_leased = Q(state=Slot.State.LEASED)
     is_over = Q(lease_until__lt=Now()) | Q(lease_until=None)
     states = {
@@ -308,13 +309,10 @@ def queue_counts(project: Project) -> QueueCounts:
         "done": Q(state=Slot.State.DONE),
         "void": Q(state=Slot.State.VOID),
     }
-    by_kind = Slot.objects.filter(project=project).values("comparison__kind").order_by("comparison__kind")
-    found: list[Any] = list(by_kind.annotate(**{name: Count("id", filter=state) for name, state in states.items()}))
-    waiting = {row["comparison__kind"]: row["open"] + row["expired"] for row in found}
-    return QueueCounts(
-        **{name: sum(row[name] for row in found) for name in states},
-        waiting_kinds={kind: count for kind, count in waiting.items() if count},
-    )
+    counts = slots.aggregate(**{name: Count("id", filter=state) for name, state in states.items()})
+    waiting = slots.filter(states["open"] | states["expired"])
+    kinds = waiting.values_list("comparison__kind").order_by("comparison__kind").annotate(count=Count("id"))
+    return QueueCounts(**counts, waiting_kinds=dict(kinds))
 
 
 def ratings_of(
