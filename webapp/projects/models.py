@@ -1,10 +1,13 @@
 """What is judged: projects, who takes part, guideline versions and prompts."""
 
+from collections.abc import Iterable
+
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
+from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
@@ -18,6 +21,11 @@ SHARES = {
     "turns_percent": gettext_lazy("turns"),
 }
 """Fields of ``Project``: how much of what raters judge is of which mode, by its name; the rest is single answers."""
+
+
+def in_words(shares: Iterable[tuple[str | Promise, int]]) -> str:
+    """Shares in percent by name: ``pair 60 %, ranking 40 %``; what has none is left out."""
+    return ", ".join(f"{name} {share}\N{NO-BREAK SPACE}%" for name, share in shares if share > 0)
 
 
 class Project(models.Model):
@@ -113,9 +121,8 @@ class Project(models.Model):
     @property
     def mix(self) -> str:
         """The rating modes in use with their shares, in words: ``pair 60 %, ranking 30 %, single answers 10 %``."""
-        shares = [(str(words), getattr(self, name)) for name, words in SHARES.items()]
-        shares.append((_("single answers"), 100 - sum(share for _words, share in shares)))
-        return ", ".join(f"{words} {share}\N{NO-BREAK SPACE}%" for words, share in shares if share > 0)
+        shares = [(words, getattr(self, name)) for name, words in SHARES.items()]
+        return in_words([*shares, (_("single answers"), 100 - sum(share for _words, share in shares))])
 
     def clean(self) -> None:
         """Refuse shares of the rating modes that add up to more than 100 %."""
@@ -124,7 +131,7 @@ class Project(models.Model):
             return  # the field itself says so
         total = sum(shares.values())
         if total > 100:
-            said = ", ".join(f"{SHARES[name]} {share}\N{NO-BREAK SPACE}%" for name, share in shares.items() if share)
+            said = in_words((SHARES[name], share) for name, share in shares.items())
             raise ValidationError(
                 _(
                     "The shares of the rating modes add up to %(total)s %% (%(said)s); 100 %% is all there is. "
