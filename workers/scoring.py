@@ -14,15 +14,15 @@ from django.db.models import QuerySet
 
 from rlhf_core.errors import CheckpointError, QueueFull
 from webapp import queue
-from webapp.feedback.models import Sample
+from webapp.feedback.models import NoScore, Sample
 from webapp.feedback.ordering import order_queue
-from webapp.feedback.scores import NewScore, record_scores, without_score
+from webapp.feedback.scores import NewScore, record_no_score, record_scores, without_score
 from webapp.projects.models import Project
 from webapp.registry.models import Checkpoint
 from webapp.runs.selectors import current_reward_model, wants_scores
 from workers.locks import try_lock
 from workers.sampler.client import SamplerClient, SamplerUnavailable, default_client
-from workers.sampler.wire import PolicyUnscorable, Unscorable
+from workers.sampler.wire import NotFinite, OtherTokens, PolicyUnscorable, TokensUnread, Unscorable
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,13 @@ SLICE_SECONDS = 10.0  # one call begins no batch after this; it asks for what is
 REST_SECONDS = 60.0  # after a call that left something without a score: the next one would fail by the same
 
 resting: dict[UUID, float] = {}  # projects of such calls, until when: on the monotonic clock of this process
+
+# What no second try changes, since the bytes of a checkpoint never do. Whatever else goes wrong is tried again.
+FOR_GOOD: dict[type[Exception], NoScore.Reason] = {
+    NotFinite: NoScore.Reason.NOT_FINITE,
+    TokensUnread: NoScore.Reason.TOKENS,
+    OtherTokens: NoScore.Reason.TOKENS,
+}
 
 
 def score_all() -> int:
@@ -82,8 +89,9 @@ def score(
 ) -> int:
     """Score the project's samples by its current reward model, the newest first; returns how many were scored.
 
-    One worker a project at a time; another one returns at once. What the model cannot score is left out: a policy
-    whose tokens it does not read, and of others single samples; ``ring`` then lets the project rest.
+    One worker a project at a time; another one returns at once. What the model can never score is written down with
+    its reason, a whole policy's samples or single ones, and not asked for again. What it cannot score now is left out;
+    ``ring`` then lets the project rest.
 
     Args:
         should_yield: asked after each batch, once something was scored; true ends this call. Where samples are left, it
@@ -91,7 +99,7 @@ def score(
     """
     project = Project.objects.get(pk=project_id)
     client = client or default_client()
-    scored, policies, is_cut, is_refused = 0, set[UUID](), False, False
+    scored, given_up, policies, is_cut, is_refused = 0, 0, set[UUID](), False, False
     unscored: dict[UUID, Exception] = {}
     end = time.monotonic() + SLICE_SECONDS
     with try_lock(f"workers.score {project_id}") as had:
@@ -104,8 +112,9 @@ def score(
             if not batch:
                 break
             is_late = time.monotonic() > end
-            if (scored and (is_late or should_yield())) or (unscored and is_late):
-                is_cut = scored > 0  # else the next call would begin with the same samples
+            settled = scored + given_up + sum(type(error) in FOR_GOOD for error in unscored.values())
+            if (settled and (is_late or should_yield())) or (unscored and is_late):
+                is_cut = settled > 0  # else the next call would begin with the same samples
                 break
             try:
                 scored += score_what_can_be(reward_model, batch, client, unscored)
@@ -113,7 +122,12 @@ def score(
                 log.warning(
                     "project %s: %s does not score %s: %s", project.slug, reward_model, batch[0].checkpoint, error
                 )
-                policies.add(batch[0].checkpoint_id)
+                if type(error) in FOR_GOOD:
+                    of_policy = list(waiting.filter(checkpoint=batch[0].checkpoint_id).values_list("pk", flat=True))
+                    record_no_score(reward_model=reward_model, reason=FOR_GOOD[type(error)], samples=of_policy)
+                    given_up += len(of_policy)
+                else:
+                    policies.add(batch[0].checkpoint_id)
             except (SamplerUnavailable, QueueFull, CheckpointError) as error:
                 log.warning("project %s: no scores by %s: %s", project.slug, reward_model, error)
                 is_refused = True
@@ -124,7 +138,7 @@ def score(
     if scored:
         order_queue(project=project, reward_model=current_reward_model(project))
     if had:
-        is_left = not is_cut and (unscored or policies or is_refused)
+        is_left = not is_cut and (is_refused or policies or any(type(why) not in FOR_GOOD for why in unscored.values()))
         resting[project_id] = time.monotonic() + (REST_SECONDS if is_left else 0.0)
     if is_cut:  # the lock is free again, so whoever takes the message goes on
         ring()
@@ -139,7 +153,10 @@ def of_one_policy(samples: list[Sample]) -> list[Sample]:
 def score_what_can_be(
     reward_model: Checkpoint, samples: list[Sample], client: SamplerClient, unscored: dict[UUID, Exception]
 ) -> int:
-    """``score_batch``; where a sample fails it, one by one. Returns how many; why not goes into ``unscored``."""
+    """``score_batch``; where a sample fails it, one by one. Returns how many; why not goes into ``unscored``.
+
+    What no second try changes is written down too.
+    """
     try:
         return score_batch(reward_model, samples, client)
     except PolicyUnscorable:
@@ -147,6 +164,8 @@ def score_what_can_be(
     except (Unscorable, ValueError) as error:
         if len(samples) == 1:
             unscored[samples[0].pk] = error
+            if type(error) in FOR_GOOD:
+                record_no_score(reward_model=reward_model, reason=FOR_GOOD[type(error)], samples=[samples[0].pk])
             return 0
     return sum(score_what_can_be(reward_model, [sample], client, unscored) for sample in samples)
 

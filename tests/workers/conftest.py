@@ -1,4 +1,4 @@
-"""A policy of a few thousand weights, a sampler that serves it, and a project that raters could rate."""
+"""A policy and reward models of a few thousand weights, a sampler that serves them, and a project to rate."""
 
 import threading
 from collections.abc import Iterator
@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf_core.checkpoint import CheckpointRef, save_policy
+from rlhf_core.checkpoint import CheckpointRef, save_policy, save_reward_model
 from rlhf_core.config import ModelConfig, SamplingConfig
 from rlhf_core.modules.palm import PaLM
+from rlhf_core.modules.reward_model import RewardModel
 from rlhf_core.text.tokenizer import Tokenizer
+from tests.reward_models import make_reward_model
 from webapp.accounts.services import ensure_admin
 from webapp.projects.models import Project
 from webapp.projects.services import create_project, import_prompts
@@ -84,3 +86,24 @@ def make_project(policy_id: str, slug: str = "tiny", **fields) -> Project:
 @pytest.fixture
 def project(db: None, steersman_data: Path, make_policy) -> Project:
     return make_project(make_policy(steersman_data / "checkpoints").id, buffer_target=12)
+
+
+@pytest.fixture
+def save(steersman_data: Path, tokenizer: Tokenizer):
+    """Save a reward model into the store."""
+
+    def save(model: RewardModel, by: Tokenizer | None = None) -> CheckpointRef:
+        return save_reward_model(steersman_data / "checkpoints", model, by or tokenizer, {})
+
+    return save
+
+
+@pytest.fixture
+def add(project, tokenizer, save):
+    """A new reward model of the project: its row, and the model itself."""
+
+    def add(ensemble: int = 1, seed: int = 7):
+        model = make_reward_model(tokenizer, ensemble, seed)
+        return record_checkpoint(project=project, kind="reward_model", sha256=save(model).id), model
+
+    return add

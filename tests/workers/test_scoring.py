@@ -12,72 +12,42 @@ import torch
 from django.db import IntegrityError
 from kombu import Connection
 
-from rlhf_core.checkpoint import CheckpointRef, save_reward_model
-from rlhf_core.config import ModelConfig, SamplingConfig
-from rlhf_core.errors import CheckpointError, QueueFull
+from rlhf_core.config import SamplingConfig
 from rlhf_core.masking import join_sequences
-from rlhf_core.modules.palm import PaLM
-from rlhf_core.modules.reward_model import RewardModel
 from rlhf_core.store import checkpoint_path
 from rlhf_core.text.tokenizer import Tokenizer
 from tests.faults.watching import WORKER, until
+from tests.reward_models import make_reward_model, without_numbers
 from webapp import queue
-from webapp.feedback.models import Sample, SampleScore, Slot
+from webapp.feedback.models import NoScore, Sample, SampleScore, Slot
 from webapp.feedback.ordering import most_uncertain
 from webapp.feedback.services import NewSample, record_samples
 from webapp.projects.models import Prompt
 from webapp.registry.selectors import serving
 from webapp.registry.services import promote, record_checkpoint
 from workers.refilling import refill
-from workers.sampler.client import SamplerClient, SamplerUnavailable
-from workers.sampler.engine import SCORES_WAITING, Sampler, SamplerStopped
-from workers.sampler.wire import OtherTokens, PolicyUnreadable, Unscorable
+from workers.sampler.client import SamplerClient
+from workers.sampler.wire import TokensUnread
 from workers.scoring import BATCH_ROWS, ring, score, score_all
 
 WISHES = SamplingConfig(max_new_tokens=6, max_prompt_tokens=8)
 
 
-def make_reward_model(tokenizer: Tokenizer, ensemble: int = 1, seed: int = 7) -> RewardModel:
-    """Untrained; the members of an ensemble disagree by what is subtracted from each."""
-    torch.manual_seed(seed)
-    palm = PaLM.from_config(ModelConfig(num_tokens=tokenizer.vocab_size, dim=16, depth=1, heads=2, dim_head=8))
-    model = RewardModel(palm, num_binned_output=5, ensemble=ensemble)
-    if ensemble > 1:
-        model.reward_mean.copy_(torch.arange(float(ensemble)))
-    return model.eval()
-
-
-def without_numbers(tokenizer: Tokenizer) -> RewardModel:
-    """One whose scores are beyond what float32 holds."""
-    model = make_reward_model(tokenizer)
-    model.reward_mean.fill_(3e38)
-    model.reward_std.fill_(1e-3)
-    return model
-
-
-@pytest.fixture
-def save(steersman_data, tokenizer):
-    """Save a reward model into the store."""
-
-    def save(model: RewardModel, by: Tokenizer | None = None) -> CheckpointRef:
-        return save_reward_model(steersman_data / "checkpoints", model, by or tokenizer, {})
-
-    return save
-
-
-@pytest.fixture
-def add(project, tokenizer, save):
-    """A new reward model of the project: its row, and the model itself."""
-
-    def add(ensemble: int = 1, seed: int = 7):
-        model = make_reward_model(tokenizer, ensemble, seed)
-        return record_checkpoint(project=project, kind="reward_model", sha256=save(model).id), model
-
-    return add
-
-
 def scores_by(reward_model) -> dict:
     return {row.sample_id: row for row in SampleScore.objects.filter(reward_model=reward_model)}
+
+
+def none_for(reward_model) -> dict:
+    """The samples for which a reward model has no score, and why."""
+    return dict(NoScore.objects.filter(reward_model=reward_model).values_list("sample", "reason"))
+
+
+def assert_nobody_is_asked(project, caplog) -> None:
+    """Nothing waits: no message is sent, and a worker asks no sampler, else the log would name the one that is gone."""
+    caplog.clear()
+    assert score_all() == 0
+    assert score(project.pk, SamplerClient(Path("/nowhere/nobody.sock"))) == 0
+    assert "project" not in caplog.text
 
 
 def test_every_sample_for_raters_is_scored_with_the_ensembles_uncertainty(project, start_sampler, steersman_data, add):
@@ -151,11 +121,12 @@ def test_a_policy_that_writes_other_tokens_is_left_out_and_the_others_are_scored
     promote(project=project, checkpoint=newer, actor=None, expected_epoch=1)
     refill(project.pk, client)
     other = Tokenizer.train(["quite other words"] * 3, vocab_size=280)
-    stranger = save(make_reward_model(other), other)
-    record_checkpoint(project=project, kind="reward_model", sha256=stranger.id)
+    stranger = record_checkpoint(project=project, kind="reward_model", sha256=save(make_reward_model(other), other).id)
     assert score(project.pk, client) == 0
     assert caplog.text.count("reads other tokens than the policy writes") == 2, "each of the two policies is asked once"
     assert Sample.objects.count() > first
+    assert none_for(stranger) == dict.fromkeys(Sample.objects.values_list("pk", flat=True), "tokens")
+    assert_nobody_is_asked(project, caplog)
 
 
 def test_a_policy_that_cannot_be_read_keeps_no_other_from_being_scored(
@@ -173,10 +144,12 @@ def test_a_policy_that_cannot_be_read_keeps_no_other_from_being_scored(
     add()
     assert score(project.pk, client) == older
     assert caplog.text.count("the policy cannot be read") == 1
+    assert not NoScore.objects.exists(), "its files may come back"
+    assert score_all() == 1
 
 
 def test_a_sample_without_a_finite_score_keeps_no_other_from_being_scored(
-    project, start_sampler, steersman_data, tokenizer, save, caplog
+    project, start_sampler, steersman_data, tokenizer, save, add, caplog
 ):
     _, client = start_sampler(steersman_data / "checkpoints")
     refill(project.pk, client)
@@ -196,28 +169,76 @@ def test_a_sample_without_a_finite_score_keeps_no_other_from_being_scored(
     assert older < scores_by(reward_model).keys()
     assert f"samples without a score, {Sample.objects.count() - len(older) - 1}, are left out" in caplog.text
     assert "not finite" in caplog.text
-    assert score(project.pk, client, should_yield=lambda: True) == 0, "what has no score is asked for once a call"
+    assert none_for(reward_model) == dict.fromkeys(
+        set(Sample.objects.values_list("pk", flat=True)) - scores_by(reward_model).keys(), "not_finite"
+    )
+    assert_nobody_is_asked(project, caplog)
+    newer, _ = add()
+    assert score(project.pk, client) == Sample.objects.count(), "another reward model is asked about each"
+    assert not none_for(newer)
 
 
 def test_a_reward_model_without_any_finite_score_gets_one_slice_of_the_workers_time(
-    project, start_sampler, steersman_data, tokenizer, save, caplog, monkeypatch
+    project, start_sampler, steersman_data, tokenizer, save, caplog, monkeypatch, broker_url
 ):
     _, client = start_sampler(steersman_data / "checkpoints")
     refill(project.pk, client)
     record_checkpoint(project=project, kind="reward_model", sha256=save(without_numbers(tokenizer)).id)
-    assert score(project.pk, client) == 0
-    assert Sample.objects.count() > BATCH_ROWS
-    assert f"samples without a score, {Sample.objects.count()}, are left out" in caplog.text
+    rest = Sample.objects.count() - BATCH_ROWS
+    assert 0 < rest < BATCH_ROWS
     monkeypatch.setattr("workers.scoring.SLICE_SECONDS", 0.0)
-    assert score(project.pk, client) == 0
-    assert f"samples without a score, {BATCH_ROWS}, are left out" in caplog.text
+    queue.sender.cache_clear()
+    with Connection(broker_url) as connection:
+        channel = connection.default_channel
+        for count, rung in ((BATCH_ROWS, 1), (rest, 0)):
+            channel.queue_purge("sample")
+            assert score(project.pk, client) == 0
+            assert f"samples without a score, {count}, are left out" in caplog.text
+            assert channel.queue_declare("sample").message_count == rung, "it goes on until nothing is left"
+    assert_nobody_is_asked(project, caplog)
 
 
-def test_scores_that_are_no_numbers_are_told_as_such(start_sampler, steersman_data, make_policy, tokenizer, save):
-    policy = make_policy(steersman_data / "checkpoints")
+@pytest.mark.parametrize(
+    "fault",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        OSError(28, "No space left on device"),
+        ValueError("a fault of ours"),
+    ],
+)
+def test_what_fails_now_is_not_written_down_and_tried_again(
+    project, start_sampler, steersman_data, add, monkeypatch, fault
+):
     _, client = start_sampler(steersman_data / "checkpoints")
-    with pytest.raises(Unscorable, match="not finite"):
-        client.score(save(without_numbers(tokenizer)).id, policy.id, [[1, 5]], [[7, 2]])
+    refill(project.pk, client)
+    add()
+
+    def fail(*_):
+        raise fault
+
+    with monkeypatch.context() as patch:
+        patch.setattr("workers.sampler.scoring.ModelReward.score_with_uncertainty", fail)
+        assert score(project.pk, client) == 0
+    assert not NoScore.objects.exists()
+    assert score_all() == 1
+    assert score(project.pk, client) == Sample.objects.count()
+
+
+def test_tokens_that_the_reward_model_does_not_know_are_told_apart_from_a_malformed_request(
+    project, start_sampler, steersman_data, add
+):
+    _, client = start_sampler(steersman_data / "checkpoints")
+    refill(project.pk, client)
+    fine = Sample.objects.count()
+    sample = Sample.objects.first()
+    drawn = NewSample(sample.prompt_id, 1, [1, 5], [10**6], "x", "end", -1.0)
+    (odd,) = record_samples(checkpoint=sample.checkpoint, sampling=sample.sampling, samples=[drawn])
+    reward_model, _ = add()
+    assert score(project.pk, client) == fine
+    assert none_for(reward_model) == {odd.pk: "tokens"}
+    with pytest.raises(TokensUnread, match="a token is not between 0 and"):
+        client.score(reward_model.sha256, sample.checkpoint.sha256, [[1]], [[10**6]])
 
 
 def test_it_makes_room_after_each_batch_and_asks_for_its_own_continuation(
@@ -261,15 +282,18 @@ def test_two_messages_to_score_become_one(project, start_sampler, steersman_data
         channel.queue_purge("sample")
 
 
-@pytest.mark.parametrize("fault", ["no finite score", "other tokens", "no sampler"])
+@pytest.mark.parametrize("fault", ["no sampler", "no manifest", "a fault of ours"])
 def test_what_could_not_be_scored_is_asked_for_again_after_a_rest_and_not_with_every_tick(
-    project, start_sampler, steersman_data, tokenizer, save, broker_url, monkeypatch, fault
+    project, start_sampler, steersman_data, add, broker_url, monkeypatch, fault
 ):
     _, client = start_sampler(steersman_data / "checkpoints")
     refill(project.pk, client)
-    other = Tokenizer.train(["quite other words"] * 3, vocab_size=280)
-    model = save(make_reward_model(other), other) if fault == "other tokens" else save(without_numbers(tokenizer))
-    record_checkpoint(project=project, kind="reward_model", sha256=model.id)
+    add()
+    if fault == "no manifest":
+        policy = serving(project).checkpoint
+        (checkpoint_path(steersman_data / "checkpoints", policy.sha256) / "manifest.json").write_text("")
+    if fault == "a fault of ours":
+        monkeypatch.setattr("workers.sampler.scoring.ModelReward.score_with_uncertainty", lambda *_: int("x"))
     client = SamplerClient(steersman_data / "nobody.sock") if fault == "no sampler" else client
     queue.sender.cache_clear()
     with Connection(broker_url) as connection:
@@ -288,6 +312,32 @@ def test_what_could_not_be_scored_is_asked_for_again_after_a_rest_and_not_with_e
         channel.queue_purge("sample")
 
 
+@pytest.mark.parametrize("fault", ["no finite score", "other tokens"])
+def test_what_can_never_be_scored_is_not_asked_for_again_and_what_is_drawn_later_is(
+    project, start_sampler, steersman_data, tokenizer, save, broker_url, fault
+):
+    _, client = start_sampler(steersman_data / "checkpoints")
+    refill(project.pk, client)
+    other = Tokenizer.train(["quite other words"] * 3, vocab_size=280)
+    model = save(make_reward_model(other), other) if fault == "other tokens" else save(without_numbers(tokenizer))
+    reward_model = record_checkpoint(project=project, kind="reward_model", sha256=model.id)
+    queue.sender.cache_clear()
+    with Connection(broker_url) as connection:
+        channel = connection.default_channel
+        channel.queue_purge("sample")
+        assert score(project.pk, client) == 0
+        assert score_all() == 0
+        assert channel.queue_declare("sample").message_count == 0, "not even by the clock's look"
+        sample = Sample.objects.first()
+        drawn = NewSample(sample.prompt_id, 1, [1, 5], [7, 2], "x", "end", -1.0)
+        record_samples(checkpoint=sample.checkpoint, sampling=sample.sampling, samples=[drawn])
+        ring()
+        assert channel.queue_declare("sample").message_count == 1, "the project does not rest"
+        channel.queue_purge("sample")
+    assert score(project.pk, client) == 0
+    assert len(none_for(reward_model)) == Sample.objects.count()
+
+
 def test_what_was_scored_orders_the_queue_where_the_project_wants_it(project, start_sampler, steersman_data, add):
     project.choice = "uncertain"
     project.save()
@@ -302,95 +352,6 @@ def test_what_was_scored_orders_the_queue_where_the_project_wants_it(project, st
     project.save()
     score_all()
     assert not Slot.objects.filter(priority=1).exists()
-
-
-# --- In the sampler --------------------------------------------------------------------------------------------------
-
-
-def test_a_draw_that_comes_in_goes_before_the_rest_of_a_scoring(tmp_path, make_policy, tokenizer):
-    policy = make_policy(tmp_path)
-    reward_model = save_reward_model(tmp_path, make_reward_model(tokenizer), tokenizer, {})
-    sampler = Sampler(tmp_path, window_seconds=0.0)
-    done: list[str] = []
-    draws: list[threading.Thread] = []
-    draw_batch, score_some = sampler.draw_batch, sampler.score_some
-
-    def draw(tickets):
-        draw_batch(tickets)
-        done.append("draw")
-
-    def score_and_ask():
-        score_some()
-        done.append("score")
-        if len(draws) < 2:  # while the first pieces are scored, raters want something
-            words = (policy.id, ["A film"], [len(draws)], WISHES, 30)
-            draws.append(threading.Thread(target=sampler.draw, args=words))
-            draws[-1].start()
-            until(lambda: sampler.waiting, 5, "the draw waits")
-
-    sampler.policies.get(policy.id)
-    sampler.draw_batch, sampler.score_some = draw, score_and_ask
-    loop = threading.Thread(target=sampler.run)
-    loop.start()
-    found = sampler.score(reward_model.id, policy.id, [[1, 5]] * 20, [[7, 2]] * 20, 30)
-    for thread in draws:
-        thread.join(10)
-    sampler.stop()
-    loop.join(10)
-    assert done[:5] == ["score", "draw", "score", "draw", "score"]  # 8, 8 and 4 responses
-    assert len(found.scores) == len(found.uncertainties) == sampler.scored == 20
-    assert found.scores == pytest.approx([found.scores[0]] * 20), "equal responses score alike"
-
-
-def test_refusals_cross_the_socket_by_name(start_sampler, tmp_path, make_policy, tokenizer):
-    policy = make_policy(tmp_path)
-    reward_model = save_reward_model(tmp_path, make_reward_model(tokenizer), tokenizer, {})
-    other = Tokenizer.train(["quite other words"] * 3, vocab_size=280)
-    stranger = save_reward_model(tmp_path, make_reward_model(other), other, {})
-    _, client = start_sampler(tmp_path)
-    assert client.score(reward_model.id, policy.id, [[1, 5]], [[7, 2]]).reward_model == reward_model.id
-    with pytest.raises(OtherTokens, match="reads other tokens"):
-        client.score(stranger.id, policy.id, [[1, 5]], [[7, 2]])
-    with pytest.raises(PolicyUnreadable, match="the policy cannot be read"):
-        client.score(reward_model.id, "0" * 64, [[1, 5]], [[7, 2]])
-    with pytest.raises(CheckpointError, match="is a policy, not a reward_model"):
-        client.score(policy.id, policy.id, [[1, 5]], [[7, 2]])
-    for prompts, responses, said in (
-        ([[1]], [[]], "a response has no tokens"),
-        ([[1]], [[10**6]], "a token is not between 0 and"),
-        ([[1]], [[-1]], "a token is not between 0 and"),
-        ([[1]] * 2, [[7]], "2 prompts, 1 responses"),
-        ([], [], "one each, 1 to 32"),
-    ):
-        with pytest.raises(ValueError, match=said):
-            client.score(reward_model.id, policy.id, prompts, responses)
-    assert client.score(reward_model.id, policy.id, [[1, 5]], [[7, 2]]).scores
-    assert client.health()["reward_models"] == [stranger.id, reward_model.id], "the one used last at the end"
-
-
-def test_what_waits_to_be_scored_is_bounded_and_told_when_the_sampler_stops(tmp_path, make_policy, tokenizer):
-    policy = make_policy(tmp_path)
-    reward_model = save_reward_model(tmp_path, make_reward_model(tokenizer), tokenizer, {})
-    sampler = Sampler(tmp_path)  # nobody scores, so what comes in waits
-    heard: list[Exception] = []
-
-    def ask():
-        try:
-            sampler.score(reward_model.id, policy.id, [[1, 5]], [[7, 2]], 30)
-        except SamplerStopped as error:
-            heard.append(error)
-
-    asking = [threading.Thread(target=ask) for _ in range(SCORES_WAITING)]
-    for thread in asking:
-        thread.start()
-    until(lambda: len(sampler.to_score) == SCORES_WAITING, 10, "all wait")
-    with pytest.raises(QueueFull):
-        sampler.score(reward_model.id, policy.id, [[1, 5]], [[7, 2]], 30)
-    sampler.stop()
-    sampler.run()
-    for thread in asking:
-        thread.join(10)
-    assert len(heard) == SCORES_WAITING
 
 
 # --- Faults ----------------------------------------------------------------------------------------------------------
@@ -457,8 +418,3 @@ def test_a_worker_that_is_killed_while_it_scores_loses_nothing_and_doubles_nothi
     until(lambda: SampleScore.objects.count() == wanted, 60, "every sample is scored")
     assert set(scores_by(reward_model)) == set(Sample.objects.values_list("pk", flat=True))
     assert Slot.objects.filter(project=project, state="open").count() == 40
-
-
-def test_a_sampler_that_is_gone_is_named(tmp_path):
-    with pytest.raises(SamplerUnavailable, match="does not answer"):
-        SamplerClient(tmp_path / "none.sock").score("a" * 64, "b" * 64, [[1]], [[2]])

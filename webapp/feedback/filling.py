@@ -8,6 +8,7 @@ from django.db import transaction
 from django.db.models import Count
 
 from webapp.feedback.models import Comparison, FurtherSample, Sample, Slot
+from webapp.feedback.scores import want_scores
 from webapp.ids import sha256_of
 from webapp.projects.models import Project, Rule
 from webapp.registry.models import Checkpoint, SamplingSettings
@@ -32,7 +33,7 @@ def record_samples(*, checkpoint: Checkpoint, sampling: SamplingSettings, sample
     """Write down what ``checkpoint`` answered; in the order given. Delivered twice, it does no harm.
 
     Drawn again with the same prompt, checkpoint, settings and seed, a sample is the row that there is. A NUL, which no
-    text column holds, becomes U+FFFD in the text; the tokens stay as drawn.
+    text column holds, becomes U+FFFD in the text; the tokens stay as drawn. Those for raters wait for their scores.
     """
     rows = []
     for sample in samples:
@@ -53,11 +54,17 @@ def record_samples(*, checkpoint: Checkpoint, sampling: SamplingSettings, sample
                 log_prob=sample.log_prob,
             )
         )
-    Sample.objects.bulk_create(rows, ignore_conflicts=True, batch_size=500)
-    stored = Sample.objects.filter(
-        checkpoint=checkpoint, sampling=sampling, prompt__in={row.prompt_id for row in rows}
-    ).select_related("prompt")
-    by_key = {(sample.prompt_id, sample.seed): sample for sample in stored.filter(seed__in={row.seed for row in rows})}
+    with transaction.atomic():
+        Sample.objects.bulk_create(rows, ignore_conflicts=True, batch_size=500)
+        stored = Sample.objects.filter(
+            checkpoint=checkpoint,
+            sampling=sampling,
+            prompt__in={row.prompt_id for row in rows},
+            seed__in={row.seed for row in rows},
+        ).select_related("prompt")
+        by_key = {(sample.prompt_id, sample.seed): sample for sample in stored}
+        new = {row.pk for row in rows}  # what was there before has a key of its own
+        want_scores(checkpoint.project, [sample for sample in by_key.values() if sample.pk in new])
     return [by_key[row.prompt_id, row.seed] for row in rows]
 
 

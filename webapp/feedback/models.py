@@ -70,6 +70,52 @@ class SampleScore(models.Model):
         return f"{self.score:.2f} for {self.sample_id} by {self.reward_model}"
 
 
+class NoScore(models.Model):
+    """Append-only: a reward model has no score for this sample, however often it is asked, and why."""
+
+    class Reason(models.TextChoices):
+        NOT_FINITE = "not_finite"
+        TOKENS = "tokens"  # which this reward model does not read
+
+    # the constraint below begins with the sample, so its index serves
+    sample = models.ForeignKey(Sample, on_delete=models.PROTECT, related_name="no_scores", db_index=False)
+    reward_model = models.ForeignKey(Checkpoint, on_delete=models.PROTECT, related_name="no_scores")
+    reason = models.CharField(max_length=10, choices=Reason.choices)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["sample", "reward_model"], name="one_no_score_a_reward_model")]
+
+    def __str__(self) -> str:
+        return f"{self.reason}: no score for {self.sample_id} by {self.reward_model}"
+
+
+class ScoreWanted(models.Model):
+    """A sample for raters that waits for what a reward model says of it; the row goes with the answer.
+
+    Which reward model, ``ScoreQueue`` says. So what waits is found without a look at all that was scored.
+    """
+
+    sample = models.OneToOneField(Sample, primary_key=True, on_delete=models.PROTECT, related_name="wanted")
+    project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="+", db_index=False)
+
+    class Meta:
+        indexes = [models.Index(fields=["project", "-sample"], name="score_wanted_newest")]
+
+    def __str__(self) -> str:
+        return f"a score of {self.sample_id}"
+
+
+class ScoreQueue(models.Model):
+    """The reward model that the rows of ``ScoreWanted`` of a project wait for; who changes them locks this row."""
+
+    project = models.OneToOneField(Project, primary_key=True, on_delete=models.PROTECT, related_name="+")
+    reward_model = models.ForeignKey(Checkpoint, null=True, on_delete=models.PROTECT, related_name="+")
+
+    def __str__(self) -> str:
+        return f"scores by {self.reward_model} in {self.project}"
+
+
 class Comparison(models.Model):
     """What one rater judges at a time: two samples of one prompt, one alone (``second`` empty), or several to rank.
 

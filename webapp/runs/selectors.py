@@ -12,7 +12,7 @@ from django.db.models.functions import Now
 
 from rlhf_core.config import PRESETS, FeedbackPart, Settings
 from webapp.feedback.models import Rating
-from webapp.feedback.scores import without_score
+from webapp.feedback.scores import may_want_scores
 from webapp.feedback.selectors import QueueCounts, queue_counts
 from webapp.projects.models import Project
 from webapp.projects.selectors import PromptCounts, prompt_counts
@@ -84,9 +84,9 @@ def current_reward_model(project: Project) -> Checkpoint | None:
 
 
 def wants_scores(project: Project) -> bool:
-    """Whether the current reward model has samples for raters left to score."""
+    """Whether the current reward model has samples for raters left to score, or nobody has looked yet."""
     reward_model = current_reward_model(project)
-    return reward_model is not None and without_score(project, reward_model).exists()
+    return reward_model is not None and may_want_scores(project, reward_model)
 
 
 # --- The loop board --------------------------------------------------------------------------------------------------

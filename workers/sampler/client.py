@@ -93,7 +93,8 @@ class SamplerClient:
         Raises:
             PolicyUnreadable: the policy's manifest cannot be read.
             OtherTokens: the reward model reads other tokens than the policy writes.
-            Unscorable: a score of these responses is not finite.
+            NotFinite: a score of these responses is not.
+            TokensUnread: a response is empty, or has a token that the reward model does not know.
             QueueFull, CheckpointError, SamplerUnavailable, ValueError: as for ``draw``.
         """
         request = {

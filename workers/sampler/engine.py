@@ -183,8 +183,9 @@ class Sampler:
             CheckpointError: the reward model can not be loaded.
             PolicyUnreadable: the policy's manifest cannot be read.
             OtherTokens: the reward model reads other tokens than the policy writes.
-            Unscorable: a score is not finite.
-            ValueError: prompts and responses differ in number, there are none or too many, or a token is none.
+            NotFinite: a score is not.
+            TokensUnread: a response is empty, or a token is none.
+            ValueError: prompts and responses differ in number, or there are none or too many.
         """
         if len(prompts) != len(responses) or not 0 < len(responses) <= self.batch_rows:
             raise ValueError(f"{len(prompts)} prompts, {len(responses)} responses: one each, 1 to {self.batch_rows}")

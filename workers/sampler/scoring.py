@@ -12,7 +12,7 @@ import torch
 from rlhf_core.checkpoint import load_reward_model
 from rlhf_core.rewards import ModelReward, reward_of
 from rlhf_core.store import checkpoint_path, verify
-from workers.sampler.wire import OtherTokens, Scored, Unscorable
+from workers.sampler.wire import NotFinite, OtherTokens, Scored, TokensUnread
 
 PIECE_ROWS = 8  # scored at once: a draw that comes in waits for no more
 
@@ -62,15 +62,16 @@ class ScoreTicket:
         """Score the next few responses; ``done`` is set after the last.
 
         Raises:
-            Unscorable: a score is not finite.
+            NotFinite: a score or an uncertainty is not.
         """
         at = slice(len(self.scores), len(self.scores) + PIECE_ROWS)
         scores, uncertainty = self.judge.reward.score_with_uncertainty(list(self.prompts[at]), list(self.responses[at]))
         found = scores.tolist()
-        if not all(map(math.isfinite, found)):
-            raise Unscorable(f"reward model {self.judge.id[:12]} gives scores that are not finite: {found}")
+        doubts = [] if uncertainty is None else uncertainty.tolist()
+        if not all(map(math.isfinite, [*found, *doubts])):
+            raise NotFinite(f"reward model {self.judge.id[:12]} gives scores that are not finite: {found} ± {doubts}")
         self.scores += found
-        self.uncertainties += [None] * len(found) if uncertainty is None else uncertainty.tolist()
+        self.uncertainties += doubts or [None] * len(found)
         if len(self.scores) == len(self.responses):
             self.done.set()
 
@@ -96,12 +97,12 @@ def make_ticket(
 
     Raises:
         OtherTokens: the reward model reads other tokens than the policy writes.
-        ValueError: a response is empty, or a token is none of the tokenizer's.
+        TokensUnread: a response is empty, or a token is none of the tokenizer's.
     """
     if judge.tokenizer_sha256 != tokenizer_sha256:
         raise OtherTokens(f"reward model {judge.id[:12]} reads other tokens than the policy writes")
     if not all(responses):
-        raise ValueError("a response has no tokens")
+        raise TokensUnread("a response has no tokens")
     if any(not 0 <= token < judge.num_tokens for row in (*prompts, *responses) for token in row):
-        raise ValueError(f"a token is not between 0 and {judge.num_tokens - 1}")
+        raise TokensUnread(f"a token is not between 0 and {judge.num_tokens - 1}")
     return ScoreTicket(judge, prompts, responses, time.monotonic() + seconds)

@@ -10,6 +10,14 @@ class Unscorable(SteersmanError):
     """Some of the responses have no score by a reward model, however often it is asked; others may have."""
 
 
+class NotFinite(Unscorable):
+    """The score of a response, or how sure the reward model is of it, is no finite number."""
+
+
+class TokensUnread(Unscorable, ValueError):
+    """A response has no tokens, or one that the reward model does not know."""
+
+
 class PolicyUnscorable(Unscorable):
     """No response of this policy has a score by this reward model, now; those of others may have."""
 
@@ -22,7 +30,7 @@ class PolicyUnreadable(PolicyUnscorable):
     """The policy's manifest is missing, altered, or cannot be read."""
 
 
-UNSCORABLE = {kind.__name__: kind for kind in (Unscorable, OtherTokens, PolicyUnreadable)}
+UNSCORABLE = {kind.__name__: kind for kind in (Unscorable, NotFinite, TokensUnread, OtherTokens, PolicyUnreadable)}
 """What a refusal stands for, by the name under which it crosses the socket."""
 
 
