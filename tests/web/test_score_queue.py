@@ -6,7 +6,7 @@ import pytest
 from django.db import IntegrityError, connection, transaction
 
 from benchmarks.volume import explain, nodes, rows_seen
-from tests.studio import until_another_waits
+from tests.studio import enter, until_another_waits
 from webapp.errors import WrongCheckpoint
 from webapp.feedback.models import NoScore, Sample, SampleScore, ScoreWanted
 from webapp.feedback.scores import (
@@ -158,6 +158,30 @@ def test_what_an_older_reward_model_says_late_takes_nothing_from_the_newer(studi
     say(older, one)
     record_no_score(reward_model=older, reason=NoScore.Reason.TOKENS, samples=[two.pk])
     assert keys(without_score(project, newer)) == {one.pk, two.pk}
+
+
+def test_admins_read_why_an_answer_has_no_score_and_not_that_it_waits(studio):
+    project = studio.ready_project()
+    reward_model = studio.checkpoint(project, "reward_model")
+    one, two, three, _ = (drawn(studio, project) for _ in range(4))
+    admin = enter(studio.admin)
+
+    def page() -> str:
+        return " ".join(admin.get(f"/p/{project.slug}/policies/1/").content.decode().split())
+
+    assert "4 answers have no score by reward model 1 yet." in page()
+    record_no_score(reward_model=reward_model, reason=NoScore.Reason.NOT_FINITE, samples=[one.pk])
+    record_no_score(reward_model=reward_model, reason=NoScore.Reason.TOKENS, samples=[two.pk, three.pk])
+    for said in (
+        "1 answer has no score by reward model 1 yet.",
+        "1 answer has no score by reward model 1, because what it computes for the answer is no finite number.",
+        "2 answers have no score by reward model 1, which does not read the tokens that they are made of.",
+    ):
+        assert said in page()
+    say(reward_model, *Sample.objects.exclude(pk__in=[one.pk, two.pk, three.pk]))
+    assert "no score by reward model 1 yet" not in page()
+    studio.checkpoint(project, "reward_model")
+    assert "4 answers have no score by reward model 2 yet." in page()
 
 
 # --- Many at once ----------------------------------------------------------------------------------------------------

@@ -149,6 +149,12 @@ def without_score(project: Project, reward_model: Checkpoint, *, but_of: Collect
 # --- What is read ----------------------------------------------------------------------------------------------------
 
 
+def reasons_for_no_score(reward_model: Checkpoint, samples: Collection[UUID]) -> dict[UUID, str]:
+    """Of those of ``samples`` for which ``reward_model`` has no score for good: why (one query)."""
+    rows = NoScore.objects.filter(reward_model=reward_model, sample__in=samples)
+    return dict(rows.values_list("sample", "reason"))
+
+
 def load_scores(samples: Iterable[Sample]) -> None:
     """Load the scores of ``samples``, the newest reward model's first: one query, or none where there is no sample."""
     scores = SampleScore.objects.select_related("reward_model").order_by("-reward_model__version")

@@ -3,6 +3,7 @@
 Stands above the selectors and below the views; it changes nothing.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -15,10 +16,10 @@ from django.utils.translation import gettext_noop, ngettext
 
 from rlhf_core.config import METRICS, PRESETS, RUN_CONFIGS, RewardConfig
 from webapp.accounts.models import User
-from webapp.feedback.models import Comparison, Rating, Sample, load_rankings
+from webapp.feedback.models import Comparison, NoScore, Rating, Sample, load_rankings
 from webapp.feedback.modes import verdict_in_words
 from webapp.feedback.modes.pair import STRENGTHS
-from webapp.feedback.scores import load_scores, load_scores_of
+from webapp.feedback.scores import load_scores, load_scores_of, reasons_for_no_score
 from webapp.feedback.selectors import with_samples
 from webapp.projects.models import Membership, Project, Prompt
 from webapp.projects.selectors import projects_for
@@ -662,20 +663,30 @@ def samples_of(policy: Checkpoint, page: str | None) -> Page[Sample]:
 
 @dataclass(frozen=True)
 class Unscored:
-    """Samples on a page that the reward model of today has not scored; None: there is no such model."""
+    """Samples on a page that have no score by the reward model of today; None: there is no such model."""
 
-    count: int
     reward_model: Checkpoint | None
+    waiting: int  # all of them, where there is no reward model
+    not_finite: int = 0  # the model was asked, and has no number for them
+    unread: int = 0  # their tokens are none that the model reads
 
 
 def unscored_among(project: Project, samples: Iterable[Sample]) -> Unscored | None:
-    """What is to be said of the samples of a page, whose scores were loaded, that have none (two queries)."""
+    """What is to be said of the samples of a page, whose scores were loaded, that have none (three queries at most)."""
     reward_model = selectors.current_reward_model(project)
     wanted = None if reward_model is None else reward_model.pk
     missing = {
         one.pk for one in samples if not any(wanted in (None, score.reward_model_id) for score in one.scores.all())
     }  # by key: two ratings of one comparison show its samples twice
-    return Unscored(len(missing), reward_model) if missing else None
+    if not missing or reward_model is None:
+        return Unscored(reward_model, len(missing)) if missing else None
+    without = Counter(reasons_for_no_score(reward_model, missing).values())
+    return Unscored(
+        reward_model,
+        len(missing) - without.total(),
+        not_finite=without[NoScore.Reason.NOT_FINITE],
+        unread=without[NoScore.Reason.TOKENS],
+    )
 
 
 def promotions_of(policy: Checkpoint) -> QuerySet[Promotion]:
