@@ -339,7 +339,13 @@ FIGURES: tuple[Figure, ...] = (
         1.6,
     ),
     Figure("rl-iteration", "lora.over_trl", "PPO, adapters, value head on the policy: samples/s over TRL's", ">=", 1.9),
-    Figure("rl-iteration", "lora.over_palm", "PPO, adapters, value head on the policy: samples/s over palm-rlhf-pytorch's", ">=", 24),
+    Figure(
+        "rl-iteration",
+        "lora.over_palm",
+        "PPO, adapters, value head on the policy: samples/s over palm-rlhf-pytorch's",
+        ">=",
+        24,
+    ),
     Figure("rl-iteration", "all.over_trl", "PPO, all weights, value model apart: samples/s over TRL's", ">=", 1.6),
     Figure("rl-iteration", "lora.mebibytes", "memory of such an iteration above the loaded models", "<=", 400, "MiB"),
     Figure(
