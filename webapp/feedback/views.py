@@ -432,8 +432,8 @@ def history(request: MemberRequest, project: Project) -> HttpResponse:
 
 
 def words_of(entry: selectors.JudgedItem) -> str:
-    """A verdict in the words of its page."""
-    return _("skipped") if entry.choice is None else mode_of(entry.item.kind).told(entry.choice, entry.extras)
+    """A verdict in the words of its page; of what was passed by, none."""
+    return "" if entry.choice is None else mode_of(entry.item.kind).told(entry.choice, entry.extras)
 
 
 @admin_required
