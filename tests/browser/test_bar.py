@@ -22,6 +22,31 @@ MIDDLES = """() => [...document.querySelectorAll(".head :is(button, summary)")]
 KEYCAPS = """() => [...document.querySelectorAll("kbd")].filter((one) => one.checkVisibility())
   .filter((one) => !one.closest(".fives, [data-rank]")).map((one) => one.parentElement.outerHTML)"""
 
+LAID_OUT = """() => {
+  const round = (one) => {
+    const { left, top, right, bottom } = one.getBoundingClientRect();
+    const sides = Object.entries({ left, top, right, bottom });
+    return Object.fromEntries(sides.map(([side, at]) => [side, Math.round(at)]));
+  };
+  const all = (which) => [...document.querySelectorAll(which)].filter((one) => one.checkVisibility());
+  const words = all(".verdict :is(button, .button, summary, legend)");
+  const cut = words.filter((one) => one.scrollWidth > one.clientWidth + 1);
+  return {
+    scales: all(".fives").map(round),
+    digits: all(".fives label").map(round),
+    buttons: all(".verdict :is(button, .button, summary)").map(round),
+    cut: cut.map((one) => one.textContent),
+    bar: round(document.querySelector(".verdict")),
+  };
+}"""
+TOOLS = """() => [...document.querySelectorAll(".head :is(button, summary)")].filter((one) => one.checkVisibility())
+  .map((one) => {
+    const { left, top, right, bottom } = one.getBoundingClientRect();
+    const words = document.createRange();
+    words.selectNodeContents(one);
+    const tops = [...words.getClientRects()].filter(({ width }) => width).map((line) => Math.round(line.top));
+    return { left, top, right, bottom, lines: new Set(tops).size, words: one.textContent.trim() };
+  })"""
 CUT_OFF = """() => [...document.querySelectorAll(".tools, #marking")]
   .filter((one) => one.scrollWidth > one.clientWidth + 1 || one.scrollHeight > one.clientHeight + 1)
   .map((one) => one.textContent)"""
@@ -176,3 +201,28 @@ def test_a_table_that_goes_on_beyond_the_screen_has_a_shade_at_its_edge(context,
     shades = wide.evaluate("one => getComputedStyle(one).backgroundAttachment")
     assert shades.split(", ") == ["local", "local", "scroll", "scroll"], "covered where the table ends"
     assert is_within(page)
+
+
+@pytest.mark.parametrize("kind", ["pair", "single", "ranking", "rule", "rewrite", "turns"])
+def test_on_a_phone_each_tool_is_one_line_and_as_large_as_a_thumb(context, live_server, studio, kind):
+    studio.project.axes = []
+    studio.project.save()
+    add(studio, kind)
+    page = at(context, live_server.url, studio, SMALL_PHONE)
+    for language in ("en", "de", "ar"):
+        choose_language(user=studio.raters["ada"], language=language)
+        for width in (390, 360, 320):
+            page.set_viewport_size({"width": width, "height": 844})
+            page.reload()
+            page.wait_for_selector(READY)
+            tools, which = page.evaluate(TOOLS), (language, width)
+            assert len(tools) >= 3, which
+            assert [one["words"] for one in tools if one["lines"] > 1] == [], which
+            assert [one for one in tools if one["left"] < 0 or one["right"] > width] == [], which
+            assert min(one["bottom"] - one["top"] for one in tools) >= 44, which
+            assert min(one["right"] - one["left"] for one in tools) >= 44, which
+            assert len({round(one["top"]) for one in tools}) <= (2 if kind == "pair" else 1), which
+            assert tools[-1]["top"] == tools[-2]["top"], f"a report and its words stand together {which}"
+            if width == SMALL_PHONE["width"]:
+                assert page.evaluate(LAID_OUT)["cut"] == [], f"the words of the bar {which}"
+                assert is_within(page)
