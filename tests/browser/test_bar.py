@@ -22,6 +22,32 @@ MIDDLES = """() => [...document.querySelectorAll(".head :is(button, summary)")]
 KEYCAPS = """() => [...document.querySelectorAll("kbd")].filter((one) => one.checkVisibility())
   .filter((one) => !one.closest(".fives, [data-rank]")).map((one) => one.parentElement.outerHTML)"""
 
+AXES = ["helpful", "truthful", "harmless", "well structured", "concise", "polite"]
+LAID_OUT = """() => {
+  const round = (one) => {
+    const { left, top, right, bottom } = one.getBoundingClientRect();
+    const sides = Object.entries({ left, top, right, bottom });
+    return Object.fromEntries(sides.map(([side, at]) => [side, Math.round(at)]));
+  };
+  const all = (which) => [...document.querySelectorAll(which)].filter((one) => one.checkVisibility());
+  const words = all(".verdict :is(button, .button, summary, legend)");
+  const cut = words.filter((one) => one.scrollWidth > one.clientWidth + 1);
+  return {
+    scales: all(".fives").map(round),
+    digits: all(".fives label").map(round),
+    buttons: all(".verdict :is(button, .button, summary)").map(round),
+    cut: cut.map((one) => one.textContent),
+    bar: round(document.querySelector(".verdict")),
+  };
+}"""
+TOOLS = """() => [...document.querySelectorAll(".head :is(button, summary)")].filter((one) => one.checkVisibility())
+  .map((one) => {
+    const { left, top, right, bottom } = one.getBoundingClientRect();
+    const words = document.createRange();
+    words.selectNodeContents(one);
+    const tops = [...words.getClientRects()].filter(({ width }) => width).map((line) => Math.round(line.top));
+    return { left, top, right, bottom, lines: new Set(tops).size, words: one.textContent.trim() };
+  })"""
 CUT_OFF = """() => [...document.querySelectorAll(".tools, #marking")]
   .filter((one) => one.scrollWidth > one.clientWidth + 1 || one.scrollHeight > one.clientHeight + 1)
   .map((one) => one.textContent)"""
@@ -176,3 +202,82 @@ def test_a_table_that_goes_on_beyond_the_screen_has_a_shade_at_its_edge(context,
     shades = wide.evaluate("one => getComputedStyle(one).backgroundAttachment")
     assert shades.split(", ") == ["local", "local", "scroll", "scroll"], "covered where the table ends"
     assert is_within(page)
+
+
+def tops(boxes: list[dict[str, int]]) -> list[int]:
+    """The rows that some boxes stand in, from above."""
+    return sorted({box["top"] for box in boxes})
+
+
+@pytest.mark.parametrize("count", [2, 4, 6])
+def test_the_scales_of_all_axes_stand_in_one_row_and_the_text_stays_in_sight(context, live_server, studio, count):
+    studio.project.axes = AXES[:count]
+    studio.project.save()
+    add(studio, "single")
+    page = at(context, live_server.url, studio, SMALL_DESKTOP)
+    for language in ("en", "de", "ar"):
+        choose_language(user=studio.raters["ada"], language=language)
+        for width in (1280, 1440) if count == 2 else (1024, 1280, 1440):
+            page.set_viewport_size({"width": width, "height": 800})
+            page.reload()
+            page.wait_for_selector(READY)
+            found, which = page.evaluate(LAID_OUT), (language, width)
+            assert len(found["scales"]) == count + 1
+            assert len(tops(found["scales"])) == len(tops(found["buttons"])) == 1, which
+            widths = [box["right"] - box["left"] for box in found["scales"]]
+            assert max(widths) - min(widths) <= 1, which
+            if count > 2:
+                assert found["buttons"][0]["top"] >= found["scales"][0]["bottom"] + 8, f"a row of their own {which}"
+                ends = [
+                    box["left" if language == "ar" else "right"] for box in (found["scales"][-1], found["buttons"][-1])
+                ]
+                assert abs(ends[0] - ends[1]) <= 1, f"both rows end at one edge {which}"
+            assert found["bar"]["bottom"] - found["bar"]["top"] <= 140, which
+            assert found["cut"] == [], which
+            assert is_within(page)
+            for name in ("#save", "#undo", "#skip-plain", "#flags summary", "#reason summary", ".because summary"):
+                expect(page.locator(f"{name} kbd")).to_be_visible()
+
+
+@pytest.mark.parametrize("count", [2, 4, 6])
+def test_on_a_phone_many_axes_leave_half_the_screen_to_the_text(context, live_server, studio, count):
+    studio.project.axes = AXES[:count]
+    studio.project.save()
+    add(studio, "single")
+    page = at(context, live_server.url, studio, SMALL_PHONE)
+    for language in ("en", "de", "ar"):
+        choose_language(user=studio.raters["ada"], language=language)
+        page.reload()
+        page.wait_for_selector(READY)
+        found = page.evaluate(LAID_OUT)
+        assert found["bar"]["bottom"] - found["bar"]["top"] <= 844 / 2, language
+        assert found["cut"] == [], language
+        assert is_within(page)
+        assert len(tops(found["scales"])) == {2: 3, 4: 3, 6: 4}[count], "overall, then two in a row"
+        assert min(box["bottom"] - box["top"] for box in found["digits"]) >= 40, language
+        assert min(box["right"] - box["left"] for box in found["digits"]) >= 32, language
+
+
+@pytest.mark.parametrize("kind", ["pair", "single", "ranking", "rule", "rewrite", "turns"])
+def test_on_a_phone_each_tool_is_one_line_and_as_large_as_a_thumb(context, live_server, studio, kind):
+    studio.project.axes = []
+    studio.project.save()
+    add(studio, kind)
+    page = at(context, live_server.url, studio, SMALL_PHONE)
+    for language in ("en", "de", "ar"):
+        choose_language(user=studio.raters["ada"], language=language)
+        for width in (390, 360, 320):
+            page.set_viewport_size({"width": width, "height": 844})
+            page.reload()
+            page.wait_for_selector(READY)
+            tools, which = page.evaluate(TOOLS), (language, width)
+            assert len(tools) >= 3, which
+            assert [one["words"] for one in tools if one["lines"] > 1] == [], which
+            assert [one for one in tools if one["left"] < 0 or one["right"] > width] == [], which
+            assert min(one["bottom"] - one["top"] for one in tools) >= 44, which
+            assert min(one["right"] - one["left"] for one in tools) >= 44, which
+            assert len({round(one["top"]) for one in tools}) <= (2 if kind == "pair" else 1), which
+            assert tools[-1]["top"] == tools[-2]["top"], f"a report and its words stand together {which}"
+            if width == SMALL_PHONE["width"]:
+                assert page.evaluate(LAID_OUT)["cut"] == [], f"the words of the bar {which}"
+                assert is_within(page)

@@ -7,7 +7,7 @@ from playwright.sync_api import expect
 
 from tests.browser.pages import READY, open_rater, wait_until_sent
 from tests.browser.pages import press_in_turn as press
-from webapp.feedback.models import Rating
+from webapp.feedback.models import Rating, Report
 from webapp.projects.models import PracticePair
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -230,3 +230,56 @@ def test_without_javascript_a_skip_keeps_the_text_that_was_begun(browser, live_s
     page.wait_for_url("**/rate/")
     assert Rating.objects.get().details == {"text": begun}
     context.close()
+
+
+def test_without_javascript_a_report_keeps_what_was_begun_and_no_key_sends_one_unasked(browser, live_server, studio):
+    studio.project.axes = ["helpful", "clear"]
+    studio.project.flags = ["spam"]
+    studio.project.save()
+    studio.add_item("Opening", "Dull.", kind="single")
+    context = browser.new_context(java_script_enabled=False)
+    page = open_rater(context, live_server.url, studio, wait_for="#save")
+    page.check("[name='axis:clear'][value='2']", force=True)
+    page.click("#reason summary")
+    page.fill("#reason-text", "It was dull.")
+    page.click("#reason summary")
+    page.click("#report summary")
+    page.fill("#report-words", "It names a person.")
+    page.keyboard.press("Enter")  # a line's end
+    expect(page.locator("#report-words")).to_have_value("It names a person.\n")
+    page.focus("[name='axis:clear'][value='2']")
+    page.keyboard.press("Enter")  # saves, which takes an overall score
+    expect(page.locator(".messages")).to_contain_text("nothing was saved")
+    expect(page.locator("#report-words")).to_have_value("It names a person.\n")
+    page.click("#report .why > div button")
+    expect(page.locator(".messages")).to_contain_text("What else you wrote is kept: undo brings it back.")
+    assert Report.objects.get().words == "It names a person."
+    page.click("#undo")
+    expect(page.locator(".said")).to_contain_text("You reported this one. “It names a person.”")
+    expect(page.locator("[name='axis:clear'][value='2']")).to_be_checked()
+    expect(page.locator("#reason-text")).to_have_value("It was dull.")
+    page.check("[name='overall'][value='3']", force=True)
+    page.click("#save")
+    page.wait_for_url("**/rate/")
+    rating = Rating.objects.get()
+    assert (rating.verdict, rating.details, rating.reason) == (3, {"axes": {"clear": 2}}, "It was dull.")
+    context.close()
+
+
+def test_with_javascript_enter_sends_the_words_of_a_report_and_what_else_was_begun_stays(context, live_server, studio):
+    studio.add_item("Opening", "Dull.", kind="rewrite")
+    page = open_rater(context, live_server.url, studio)
+    page.fill("#rewrite-text", "Begun.")
+    page.click("h1")
+    page.keyboard.press("Shift+F")
+    expect(page.locator("#report-words")).to_be_focused()
+    page.keyboard.type("It names")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("a person.")
+    page.keyboard.press("Enter")
+    expect(page.locator("#empty")).to_be_visible()
+    wait_until_sent(page)
+    assert Report.objects.get().words == "It names\na person."
+    page.keyboard.press("u")
+    page.wait_for_selector(JUDGED)
+    expect(page.locator("#rewrite-text")).to_have_value("Begun.")

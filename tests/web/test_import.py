@@ -6,10 +6,12 @@ import json
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from django.utils import translation
 
 from webapp.errors import ImportRefused, SettingsRefused
 from webapp.feedback.services import make_items
 from webapp.projects.models import Prompt
+from webapp.projects.prompt_files import read_prompts
 from webapp.projects.selectors import prompt_counts, prompts_to_sample
 from webapp.projects.services import import_prompts
 
@@ -129,7 +131,7 @@ def test_csv_is_read_by_its_header(studio, content):
     [
         ("title\none\n", 1, "no column"),
         ("text,prompt\na,b\n", 1, "more than one"),
-        ("text,id\none,1\ntwo\n", 3, "1 cells, and the header 2"),
+        ("text,id\none,1\ntwo\n", 3, "1 cell, and the header 2"),
         ("text,id\none,1\n,2\n", 3, "empty"),
         ('text\none\n"open\nquote\n', 4, "no CSV"),
         ("text\none\na\0b\n", 3, "NUL"),
@@ -145,6 +147,42 @@ def test_a_fault_in_csv_is_named_by_line(studio, content, line, reason):
     assert refused.value.errors[0].line == line
     assert reason in refused.value.errors[0].reason
     assert Prompt.objects.count() == 0
+
+
+@pytest.mark.parametrize(
+    ("language", "cells", "said"),
+    [
+        ("en", 1, "the row has 1 cell, and the header 20"),
+        ("de", 1, "die Zeile hat 1 Zelle und die Kopfzeile 20"),
+        ("de", 2, "die Zeile hat 2 Zellen und die Kopfzeile 20"),
+        ("ar", 1, "في الصف خلية واحدة، وفي الرأس 20"),
+        ("ar", 2, "في الصف خليتان، وفي الرأس 20"),
+        ("ar", 3, "في الصف 3 خلايا، وفي الرأس 20"),
+        ("ar", 11, "في الصف 11 خلية، وفي الرأس 20"),
+    ],
+)
+def test_a_fault_says_its_number_in_the_form_that_the_number_asks_for(language, cells, said):
+    header = ",".join(["text", *(f"n{index}" for index in range(19))])
+    content = f"{header}\n{','.join('x' * cells)}\n".encode()
+    with translation.override(language), pytest.raises(ImportRefused) as refused:
+        read_prompts(io.BytesIO(content), "csv")
+    assert refused.value.errors[0].reason == said
+
+
+def test_other_faults_say_their_numbers_in_the_forms_of_arabic():
+    by_line = {
+        '{"text": "a", "n": ' + "9" * 5003 + "}": "في عدد 5003 أرقام؛",
+        '{"text": "a", "n": ' + "9" * 5012 + "}": "في عدد 5012 رقمًا؛",
+        json.dumps({"text": "a" * 40_003}): "بايتات؛",
+        json.dumps({"text": "a" * 40_012}): "بايتًا؛",
+        json.dumps({"messages": []}): "لا رسائل في",
+        json.dumps({"messages": [{}] * 303}): "303 رسائل:",
+        json.dumps({"messages": [{}] * 312}): "312 رسالة:",
+    }
+    with translation.override("ar"), pytest.raises(ImportRefused) as refused:
+        read_prompts(io.BytesIO("\n".join(by_line).encode()), "jsonl")
+    for error, said in zip(refused.value.errors, by_line.values(), strict=True):
+        assert said in error.reason
 
 
 def test_a_line_or_a_file_without_end_is_cut_off(studio):

@@ -1,5 +1,6 @@
 """Reporting an item hides it from its reporter at once and tells the admins, who settle it."""
 
+import re
 import threading
 from datetime import timedelta
 
@@ -56,6 +57,30 @@ def test_a_report_hides_the_item_at_once_and_reaches_the_admins(studio, rater, a
     back = rater.get(url(studio, "rate/undo/"), headers=HTMX, follow=True).content.decode()
     assert "You reported this one." in back
     assert "You skipped this one." not in back
+
+
+def test_the_own_list_says_what_was_reported_and_why_apart_from_what_was_skipped(studio, rater):
+    studio.add_items(pairs=3)
+    for address, more in (("report", {"words": "it <b>names</b> a person"}), ("report", {}), ("skip", {})):
+        _, fields = look(rater, studio)
+        rater.post(url(studio, f"rate/{address}/"), {"token": fields["token"], **more})
+    html = rater.get(url(studio, "history/")).content.decode()
+    assert html.count("You reported this one.") == 2
+    assert html.count("<strong>Skipped</strong>") == 1
+    assert html.count("“it &lt;b&gt;names&lt;/b&gt; a person”") == 1
+    assert "You skipped 1 item. You reported 2 items. As they stood before you." in html
+    assert "Skipped or reported lately" in html
+    opened = re.findall(r'class="button" href="([^"]+/history/[^"]+)"', html)
+    assert len(opened) == 3
+    page = rater.get(opened[2]).content.decode()  # the oldest
+    assert "“it &lt;b&gt;names&lt;/b&gt; a person”" in page
+    assert "You can still judge it; the report stays with the admins." in page
+    sent = {"submission_id": re.search(r'name="submission_id" value="([^"]+)"', page)[1], "choice": "2"}
+    html = rater.post(f"{opened[2]}?then=history", sent, follow=True).content.decode()
+    assert "A is clearly better" in html
+    assert "You reported 1 item." in html
+    assert "it &lt;b&gt;names" not in html, "it stands among the ratings"
+    assert Report.objects.count() == 2, "an admin still looks at it"
 
 
 def test_a_report_is_kept_once_and_not_of_what_was_judged_or_never_shown(studio, rater):

@@ -46,7 +46,7 @@ def test_a_sitting_counts_verdicts_time_and_skips_since_the_last_long_break(stud
     rater = enter(studio, "ada")
     user, project = studio.raters["ada"], studio.project
     assert last_sitting(user, project) == Sitting(0, 0, 0.0, [])
-    studio.add_items(pairs=6)
+    studio.add_items(pairs=7)
     for choice, active_ms in (("1", 4000), ("7", 8000), ("6", 30_000), ("0", None), ("4", 18_000)):
         judge(studio, choice, active_ms)
     first = Rating.objects.earliest("id")
@@ -57,6 +57,12 @@ def test_a_sitting_counts_verdicts_time_and_skips_since_the_last_long_break(stud
     assert (found.count, found.skipped, found.active_seconds) == (4, 1, 56.0)
     assert found.verdicts == [("equal", 1), ("B better", 2), ("both bad", 1)]
     assert found.seconds_each == 14.0
+    _, fields = look(rater, studio)
+    rater.post(url(studio, "rate/report/"), {"token": fields["token"]}, headers=HTMX)
+    found = last_sitting(user, project)
+    assert (found.skipped, found.reported) == (1, 1)
+    page = rater.post(url(studio, "rate/pause/"), headers=HTMX).content.decode()
+    assert "<dt>Reported</dt><dd>1</dd>" in page
 
 
 @pytest.mark.parametrize(

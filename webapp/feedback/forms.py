@@ -9,6 +9,7 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy
 
 from webapp.feedback.keys import problems_with
+from webapp.feedback.models import Comparison
 from webapp.feedback.modes.base import Extras, cleaned
 from webapp.feedback.modes.ranking import RANKED
 from webapp.feedback.modes.single import AXIS, SCORED
@@ -24,6 +25,11 @@ SKIP_REASONS = [
 ]
 ONE_DAY_MS = 86_400_000
 TURN_FIELD = re.compile(rf"{TURN}[0-9]{{1,3}}")
+PIECE_BY_PIECE: dict[str, str] = {
+    Comparison.Kind.RANKING: RANKED,
+    Comparison.Kind.SINGLE: SCORED,
+    Comparison.Kind.TURNS: JUDGED,
+}
 BESIDE = ("reason", "text", "evidence", "quote")  # fields of what is said beside a choice
 
 
@@ -67,11 +73,21 @@ class ChoiceForm(forms.Form):
             **texts,
         )
 
+    def begun(self, kind: str) -> str | None:
+        """What of such an item's verdict was given piece by piece, valid or not; None: nothing, or one key is all."""
+        choice = self.choice_from(PIECE_BY_PIECE[kind]) if kind in PIECE_BY_PIECE else ""
+        return choice if choice.strip(",") else None
+
     @property
-    def places_or_score(self) -> str | None:
-        """What was given piece by piece before the button to save, valid or not; None where one key says it all."""
-        choice = self.data.get("choice")
-        return self.choice_from(choice) if choice in (RANKED, SCORED, JUDGED) else None
+    def report_words(self) -> str:
+        """What was written to go along with a report."""
+        return cleaned(self.data.get("words", ""))
+
+    def unsent(self, *, is_saved_below: bool) -> list[str]:
+        """What was written and has no field on the page that changes a verdict, which has none where it is closed."""
+        said = self.extras
+        texts = [self.report_words] if is_saved_below else [self.report_words, said.reason, said.text, said.quote]
+        return [text for text in texts if text.strip()]
 
     def clean_active_ms(self) -> int | None:
         """A clock of the browser's: what it can not have measured is no reason to refuse the verdict."""
@@ -93,9 +109,16 @@ class PracticeAnswerForm(forms.Form):
     choice = forms.ChoiceField(choices=[(str(n), str(n)) for n in range(8)])
 
 
+class WordsField(forms.CharField):
+    """Some lines; their ends, which a form sends as two characters each, count as one, as they do in the browser."""
+
+    def to_python(self, value: Any) -> Any:
+        return super().to_python(value.replace("\r\n", "\n") if isinstance(value, str) else value)
+
+
 class ReportForm(forms.Form):
     token = forms.UUIDField()
-    words = forms.CharField(required=False, max_length=MAX_WORDS)
+    words = WordsField(required=False, max_length=MAX_WORDS)
 
 
 class SettleForm(forms.Form):

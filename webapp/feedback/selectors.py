@@ -105,7 +105,7 @@ class JudgedItem:
     extras: Extras = Extras()
     is_late: bool = False
     is_changed: bool = False
-    is_reported: bool = False  # beside being skipped; told by ``own_item`` alone
+    report: str | None = None  # beside being skipped: the words, perhaps none, with which it was reported
     trained: int | None = None  # the last run that learned from the verdict as it stands
     trained_before: int | None = None  # the last run that learned from one that was changed later
     may_revise: bool = False  # told by ``own_item`` alone
@@ -178,14 +178,23 @@ def last_runs(ratings: Sequence[Rating]) -> dict[tuple[UUID, bool], int]:
 def skipped_by(rater: User, project: Project, limit: int = LAST_ACTS) -> list[JudgedItem]:
     """The last items that a rater passed by and did not judge later, newest first (two queries)."""
     judged_later = Rating.objects.filter(comparison=OuterRef("comparison"), rater=rater)
-    skips = Skip.objects.filter(~Exists(judged_later), rater=rater, comparison__project=project)
-    newest = {skip.comparison_id: skip.created_at for skip in skips.order_by("-created_at", "-id")[:limit]}
+    reports = Report.objects.filter(comparison=OuterRef("comparison"), rater=rater)
+    skips = (
+        Skip.objects.filter(~Exists(judged_later), rater=rater, comparison__project=project)
+        .annotate(report=Subquery(reports.values("words")[:1]))
+        .order_by("-created_at", "-id")
+        .values_list("comparison", "created_at", "report")
+    )
+    newest = {comparison: (acted_at, report) for comparison, acted_at, report in skips[:limit]}
     shown_then = Presentation.objects.filter(rater=rater, slot__comparison__in=newest).select_related(
         *(name.removeprefix("presentation__") for name in SHOWN)
     )
     last_shown = {one.slot.comparison_id: one for one in shown_then.order_by("id")}
     load_rankings(one.slot.comparison for one in last_shown.values())
-    return [JudgedItem(item_of(last_shown[key]), None, acted_at) for key, acted_at in newest.items()]
+    return [
+        JudgedItem(item_of(last_shown[key]), None, acted_at, report=report)
+        for key, (acted_at, report) in newest.items()
+    ]
 
 
 def own_item(rater: User, project: Project, token: UUID) -> JudgedItem:
@@ -200,8 +209,8 @@ def own_item(rater: User, project: Project, token: UUID) -> JudgedItem:
     if ratings:
         found = judged(ratings)[0]
     elif skip := Skip.objects.filter(rater=rater, comparison=comparison).first():
-        is_reported = Report.objects.filter(rater=rater, comparison=comparison).exists()
-        found = JudgedItem(shown(presentation, project), None, skip.created_at, is_reported=is_reported)
+        report = Report.objects.filter(rater=rater, comparison=comparison).values_list("words", flat=True).first()
+        found = JudgedItem(shown(presentation, project), None, skip.created_at, report=report)
     else:
         raise Presentation.DoesNotExist
     return replace(found, may_revise=may_revise(rater, project, comparison))
@@ -262,6 +271,7 @@ class Progress:
     rated: int
     rated_today: int  # since midnight in the studio's time zone
     skipped: int
+    reported: int  # none of them counts as skipped
 
 
 def progress(rater: User, project: Project) -> Progress:
@@ -270,8 +280,11 @@ def progress(rater: User, project: Project) -> Progress:
         all=Count("id"), today=Count("id", filter=Q(created_at__gte=TruncDay(Now())))
     )
     judged_later = Rating.objects.filter(comparison=OuterRef("comparison"), rater=rater)
-    skipped = Skip.objects.filter(~Exists(judged_later), rater=rater, comparison__project=project).count()
-    return Progress(rated=rated["all"], rated_today=rated["today"], skipped=skipped)
+    reported = Exists(Report.objects.filter(comparison=OuterRef("comparison"), rater=rater))
+    passed = Skip.objects.filter(~Exists(judged_later), rater=rater, comparison__project=project).aggregate(
+        skipped=Count("id", filter=~Q(reported)), reported=Count("id", filter=Q(reported))
+    )
+    return Progress(rated=rated["all"], rated_today=rated["today"], **passed)
 
 
 def rated_today(rater: User, project: Project) -> int:

@@ -4,12 +4,13 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from django.db.models import Count, Exists, OuterRef, Q
 from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from webapp.accounts.models import User
-from webapp.feedback.models import Comparison, Rating, Skip
+from webapp.feedback.models import Comparison, Rating, Report, Skip
 from webapp.projects.models import Project
 
 BREAK = timedelta(minutes=30)  # without a verdict: another sitting
@@ -24,6 +25,7 @@ class Sitting:
     skipped: int
     active_seconds: float  # as the page measured it: the time in which items were open and in view
     verdicts: list[tuple[str, int]]  # in words, with how many; in the order of the keys
+    reported: int = 0  # none of them counts as skipped
 
     @property
     def seconds_each(self) -> float:
@@ -90,12 +92,13 @@ def last_sitting(rater: User, project: Project) -> Sitting:
     order = list(NAMES)
     return Sitting(
         count=count,
-        skipped=skipped_since(begin, rater, project) if begin else 0,
+        **(passed_by_since(begin, rater, project) if begin else {"skipped": 0}),
         active_seconds=active_ms / 1000,
         verdicts=[(str(NAMES[words]), counts[words]) for words in sorted(counts, key=order.index)],
     )
 
 
-def skipped_since(begin: datetime, rater: User, project: Project) -> int:
+def passed_by_since(begin: datetime, rater: User, project: Project) -> dict[str, int]:
+    is_reported = Q(Exists(Report.objects.filter(comparison=OuterRef("comparison"), rater=rater)))
     skips = Skip.objects.filter(rater=rater, comparison__project=project, created_at__gte=begin)
-    return skips.count()
+    return skips.aggregate(skipped=Count("id", filter=~is_reported), reported=Count("id", filter=is_reported))

@@ -1,7 +1,7 @@
 """The rater page, and the list of ratings for admins."""
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,6 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 from django.views.decorators.vary import vary_on_headers
 
-from webapp.accounts.models import User
 from webapp.errors import ChoiceInvalid, RemarkInvalid, RevisionClosed, SubmissionConflict, TokenUnknown
 from webapp.feedback import kept, reports, selectors, services
 from webapp.feedback.exports import rating_pages
@@ -27,7 +26,6 @@ from webapp.feedback.forms import (
     ChoiceForm,
     LeaseForm,
     PageForm,
-    SkipForm,
     UndoForm,
     VerdictForm,
 )
@@ -67,7 +65,14 @@ LATE = Told(
 )
 CHANGED = Told("success", gettext_lazy("Changed. Models that have learned from the earlier verdict stay as they are."))
 NOTHING_TO_UNDO = Told("info", gettext_lazy("There is nothing to undo."))
-SKIPPED_AND_KEPT = Told("info", gettext_lazy("Skipped. What you wrote is kept: undo brings it back."))
+JUDGED_BEFORE = Told(
+    "warning",
+    gettext_lazy(
+        "You have answered this item already, perhaps in another tab, and that answer stands. What you wrote now is "
+        "not saved yet; it stands below."
+    ),
+    status=409,
+)
 REFUSED = 422
 NOT_UNDERSTOOD = Told(
     "error", gettext_lazy("That was not understood, and nothing was saved. Please rate once more."), status=REFUSED
@@ -87,7 +92,9 @@ def rate(request: MemberRequest, project: Project) -> HttpResponse:
         told = record_verdict(request, project, form) if form.is_valid() else NOT_UNDERSTOOD
         if not request.htmx:
             if told and told.status == REFUSED and (item := refused_item(request, project, form)):
-                return show_again(request, project, told, item, form.places_or_score, form.extras)
+                return show_again(request, project, told, item, form)
+            if told and told.status == 409:
+                return show_conflict(request, project, told, form.cleaned_data["token"])
             return say_and_go_on(request, project, told)
     return show_item(request, project, told)
 
@@ -113,67 +120,6 @@ def told_of(error: SubmissionConflict) -> Told:
     )
 
 
-@never_cache
-@vary_on_headers("HX-Request")
-@member_required
-@welcomed_first
-@require_POST
-def skip(request: MemberRequest, project: Project) -> HttpResponse:
-    """Pass an item by, for good; a verdict that was begun and came along with a plain form is kept for its rater."""
-    reason = request.POST.get("because", request.POST.get("reason", ""))  # a verdict has a reason of its own
-    form = SkipForm({"token": request.POST.get("token"), "reason": reason})
-    return pass_by(request, project, form, skip_and_keep(request) if "submission_id" in request.POST else services.skip)
-
-
-def skip_and_keep(request: MemberRequest) -> Callable[..., None]:
-    """``services.skip``, after which the session has what was written into the form."""
-
-    def act(*, rater: User, project: Project, token: uuid.UUID, reason: str) -> None:
-        services.skip(rater=rater, project=project, token=token, reason=reason)
-        item = selectors.shown(services.find_presentation(rater=rater, project=project, token=token), project)
-        if kept.keep(request.session, item, ChoiceForm(request.POST).extras, project.flags):
-            say(request, SKIPPED_AND_KEPT)
-
-    return act
-
-
-def pass_by(
-    request: MemberRequest,
-    project: Project,
-    form: forms.Form,
-    act: Callable[..., object],
-    done: Told | None = None,
-) -> HttpResponse:
-    """Let ``act`` take an item away with what ``form`` says, tell ``done``, and show the next item.
-
-    Raises Http404 for an item that this rater was never shown.
-    """
-    told = done
-    if form.is_valid():
-        try:
-            act(rater=request.user, project=project, **form.cleaned_data)
-        except TokenUnknown as error:
-            raise Http404(str(error)) from None
-        except SubmissionConflict as error:
-            told = told_of(error)
-    else:
-        told = refusal_of(form)
-        if not request.htmx and (item := refused_item(request, project, form)):
-            extras = ChoiceForm(request.POST).extras  # a skip brings along what was begun
-            return show_again(request, project, told, item, extras=extras, report_words=str(form.data.get("words", "")))
-    if not request.htmx:
-        return say_and_go_on(request, project, told)
-    return show_item(request, project, told)
-
-
-def refusal_of(form: forms.Form) -> Told:
-    """What is wrong with what was sent to pass an item by."""
-    if "words" not in form.errors:
-        return NOT_UNDERSTOOD
-    text = _("What you wrote of it was not sent: %(why)s Change it, then report once more.")
-    return Told("error", text % {"why": " ".join(map(str, form.errors["words"]))}, status=REFUSED)
-
-
 def refused_item(request: MemberRequest, project: Project, form: forms.Form) -> selectors.ShownItem | None:
     """What a refused form is about; None where it names nothing that was shown to this rater."""
     try:
@@ -189,16 +135,32 @@ def show_again(
     project: Project,
     told: Told,
     item: selectors.ShownItem,
-    choice: str | None = None,
-    extras: Extras = NOTHING_MORE,
-    report_words: str = "",
+    form: ChoiceForm,
 ) -> HttpResponse:
     """The answer to a plain form that was refused: the same page with what was written, so that it can be mended."""
     say(request, told)
-    context = item_context(request, project, item, choice, extras)
-    context |= {"is_fragment": False, "is_ahead": False, "is_resting": False, "report_words": report_words}
+    context = item_context(request, project, item, form.begun(item.kind), form.extras)
+    context |= {"is_fragment": False, "is_ahead": False, "is_resting": False, "report_words": form.report_words}
     context["page_url"] = reverse("feedback:rate", args=[project.slug])  # a report's own address only takes forms
     return render(request, "feedback/rate.html", context | frame_context(request, project), status=told.status)
+
+
+def show_conflict(request: MemberRequest, project: Project, told: Told, token: uuid.UUID) -> HttpResponse:
+    """The answer to a plain form about an item that was judged meanwhile: to the next one, unless it says more.
+
+    What was written into it then stands in the form that changes the verdict: beside what is stored, and not yet saved.
+    """
+    form = ChoiceForm(request.POST)
+    entry = selectors.own_item(request.user, project, token)
+    is_in_place = entry.item.token == token  # else it was drawn anew, perhaps in another order
+    pieces = form.begun(entry.item.kind) if is_in_place else None
+    begun = kept.begun(entry.item, form.extras, pieces, project)
+    if not begun and not form.report_words:
+        return say_and_go_on(request, project, told)
+    say(request, JUDGED_BEFORE)
+    choice, extras = kept.added(begun, entry.choice, entry.extras)
+    unsent = form.unsent(is_saved_below=entry.may_revise)
+    return show_judged(request, project, entry, choice, extras, then="rate", status=409, unsent=unsent)
 
 
 def say_and_go_on(request: MemberRequest, project: Project, told: Told | None, to: str = "rate") -> HttpResponse:
@@ -378,21 +340,42 @@ def judged(request: MemberRequest, project: Project, token: uuid.UUID) -> HttpRe
         raise Http404("not an item that you have judged") from None
     choice, extras = entry.choice, entry.extras
     if choice is None:
-        extras = kept.kept(request.session, token) or extras
-    if form is not None:  # refused: what was written is shown again
-        choice, extras = form.places_or_score or choice, form.extras
-        say(request, told)
+        choice, extras = kept.kept(request.session, token) or (choice, extras)
+    if form is None:
+        return show_judged(request, project, entry, choice, extras, then=then)
+    say(request, told)  # refused: what was written is shown again
+    choice = form.begun(entry.item.kind) or choice
+    unsent = form.unsent(is_saved_below=entry.may_revise)
+    return show_judged(request, project, entry, choice, form.extras, then=then, status=told.status, unsent=unsent)
+
+
+def show_judged(
+    request: MemberRequest,
+    project: Project,
+    entry: selectors.JudgedItem,
+    choice: str | None,
+    extras: Extras,
+    *,
+    then: str,
+    status: int = 200,
+    unsent: Sequence[str] = (),
+) -> HttpResponse:
+    """An item that was judged or passed by, with ``choice`` and ``extras`` in the form that changes it.
+
+    ``unsent``: what was written and has no place in that form.
+    """
     context = item_context(request, project, entry.item, choice, extras, given=entry.extras.flags) | {
         "entry": entry,
         "words": words_of(entry),
         "acts": selectors.LAST_ACTS,
         "hours": selectors.REVISION_HOURS,
         "then": then,
+        "unsent": unsent,
         "is_fragment": bool(request.htmx),
     }
     if request.htmx:
         return render(request, "feedback/_judged.html", context)
-    status = told.status if form is not None else 200
+    context["page_url"] = f"{reverse('feedback:judged', args=[project.slug, entry.item.token])}?then={then}"
     return render(request, "feedback/rate.html", context | frame_context(request, project), status=status)
 
 
@@ -432,8 +415,8 @@ def history(request: MemberRequest, project: Project) -> HttpResponse:
 
 
 def words_of(entry: selectors.JudgedItem) -> str:
-    """A verdict in the words of its page."""
-    return _("skipped") if entry.choice is None else mode_of(entry.item.kind).told(entry.choice, entry.extras)
+    """A verdict in the words of its page; of what was passed by, none."""
+    return "" if entry.choice is None else mode_of(entry.item.kind).told(entry.choice, entry.extras)
 
 
 @admin_required

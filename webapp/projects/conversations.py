@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_noop
+from django.utils.translation import gettext_noop, ngettext
 
 from webapp.projects.prompt_texts import MAX_PROMPT_BYTES, LineRefused, checked_text, too_long
 
@@ -54,10 +54,12 @@ def turns_of(messages: object) -> tuple[Turn, ...]:
     if not isinstance(messages, list):
         raise LineRefused(_('"messages" is not a list'))
     if not 1 <= len(messages) <= MAX_TURNS:
-        raise LineRefused(
-            _('"messages" has %(count)s messages: 1 to %(most)s are permitted')
-            % {"count": len(messages), "most": MAX_TURNS}
+        told = ngettext(
+            '"messages" has %(count)s message: 1 to %(most)s are permitted',
+            '"messages" has %(count)s messages: 1 to %(most)s are permitted',
+            len(messages),
         )
+        raise LineRefused(told % {"count": len(messages), "most": MAX_TURNS})
     turns = tuple(turn_of(message, f"messages[{index}]") for index, message in enumerate(messages))
     begin = 1 if turns[0]["role"] == "system" else 0
     for index, turn in enumerate(turns[begin:], start=begin):

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any, BinaryIO
 
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_lazy, ngettext
 
 from webapp.errors import ImportRefused, LineError
 from webapp.projects.conversations import Turn, render, turns_of
@@ -61,9 +61,12 @@ def read_prompts(stream: BinaryIO, format: str) -> list[PromptLine]:
     found = read_csv(lines, errors) if format == "csv" else read_lines(lines, errors, format)
     prompts = list(islice(found, MAX_PROMPTS + 1))
     if len(prompts) > MAX_PROMPTS:
-        errors.append(
-            LineError(0, _("the file has more than %(most)s prompts; split it") % {"most": f"{MAX_PROMPTS:,}"})
+        told = ngettext(
+            "the file has more than %(most)s prompt; split it",
+            "the file has more than %(most)s prompts; split it",
+            MAX_PROMPTS,
         )
+        errors.append(LineError(0, told % {"most": f"{MAX_PROMPTS:,}"}))
     if errors:
         raise ImportRefused(sorted(errors, key=lambda error: error.line)[:MAX_ERRORS])
     if not prompts:
@@ -84,16 +87,17 @@ def text_lines(stream: BinaryIO, errors: list[LineError]) -> Iterator[tuple[int,
             if not line or size > MAX_FILE_BYTES:
                 break
         if size > MAX_FILE_BYTES:
-            errors.append(
-                LineError(
-                    number, _("the file is larger than %(most)s MB; split it") % {"most": MAX_FILE_BYTES // 2**20}
-                )
+            most = MAX_FILE_BYTES // 2**20
+            told = ngettext(
+                "the file is larger than %(most)s MB; split it", "the file is larger than %(most)s MB; split it", most
             )
+            errors.append(LineError(number, told % {"most": most}))
             return
         if too_long:
-            errors.append(
-                LineError(number, _("the line is longer than %(most)s bytes") % {"most": f"{MAX_LINE_BYTES:,}"})
+            told = ngettext(
+                "the line is longer than %(most)s byte", "the line is longer than %(most)s bytes", MAX_LINE_BYTES
             )
+            errors.append(LineError(number, told % {"most": f"{MAX_LINE_BYTES:,}"}))
             yield number, "\n"
             continue
         if number == 1:
@@ -145,10 +149,12 @@ def read_csv(lines: Iterator[tuple[int, str]], errors: list[LineError]) -> Itera
             if not any(cell.strip() for cell in row):
                 continue
             if len(row) != columns.width:
-                raise LineRefused(
-                    _("the row has %(count)s cells, and the header %(width)s")
-                    % {"count": len(row), "width": columns.width}
+                told = ngettext(
+                    "the row has %(count)s cell, and the header %(width)s",
+                    "the row has %(count)s cells, and the header %(width)s",
+                    len(row),
                 )
+                raise LineRefused(told % {"count": len(row), "width": columns.width})
             priority = None if columns.priority is None else row[columns.priority].strip()
             yield PromptLine(checked_text(row[columns.text]), priority_of_text(priority) if priority else None)
         except StopIteration:
@@ -270,9 +276,12 @@ def refuse_constant(name: str) -> None:
 def bounded_integer(digits: str) -> int:
     """A whole number of bearable length."""
     if len(digits) > MAX_DIGITS:
-        raise LineRefused(
-            _("a number has %(count)s digits; at most %(most)s are read") % {"count": len(digits), "most": MAX_DIGITS}
+        told = ngettext(
+            "a number has %(count)s digit; at most %(most)s are read",
+            "a number has %(count)s digits; at most %(most)s are read",
+            len(digits),
         )
+        raise LineRefused(told % {"count": len(digits), "most": MAX_DIGITS})
     return int(digits)
 
 

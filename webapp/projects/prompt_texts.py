@@ -1,6 +1,7 @@
 """Which texts may be part of a prompt: such as can be stored, shown and given to a policy."""
 
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 MAX_PROMPT_BYTES = 32 * 2**10
 LOST = "\ufffd"  # what programs write in place of a letter that they could not read
@@ -40,7 +41,9 @@ def checked_text(text: str, name: str = "") -> str:
 
 def too_long(name: str, size: int) -> LineRefused:
     """That a text has more bytes than a prompt may have."""
-    return LineRefused(
-        _("%(name)s has %(size)s bytes; at most %(most)s are permitted")
-        % {"name": name, "size": f"{size:,}", "most": f"{MAX_PROMPT_BYTES:,}"}
+    told = ngettext(
+        "%(name)s has %(size)s byte; at most %(most)s are permitted",
+        "%(name)s has %(size)s bytes; at most %(most)s are permitted",
+        size,
     )
+    return LineRefused(told % {"name": name, "size": f"{size:,}", "most": f"{MAX_PROMPT_BYTES:,}"})

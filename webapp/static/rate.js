@@ -80,7 +80,7 @@ function markReady(item) {
 
 function beginItem(seenMs = 0) {
   const item = byId("item");
-  for (const button of item.querySelectorAll("#skip [form]")) button.removeAttribute("form"); // drafts.js keeps the rest
+  for (const button of item.querySelectorAll("#skip [form], #report [form]")) button.removeAttribute("form"); // drafts.js keeps the rest
   shownAt = countedFrom = performance.now();
   activeMs = seenMs;
   item.setAttribute("aria-busy", "true");
@@ -582,7 +582,7 @@ document.addEventListener("keydown", (event) => {
   if (reasons) {
     event.preventDefault();
     reasons.open = !reasons.open;
-    if (reasons.open) reasons.querySelector("input:not([type=hidden])")?.focus({ preventScroll: true });
+    if (reasons.open) reasons.querySelector("textarea")?.focus({ preventScroll: true });
     return;
   }
   const button = buttonOf(event, key);

@@ -74,7 +74,8 @@ class RankingMode(Mode):
             "places": [
                 (number, int(place) if place in permitted else None)
                 for number, place in zip(range(1, count + 1), given, strict=False)
-            ]
+            ],
+            "enter": RANKED,
         }
 
     def records(self, rating: Rating, weight: float) -> list[Feedback]:

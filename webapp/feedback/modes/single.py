@@ -64,7 +64,7 @@ class SingleMode(Mode):
             return {}
         overall = (_("Overall"), "overall", choice or "")
         axes = [(name, AXIS + name, str(extras.scores.get(name, ""))) for name in project.axes]
-        return {"bar": "feedback/modes/_axes_bar.html", "scales": [overall, *axes]}
+        return {"bar": "feedback/modes/_axes_bar.html", "scales": [overall, *axes], "enter": SCORED}
 
     def records(self, rating: Rating, weight: float) -> list[Feedback]:
         """One scored response."""

@@ -68,7 +68,7 @@ class TurnsMode(Mode):
         said = enumerate((key if key in VERDICTS else "" for key in given[:count]), start=1)
         judged = [(turn, *next(said)) if turn.role == "assistant" else (turn, None, "") for turn in item.turns]
         number, key = next(said)
-        return {"earlier": judged, "last": {"number": number, "key": key}}
+        return {"earlier": judged, "last": {"number": number, "key": key}, "enter": JUDGED}
 
     def parts(self, rating: Rating) -> list[TurnVerdict]:
         """A row a turn."""

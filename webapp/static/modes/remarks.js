@@ -1,5 +1,5 @@
 // Flags and a reason by keys: X opens the flags, in which a number sets or clears one; R opens the reason, which Escape
-// leaves. Without this file they are opened by a click, as any <details>.
+// leaves; Enter sends the words of a report. Without this file they are opened by a click, as any <details>.
 "use strict";
 
 {
@@ -40,6 +40,10 @@
     const key = event.key.toLowerCase();
     const box = event.target.closest("details.pop");
     if (event.target.closest("textarea")) {
+      if (event.target.id === "report-words" && key === "enter" && !event.shiftKey) {
+        document.getElementById("report-plain").click();
+        return true;
+      }
       if (!box || key !== "escape") return false;
       close(box);
       return true;
