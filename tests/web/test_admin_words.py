@@ -24,11 +24,12 @@ from webapp.errors import ImportRefused, LineError, OneSidedFeedback
 from webapp.feedback.models import Comparison, Slot
 from webapp.projects.models import Rule
 from webapp.registry.services import promote
+from webapp.runs.board import words_of_kind
 from webapp.runs.figures import say_left
 from webapp.runs.models import Run
-from webapp.runs.pages import shown_settings, words_of_kind
+from webapp.runs.run_details import shown_settings
+from webapp.runs.start_words import size_of
 from webapp.runs.steps import Steps
-from webapp.runs.views import size_of
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from tests.studio import Studio, open_studio
 from tests.turns import ask_for_policy_run, ask_for_reward_run, begin, finish, rate
 from webapp import queue
 from webapp.registry.models import Checkpoint
-from webapp.runs import services
+from webapp.runs import results
 from webapp.runs.agreement import Agreement
 
 pytestmark = pytest.mark.django_db
@@ -40,7 +40,7 @@ def measured(studio: Studio, **result: float) -> Checkpoint:
     """The reward model of a run that measured ``result``."""
     run = ask_for_reward_run(studio)
     claim = begin(run, step=10, total_steps=10)
-    services.succeed(claim, outputs=[{"kind": "reward_model", "id": "ab" * 32}], result=result)
+    results.succeed(claim, outputs=[{"kind": "reward_model", "id": "ab" * 32}], result=result)
     return run.outputs.get()
 
 

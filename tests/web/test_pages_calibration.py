@@ -6,7 +6,7 @@ from django.test import Client
 from tests.studio import Studio, open_studio
 from tests.turns import ask_for_reward_run, begin, finish, rate
 from webapp import queue
-from webapp.runs import services
+from webapp.runs import results
 from webapp.runs.calibration import Bin, Calibration, across, calibration_of, down
 
 pytestmark = pytest.mark.django_db
@@ -45,7 +45,7 @@ def made(studio: Studio, report):
     run = ask_for_reward_run(studio)
     claim = begin(run, step=10, total_steps=10)
     outputs = [{"kind": "reward_model", "id": "ab" * 32}]
-    services.succeed(claim, outputs=outputs, result={"holdout_accuracy": 0.7, "holdout_count": 40}, report=report)
+    results.succeed(claim, outputs=outputs, result={"holdout_accuracy": 0.7, "holdout_count": 40}, report=report)
     run.refresh_from_db()
     return run
 

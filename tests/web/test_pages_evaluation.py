@@ -14,7 +14,7 @@ from webapp.projects.models import Prompt
 from webapp.registry.models import Checkpoint
 from webapp.registry.selectors import serving
 from webapp.registry.services import change_sampling, promote
-from webapp.runs import pages, services
+from webapp.runs import findings, services
 from webapp.runs.models import Run
 from webapp.runs.selectors import presets_for
 
@@ -142,9 +142,9 @@ def test_many_answers_come_in_pages(studio, admin):
     found = evaluate(studio)
     first = read(admin, studio, f"runs/{found.run.number}/")
     second = read(admin, studio, f"runs/{found.run.number}/?page=3")
-    assert first.count("&lt;script&gt;v2") == pages.PAIRS_A_PAGE
-    assert second.count("&lt;script&gt;v2") == 30 - 2 * pages.PAIRS_A_PAGE
-    assert read(admin, studio, "policies/2/").count("&lt;script&gt;v2") == pages.PAIRS_AT_FIRST
+    assert first.count("&lt;script&gt;v2") == findings.PAIRS_A_PAGE
+    assert second.count("&lt;script&gt;v2") == 30 - 2 * findings.PAIRS_A_PAGE
+    assert read(admin, studio, "policies/2/").count("&lt;script&gt;v2") == findings.PAIRS_AT_FIRST
 
 
 def test_without_a_reward_model_the_table_leaves_the_reward_out(studio, admin):
@@ -161,7 +161,7 @@ def test_the_policy_that_serves_is_the_one_to_be_compared_with(studio, admin):
     third = Checkpoint.objects.create(
         project=studio.project, kind="policy", version=3, sha256=sha256("third"), parent=policy(studio, 1)
     )
-    found = pages.findings_in(evaluate(studio, version=3))
+    found = findings.findings_in(evaluate(studio, version=3))
     assert [(str(column.policy), column.parts) for column in found.columns] == [
         ("v3", ("candidate",)),
         ("v1", ("parent", "base")),
@@ -210,7 +210,7 @@ def test_all_that_changes_while_it_goes_on_has_its_place_on_the_page(studio, adm
 
 
 def test_every_measure_of_the_table_is_a_documented_metric():
-    assert set(pages.TOLD) <= set(METRICS["evaluate"])
+    assert set(findings.TOLD) <= set(METRICS["evaluate"])
 
 
 def test_the_cost_of_a_page_does_not_grow_with_evaluations(studio, admin):

@@ -14,7 +14,7 @@ from webapp.projects.models import Project
 from webapp.quality.demonstrations import DemonstrationRules
 from webapp.quality.models import DatasetItem
 from webapp.registry.services import promote
-from webapp.runs import charts, services
+from webapp.runs import charts, progress, results, services
 from webapp.runs.forms import SFTRunForm
 from webapp.runs.models import Run
 
@@ -170,7 +170,7 @@ def test_the_run_page_shows_curves_texts_and_what_was_learned_from(studio, admin
     rate(studio, 6)
     run = ask_for_sft_run(studio)
     claim = begin(run, step=3)
-    services.record_texts(claim, [{"step": 3, "prompt": "A <b>film", "response": " is <i>good"}])
+    progress.record_texts(claim, [{"step": 3, "prompt": "A <b>film", "response": " is <i>good"}])
     html = read(admin, studio, "runs/1/")
     words = words_of(html)
     assert "Fine-tune v1 v1 learns to write as the 6 best-rated answers were written." in words
@@ -181,7 +181,7 @@ def test_the_run_page_shows_curves_texts_and_what_was_learned_from(studio, admin
     assert "/runs/sft/?from=1" in html
     live = admin.get(url(studio, "runs/1/live/"), headers=HTMX).content.decode()
     assert 'id="texts" hx-swap-oob="true"' in live
-    services.fail(claim, "TrainingDiverged: too far")
+    results.fail(claim, "TrainingDiverged: too far")
     assert "smaller learning rate" in read(admin, studio, "runs/1/")
 
 

@@ -555,7 +555,9 @@ def test_an_item_of_one_project_is_unknown_at_the_addresses_of_another(studio, r
 
 def test_a_change_after_a_run_says_which(studio, rater):
     from rlhf_core.config import RewardConfig
-    from webapp.runs.services import claim, start_reward_run, succeed
+    from webapp.runs.leases import claim
+    from webapp.runs.results import succeed
+    from webapp.runs.services import start_reward_run
 
     studio.add_items(pairs=3)
     tokens = []

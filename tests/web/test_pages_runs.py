@@ -21,7 +21,7 @@ from webapp.registry import services as registry_services
 from webapp.registry.models import Checkpoint, ServingPointer
 from webapp.registry.selectors import serving
 from webapp.registry.services import change_sampling, promote
-from webapp.runs import charts, figures, services
+from webapp.runs import charts, figures, progress, results
 from webapp.runs.forms import PolicyRunForm, RewardRunForm, range_in_words
 from webapp.runs.models import Run
 from webapp.runs.selectors import presets_for
@@ -369,7 +369,7 @@ def test_numbers_and_ranges_are_written_as_one_says_them():
 def test_the_run_page_shows_progress_values_log_settings_and_links(studio, admin):
     reward_model = finish_one(studio)
     claim = begin(ask_for_policy_run(studio, reward_model, updates=30, kl_coefficient=0.25), step=3, total_steps=30)
-    services.record_log(claim, "<b>32 prompts</b>")
+    progress.record_log(claim, "<b>32 prompts</b>")
     html = page(admin, studio, "runs/2/")
     assert "update 3 of 30" in html
     assert 'value="3" max="30"' in html
@@ -390,11 +390,11 @@ def test_the_live_fragment_is_304_until_something_changes_and_286_at_the_end(stu
     assert "no-cache" in first["Cache-Control"]
     known = {**HTMX, "If-None-Match": first["ETag"]}
     assert admin.get(url(studio, "runs/1/live/"), headers=known).status_code == 304
-    services.record_progress(claim, step=3, total_steps=10, phase="learning")
+    progress.record_progress(claim, step=3, total_steps=10, phase="learning")
     changed = admin.get(url(studio, "runs/1/live/"), headers=known)
     assert changed.status_code == 200
     assert 'hx-swap-oob="true"' in changed.content.decode()
-    services.fail(claim, "DatasetError: <i>nothing</i> to learn")
+    results.fail(claim, "DatasetError: <i>nothing</i> to learn")
     ended = admin.get(url(studio, "runs/1/live/"), headers=known)
     assert ended.status_code == 286
     assert "hx-trigger" not in ended.content.decode()
@@ -407,7 +407,7 @@ def test_the_last_fragment_of_a_run_says_what_it_made(studio, admin):
     claim = begin(run, step=2)
     going_on = admin.get(url(studio, "runs/1/live/"), headers=HTMX).content.decode()
     assert re.search(r'<dd id="made" hx-swap-oob="true">\s*<span class="quiet">nothing yet', going_on)
-    services.succeed(claim, outputs=[{"kind": "reward_model", "id": "ab" * 32}], result={})
+    results.succeed(claim, outputs=[{"kind": "reward_model", "id": "ab" * 32}], result={})
     ended = admin.get(url(studio, "runs/1/live/"), headers=HTMX).content.decode()
     assert re.search(r'<dd id="made" hx-swap-oob="true">reward model 1 .*<code>abababababab</code>', ended)
 

@@ -25,27 +25,13 @@ from webapp.errors import (
 )
 from webapp.quality.models import Dataset
 from webapp.registry.models import Checkpoint, ServingPointer
+from webapp.runs.leases import Claim, claim, reap, renew, requeue
+from webapp.runs.live import read_live
 from webapp.runs.models import Run, RunEvent, RunMetrics, RunOutput
-from webapp.runs.pages import read_live
+from webapp.runs.progress import record_log, record_metrics, record_progress, record_read, record_saved
+from webapp.runs.results import fail, finish_cancelled, succeed
 from webapp.runs.selectors import curves
-from webapp.runs.services import (
-    Claim,
-    cancel,
-    claim,
-    fail,
-    finish_cancelled,
-    reap,
-    record_log,
-    record_metrics,
-    record_progress,
-    record_read,
-    record_saved,
-    renew,
-    requeue,
-    start_policy_run,
-    start_reward_run,
-    succeed,
-)
+from webapp.runs.services import cancel, start_policy_run, start_reward_run
 
 FEW = RewardConfig(minimum_ratings=4)
 

@@ -13,7 +13,7 @@ from tests.studio import Studio, open_studio
 from tests.turns import POLICY, ask_for_policy_run, begin, finish, over_optimise, rate, train_with_judge
 from webapp import queue
 from webapp.errors import NotEnoughFeedback, WrongCheckpoint
-from webapp.runs import charts, services
+from webapp.runs import charts, results
 from webapp.runs.law import fit_law
 from webapp.runs.models import Run
 from webapp.runs.selectors import board, parts_of
@@ -269,7 +269,7 @@ def test_the_run_page_says_when_the_judge_has_turned_down(studio, admin):
     assert 'data-metrics="watched_score watched_judge_score watched_law"' in html
     law = fit_law([float(n) for n in range(2, 12)], [window[1] for window in metrics["watched_judge_score"]])
     assert f"it explains {100 * law.r2:.1f} % of the score’s variance. Its peak lies at KL {law.peak_kl:.2f}." in words
-    services.succeed(held, outputs=[{"kind": "policy", "id": "c" * 64}], result=POLICY)
+    results.succeed(held, outputs=[{"kind": "policy", "id": "c" * 64}], result=POLICY)
     assert "the independent judge has turned down" in admin.get("/p/film-reviews/policies/2/").content.decode()
 
 
