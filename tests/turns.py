@@ -4,7 +4,7 @@ import uuid
 from typing import Any
 
 from rlhf_core.config import EvaluateConfig, PolicyConfig, RewardConfig, SFTConfig
-from tests.studio import Studio, sha256
+from tests.studio import Studio, open_studio, sha256
 from webapp.accounts.models import User
 from webapp.accounts.services import ensure_simulated_rater
 from webapp.feedback import services as feedback
@@ -54,6 +54,13 @@ def rate(studio: Studio, count: int, *, rater: User | None = None, source: str =
         )
 
 
+def open_rated_studio(count: int) -> Studio:
+    """A studio with ``count`` rated pairs."""
+    studio = open_studio()
+    rate(studio, count)
+    return studio
+
+
 def rate_by_machine(studio: Studio, count: int) -> None:
     """``count`` pairs rated by a simulated rater."""
     rater = ensure_simulated_rater(username="simulated")
@@ -97,6 +104,13 @@ def over_optimise(claim: leases.Claim, updates: int = 12) -> None:
     for n in range(1, updates + 1):
         told = {"kl": float(n), "score": 0.1 * n, "judge_score": 1 - 0.05 * (n - 6) ** 2, "judge_score_error": 0.05}
         progress.record_metrics(claim, [(n, POLICY | told)])
+
+
+def begin_watched_run(studio: Studio) -> leases.Claim:
+    """A policy run with a judge that goes on and has learned too much of what its reward model likes."""
+    claim = begin(ask_for_policy_run(studio, *train_with_judge(studio, minimum_ratings=4)), total_steps=40)
+    over_optimise(claim)
+    return claim
 
 
 def ask_for_sft_run(studio: Studio, minimum: int = 2, **settings: Any) -> Run:

@@ -15,13 +15,12 @@ from tests.turns import (
     ask_for_reward_run,
     ask_for_sft_run,
     begin,
+    begin_watched_run,
     evaluate,
     finish,
     hold_out,
-    over_optimise,
     rate,
     rate_by_machine,
-    train_with_judge,
     turn,
 )
 from webapp import queue
@@ -87,7 +86,7 @@ def studio() -> Studio:
     tuned = begin(ask_for_sft_run(studio), step=9)
     progress.record_texts(tuned, [{"step": 9, "prompt": "What can be said about a film", "response": HOSTILE}])
     results.succeed(tuned, outputs=[{"kind": "policy", "id": "f" * 64}], result=SFT)
-    over_optimise(begin(ask_for_policy_run(studio, *train_with_judge(studio, minimum_ratings=4)), total_steps=40))
+    begin_watched_run(studio)
     return studio
 
 

@@ -10,47 +10,16 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from tests.studio import Studio, let_a_day_pass, open_studio, queries_of
+from tests.web.rater_pages import HTMX, enter, field_of, look, texts_of, url
 from webapp.feedback.models import Presentation, Rating, Skip, Slot
 from webapp.projects.models import Guideline, Membership
 
 pytestmark = pytest.mark.django_db
-HTMX = {"HX-Request": "true"}
 
 
 @pytest.fixture
 def studio() -> Studio:
     return open_studio()
-
-
-@pytest.fixture
-def rater(studio: Studio) -> Client:
-    return enter(studio, "ada")
-
-
-def enter(studio: Studio, name: str) -> Client:
-    client = Client()
-    client.force_login(studio.raters.get(name) or studio.add_rater(name))
-    return client
-
-
-def url(studio: Studio, end: str = "rate/") -> str:
-    return f"/p/{studio.project.slug}/{end}"
-
-
-def field_of(html: str, name: str) -> str:
-    found = re.search(rf'name="{name}" value="([^"]*)"', html)
-    assert found, f"the page has no field {name}"
-    return found[1]
-
-
-def look(client: Client, studio: Studio) -> tuple[str, dict[str, str]]:
-    """The page, and the hidden fields that a verdict sends with it."""
-    html = client.get(url(studio)).content.decode()
-    return html, {name: field_of(html, name) for name in ("token", "submission_id")}
-
-
-def texts_of(html: str) -> list[str]:
-    return re.findall(r'class="shown"[^>]*>([^<]*)<', html)
 
 
 def test_a_pair_shows_its_question_prompt_and_both_answers(studio, rater):

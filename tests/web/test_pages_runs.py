@@ -14,6 +14,7 @@ from django.utils import timezone
 from rlhf_core.config import METRICS, PRESETS, PolicyConfig, RewardConfig, SamplingConfig
 from tests.studio import Studio, open_studio
 from tests.turns import ask_for_policy_run, ask_for_reward_run, begin, finish, rate, rate_by_machine, rater_of, turn
+from tests.web.admin_pages import next_step, read, url
 from webapp import queue
 from webapp.projects.models import Membership, Project
 from webapp.projects.services import create_project
@@ -48,34 +49,11 @@ def studio() -> Studio:
     return open_studio()
 
 
-@pytest.fixture
-def admin(studio) -> Client:
-    client = Client()
-    client.force_login(studio.admin)
-    return client
-
-
-def url(studio: Studio, end: str = "") -> str:
-    return f"/p/{studio.project.slug}/{end}"
-
-
-def page(client: Client, studio: Studio, end: str = "", status: int = 200) -> str:
-    answer = client.get(url(studio, end))
-    assert answer.status_code == status
-    return answer.content.decode()
-
-
-def next_step(html: str) -> str:
-    found = re.search(r'aria-label="Next step">(.*?)</section>', html, re.S)
-    assert found
-    return " ".join(re.sub(r"<[^>]+>", " ", found[1]).split())
-
-
 # --- The board says what to do next ----------------------------------------------------------------------------------
 
 
 def test_an_empty_board_offers_simulated_raters_invitations_and_rating_oneself(studio, admin):
-    found = next_step(page(admin, studio))
+    found = next_step(read(admin, studio))
     assert "Nobody has rated yet" in found
     assert "Let simulated raters give the first 200" in found
     assert "Invite raters" in found
@@ -84,7 +62,7 @@ def test_an_empty_board_offers_simulated_raters_invitations_and_rating_oneself(s
 
 def test_too_few_ratings_ask_for_more(studio, admin):
     rate(studio, 3)
-    found = next_step(page(admin, studio))
+    found = next_step(read(admin, studio))
     assert "3 of 20 ratings" in found
     assert "17 more" in found
 
@@ -92,7 +70,7 @@ def test_too_few_ratings_ask_for_more(studio, admin):
 def test_enough_ratings_ask_to_train_and_simulated_ones_are_told_apart(studio, admin):
     rate(studio, 15)
     rate_by_machine(studio, 5)
-    found = next_step(page(admin, studio))
+    found = next_step(read(admin, studio))
     assert "20 ratings are in" in found
     assert "5 simulated of 20" in found
     assert "Train reward model" in found
@@ -101,22 +79,22 @@ def test_enough_ratings_ask_to_train_and_simulated_ones_are_told_apart(studio, a
 def test_a_new_reward_model_asks_to_improve_the_policy(studio, admin):
     rate(studio, 20)
     finish(ask_for_reward_run(studio))
-    assert "Reward model 1 has not been used yet. It agrees with raters on 75.0 %" in next_step(page(admin, studio))
+    assert "Reward model 1 has not been used yet. It agrees with raters on 75.0 %" in next_step(read(admin, studio))
 
 
 def test_a_candidate_asks_to_be_looked_at_and_after_promotion_more_ratings_are_wanted(studio, admin):
     rate(studio, 20)
     candidate = turn(studio)
-    assert next_step(page(admin, studio)).startswith("v2 is ready.")
+    assert next_step(read(admin, studio)).startswith("v2 is ready.")
     promote(project=studio.project, checkpoint=candidate, actor=studio.admin, expected_epoch=1)
-    assert "0 ratings have come since reward model 1 was trained." in next_step(page(admin, studio))
+    assert "0 ratings have come since reward model 1 was trained." in next_step(read(admin, studio))
     rate(studio, 20)
-    assert "20 ratings have come since reward model 1 was trained." in next_step(page(admin, studio))
+    assert "20 ratings have come since reward model 1 was trained." in next_step(read(admin, studio))
 
 
 def test_a_board_without_a_policy_says_how_to_get_one(studio, admin):
     ServingPointer.objects.all().delete()
-    found = next_step(page(admin, studio))
+    found = next_step(read(admin, studio))
     assert "First, a policy." in found
     assert "./manage.py add_policy --project film-reviews --checkpoint" in found
     assert "Start with" not in found
@@ -147,10 +125,10 @@ def test_the_policy_of_a_project_that_one_does_not_manage_cannot_be_taken(studio
 
 
 def test_a_running_run_is_on_the_board_and_only_then_it_polls(studio, admin):
-    assert "hx-trigger" not in page(admin, studio)
+    assert "hx-trigger" not in read(admin, studio)
     rate(studio, 20)
     begin(ask_for_reward_run(studio), step=4, total_steps=10)
-    html = page(admin, studio)
+    html = read(admin, studio)
     assert "step 4 of 10" in next_step(html)
     assert 'hx-trigger="every 3s"' in html
     fragment = admin.get(url(studio), headers=HTMX)
@@ -168,7 +146,7 @@ def test_the_table_shows_version_ratings_accuracy_with_interval_reward_kl_and_st
     rate(studio, 16)
     rate_by_machine(studio, 4)
     turn(studio)
-    html = page(admin, studio)
+    html = read(admin, studio)
     row = html[html.index("<tbody>") : html.index("</tr>", html.index("<tbody>"))]
     words = " ".join(re.sub(r"<[^>]+>", " ", row).split())
     # Wilson by hand: 30 of 40 is 0.75, 95 % interval 0.5981 to 0.8581
@@ -182,12 +160,12 @@ def test_the_board_asks_no_more_queries_for_a_long_history(studio, admin, django
     with CaptureQueriesContext(
         connection,
     ) as before:
-        page(admin, studio)
+        read(admin, studio)
     for _ in range(3):
         rate(studio, 20)
         turn(studio)
     with django_assert_max_num_queries(len(before)):
-        page(admin, studio)
+        read(admin, studio)
 
 
 # --- Simulated raters ------------------------------------------------------------------------------------------------
@@ -206,11 +184,11 @@ def test_simulated_raters_are_asked_once_whoever_asks_and_their_progress_is_show
     assert studio.project.simulated_target == 200
     rate_by_machine(studio, 3)
     for client in (admin, other):
-        html = page(client, studio)
+        html = read(client, studio)
         assert "3 of 200 ratings" in next_step(html)
         assert 'hx-trigger="every 3s"' in html
     Project.objects.update(simulated_asked_at=timezone.now() - timedelta(minutes=16))
-    assert "at work" not in next_step(page(admin, studio)), "no item came for a quarter of an hour"
+    assert "at work" not in next_step(read(admin, studio)), "no item came for a quarter of an hour"
     admin.post(url(studio, "simulate/"))
     studio.project.refresh_from_db()
     assert studio.project.simulated_target == 203
@@ -231,7 +209,7 @@ def fields_of(form) -> dict[str, str]:
 
 def test_a_preset_is_one_click_and_a_double_click_is_one_run(studio, admin):
     rate(studio, 20)
-    html = page(admin, studio, "runs/reward/")
+    html = read(admin, studio, "runs/reward/")
     request_id = re.search(r'name="request_id" value="([^"]+)"', html)[1]
     for _ in range(2):
         answer = admin.post(url(studio, "runs/reward/"), {"preset": "CPU", "request_id": request_id})
@@ -243,7 +221,7 @@ def test_a_preset_is_one_click_and_a_double_click_is_one_run(studio, admin):
 
 def test_the_form_says_help_unit_and_range_of_every_setting(studio, admin):
     finish_one(studio)
-    html = page(admin, studio, "runs/policy/")
+    html = read(admin, studio, "runs/policy/")
     for name in PolicyConfig.__dataclass_fields__:
         assert f'id="id_{name}"' in html
     assert "Longest response." in html
@@ -307,7 +285,7 @@ def test_too_few_ratings_are_refused_with_the_cure(studio, admin):
 
 
 def test_ppo_without_a_reward_model_leads_to_training_one(studio, admin):
-    html = page(admin, studio, "runs/policy/")
+    html = read(admin, studio, "runs/policy/")
     assert "First, a reward model" in html
     answer = admin.post(url(studio, "runs/policy/"), {"preset": "CPU", "request_id": str(uuid.uuid4())})
     assert answer.status_code == 422
@@ -326,14 +304,14 @@ def test_a_reward_model_of_another_project_is_refused(studio, admin):
 
 def test_no_preset_promises_a_card_that_no_run_uses(studio, admin):
     rate(studio, 20)
-    html = page(admin, studio, "runs/reward/")
+    html = read(admin, studio, "runs/reward/")
     assert "On a GPU" not in html
     assert "Sized for a GPU; where the worker has none, it runs on the CPU." in html
 
 
 def test_an_admin_may_ask_for_several_processes_and_another_algorithm(studio, admin):
     reward_model = finish_one(studio)
-    assert 'name="processes" value="1"' in page(admin, studio, "runs/policy/")
+    assert 'name="processes" value="1"' in read(admin, studio, "runs/policy/")
     sent = {"preset": "RLOO", "request_id": str(uuid.uuid4()), "reward_model": reward_model.pk}
     assert admin.post(url(studio, "runs/policy/"), sent).status_code == 302
     assert Run.objects.get(kind="policy").config["algorithm"] == "rloo"
@@ -351,7 +329,7 @@ def test_an_unknown_preset_starts_nothing(studio, admin):
 def test_run_again_fills_in_the_settings_of_that_run(studio, admin):
     rate(studio, 20)
     ask_for_reward_run(studio, epochs=7, learning_rate=2.5e-5)
-    html = page(admin, studio, "runs/reward/?from=1")
+    html = read(admin, studio, "runs/reward/?from=1")
     assert 'name="epochs" value="7"' in html
     assert 'name="learning_rate" value="0.000025"' in html
     assert "the settings of run 1" in html
@@ -370,7 +348,7 @@ def test_the_run_page_shows_progress_values_log_settings_and_links(studio, admin
     reward_model = finish_one(studio)
     claim = begin(ask_for_policy_run(studio, reward_model, updates=30, kl_coefficient=0.25), step=3, total_steps=30)
     progress.record_log(claim, "<b>32 prompts</b>")
-    html = page(admin, studio, "runs/2/")
+    html = read(admin, studio, "runs/2/")
     assert "update 3 of 30" in html
     assert 'value="3" max="30"' in html
     assert 'href="/p/film-reviews/runs/1/"' in html  # the run that made the reward model
@@ -432,29 +410,29 @@ def test_the_curves_are_json_by_metric_with_steps(studio, admin):
 
 def test_a_finished_run_leads_on(studio, admin):
     reward_model = finish_one(studio)
-    html = page(admin, studio, "runs/1/")
+    html = read(admin, studio, "runs/1/")
     assert "agrees with raters on 75.0\xa0% of held-out comparisons" in html
     assert "95 % interval 60–86\xa0%, from 40 comparisons" in html
     assert 'href="/p/film-reviews/runs/policy/?reward_model=1"' in html
     finish(ask_for_policy_run(studio, reward_model))
-    assert "Look and promote" in page(admin, studio, "runs/2/")
+    assert "Look and promote" in read(admin, studio, "runs/2/")
 
 
 def test_cancelling_asks_first_then_stops_the_run(studio, admin):
     rate(studio, 20)
     ask_for_reward_run(studio)
-    assert "Cancel run 1?" in page(admin, studio, "runs/1/cancel/")
+    assert "Cancel run 1?" in read(admin, studio, "runs/1/cancel/")
     assert Run.objects.get().state == "queued"
     assert admin.post(url(studio, "runs/1/cancel/"))["Location"] == url(studio, "runs/1/")
     assert Run.objects.get().state == "cancelled"
     assert admin.get(url(studio, "runs/1/cancel/")).status_code == 302
-    assert "Cancelled" in page(admin, studio, "runs/1/")
+    assert "Cancelled" in read(admin, studio, "runs/1/")
 
 
 def test_all_runs_are_listed(studio, admin):
-    assert "None yet" in page(admin, studio, "runs/")
+    assert "None yet" in read(admin, studio, "runs/")
     finish_one(studio)
-    assert 'href="/p/film-reviews/runs/1/"' in page(admin, studio, "runs/")
+    assert 'href="/p/film-reviews/runs/1/"' in read(admin, studio, "runs/")
 
 
 # --- Who may ---------------------------------------------------------------------------------------------------------
