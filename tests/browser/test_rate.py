@@ -5,11 +5,18 @@ import statistics
 
 import pytest
 from django.contrib.sessions.models import Session
-from playwright.sync_api import BrowserContext, Page, Route, expect
+from playwright.sync_api import Route, expect
 
-from benchmarks.rating_watch import WATCH
 from tests.browser import pictures
-from tests.browser.pages import READY, press
+from tests.browser.pages import (
+    READY,
+    log_in,
+    press,
+    texts,
+    type_name_and_password,
+    wait_for_leases,
+    wait_until_nothing_is_kept,
+)
 from tests.studio import PASSWORD
 from webapp.feedback.models import Presentation, Rating, Skip, Slot
 from webapp.local.endpoints import wait_until
@@ -17,43 +24,6 @@ from webapp.local.endpoints import wait_until
 pytestmark = pytest.mark.django_db(transaction=True)
 
 SAVED = re.compile("^saved")
-
-
-@pytest.fixture
-def address(live_server, studio) -> str:
-    return f"{live_server.url}/p/{studio.project.slug}/rate/"
-
-
-@pytest.fixture
-def watched(context: BrowserContext) -> BrowserContext:
-    context.add_init_script(WATCH)
-    return context
-
-
-def log_in(page: Page, address: str) -> Page:
-    """By keyboard: the name has the focus, Tab leads to the password, Enter sends."""
-    page.goto(address)
-    type_name_and_password(page)
-    page.wait_for_url(address)
-    page.wait_for_selector("#item")
-    return page
-
-
-def type_name_and_password(page: Page) -> None:
-    expect(page.locator("#id_username")).to_be_focused()
-    page.keyboard.type("ada")
-    page.keyboard.press("Tab")
-    page.keyboard.type(PASSWORD)
-    page.keyboard.press("Enter")
-
-
-def wait_until_sent(page: Page) -> None:
-    """Until the server has all that was pressed."""
-    page.wait_for_function("() => localStorage.length === 0")
-
-
-def texts(page: Page) -> list[str]:
-    return page.locator(".shown").all_text_contents()
 
 
 def test_twelve_items_are_rated_by_keyboard_alone(watched, address, studio):
@@ -145,7 +115,7 @@ def test_a_key_pressed_twice_rates_one_item_only(watched, address, studio):
     assert texts(page) != before
     assert Rating.objects.count() == 1
     press(page, "6")
-    wait_until_sent(page)
+    wait_until_nothing_is_kept(page)
     assert Rating.objects.count() == 2
 
 
@@ -186,13 +156,13 @@ def test_reload_and_back_keep_the_item_and_rate_nothing_twice(page, address, stu
     assert texts(page) == before
     press(page, "1")
     after = texts(page)
-    wait_until_sent(page)  # until then the server cannot know that the second pair was seen
+    wait_until_nothing_is_kept(page)  # until then the server cannot know that the second pair was seen
     page.goto(address.replace("/rate/", "/history/"))
     page.go_back()
     page.wait_for_selector(READY)
     assert texts(page) == after, "going back shows what is to be rated now"
     press(page, "1")
-    wait_until_sent(page)
+    wait_until_nothing_is_kept(page)
     assert Rating.objects.count() == 2
 
 
@@ -203,7 +173,7 @@ def test_two_tabs_give_one_rating_and_the_second_is_told(context, page, address,
     other.goto(address)
     assert texts(other) == texts(page)
     press(page, "1")
-    wait_until_sent(page)
+    wait_until_nothing_is_kept(page)
     stored = Rating.objects.get().verdict
     press(other, "7")
     expect(other.locator(".told")).to_contain_text("answered this item already")
@@ -305,7 +275,7 @@ def test_a_kept_verdict_outlives_a_failing_server(page, address, studio):
     expect(page.locator("#progress")).to_have_text("1 rated today")
     page.wait_for_selector(READY)
     press(page, "6")
-    wait_until_sent(page)
+    wait_until_nothing_is_kept(page)
     assert Rating.objects.count() == 2
 
 
@@ -372,7 +342,7 @@ def test_skipping_takes_one_key_or_two_with_a_reason(page, address, studio):
     expect(page.locator(".because > div")).to_be_visible()
     press(page, "4")
     page.wait_for_selector(READY)
-    wait_until_sent(page)
+    wait_until_nothing_is_kept(page)
     assert list(Skip.objects.order_by("created_at").values_list("reason", flat=True)) == ["", "disturbing"]
     assert not Rating.objects.exists()
 
@@ -700,17 +670,8 @@ def test_an_item_that_the_studio_does_not_know_is_not_sent_again(page, address, 
     page.evaluate("document.querySelector('#verdict [name=token]').value = crypto.randomUUID()")
     page.keyboard.press("2")
     expect(page.locator("#trouble")).to_contain_text("not yours to rate any more")
-    wait_until_sent(page)
+    wait_until_nothing_is_kept(page)
     assert not Rating.objects.exists()
-
-
-def wait_for_leases(page: Page, count: int) -> None:
-    for _ in range(100):
-        if Slot.objects.filter(state="leased").count() == count:
-            page.wait_for_timeout(100)  # from the row to the page
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError(f"{Slot.objects.filter(state='leased').count()} slots are leased, not {count}")
 
 
 def test_who_leaves_the_page_hands_back_what_was_fetched_ahead(page, address, studio):
