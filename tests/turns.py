@@ -106,6 +106,12 @@ def over_optimise(claim: leases.Claim, updates: int = 12) -> None:
         progress.record_metrics(claim, [(n, POLICY | told)])
 
 
+def train_reward_model(studio: Studio) -> Checkpoint:
+    """A reward model of twenty ratings."""
+    rate(studio, 20)
+    return finish(ask_for_reward_run(studio))
+
+
 def begin_watched_run(studio: Studio) -> leases.Claim:
     """A policy run with a judge that goes on and has learned too much of what its reward model likes."""
     claim = begin(ask_for_policy_run(studio, *train_with_judge(studio, minimum_ratings=4)), total_steps=40)

@@ -193,6 +193,19 @@ def no_broker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What the broker was asked for."""
+    messages: list[tuple[Any, ...]] = []
+
+    def take(name: str, *args: Any, queue: str) -> bool:
+        messages.append((name, *args))
+        return True
+
+    monkeypatch.setattr(queue, "send", take)
+    return messages
+
+
+@pytest.fixture
 def at_once() -> Callable[..., list[Any]]:
     """Call functions in threads of their own that start together; their answers (or exceptions), in order."""
 
