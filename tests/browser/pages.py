@@ -1,5 +1,7 @@
 """Steps that tests of the rater page share."""
 
+import re
+
 from django.conf import settings
 from django.test import Client
 from playwright.sync_api import BrowserContext, Page, expect
@@ -8,6 +10,7 @@ from tests.studio import PASSWORD, Studio
 from webapp.feedback.models import Slot
 
 READY = "#item[aria-busy=false]"
+SAVED = re.compile("^saved")  # what the strip says then
 
 
 def open_rater(context: BrowserContext, root: str, studio: Studio, name: str = "ada", *, wait_for: str = READY) -> Page:
