@@ -4,7 +4,7 @@ import uuid
 from typing import Any
 
 from rlhf_core.config import EvaluateConfig, PolicyConfig, RewardConfig, SFTConfig
-from tests.studio import Studio, sha256
+from tests.studio import Studio, open_studio, sha256
 from webapp.accounts.models import User
 from webapp.accounts.services import ensure_simulated_rater
 from webapp.feedback import services as feedback
@@ -12,7 +12,7 @@ from webapp.feedback.services import NewSample
 from webapp.projects.models import Membership, Prompt
 from webapp.quality.demonstrations import DemonstrationRules
 from webapp.registry.models import Checkpoint
-from webapp.runs import services as runs
+from webapp.runs import leases, progress, results, services
 from webapp.runs.models import Evaluation, Run
 
 REWARD = {"loss": 0.61, "accuracy": 0.7, "holdout_accuracy": 0.75, "holdout_count": 40}
@@ -54,6 +54,13 @@ def rate(studio: Studio, count: int, *, rater: User | None = None, source: str =
         )
 
 
+def open_rated_studio(count: int) -> Studio:
+    """A studio with ``count`` rated pairs."""
+    studio = open_studio()
+    rate(studio, count)
+    return studio
+
+
 def rate_by_machine(studio: Studio, count: int) -> None:
     """``count`` pairs rated by a simulated rater."""
     rater = ensure_simulated_rater(username="simulated")
@@ -62,7 +69,7 @@ def rate_by_machine(studio: Studio, count: int) -> None:
 
 
 def ask_for_reward_run(studio: Studio, **settings: Any) -> Run:
-    return runs.start_reward_run(
+    return services.start_reward_run(
         actor=studio.admin, project=studio.project, config=RewardConfig(**settings), request_id=uuid.uuid4()
     )
 
@@ -70,7 +77,7 @@ def ask_for_reward_run(studio: Studio, **settings: Any) -> Run:
 def ask_for_policy_run(
     studio: Studio, reward_model: Checkpoint, judge: Checkpoint | None = None, **settings: Any
 ) -> Run:
-    return runs.start_policy_run(
+    return services.start_policy_run(
         actor=studio.admin,
         project=studio.project,
         config=PolicyConfig(**settings),
@@ -82,7 +89,7 @@ def ask_for_policy_run(
 
 def train_with_judge(studio: Studio, **settings: Any) -> tuple[Checkpoint, Checkpoint]:
     """A reward model and its judge, each made on one half of the ratings there are."""
-    first = runs.start_reward_run(
+    first = services.start_reward_run(
         actor=studio.admin,
         project=studio.project,
         config=RewardConfig(**settings),
@@ -92,15 +99,28 @@ def train_with_judge(studio: Studio, **settings: Any) -> tuple[Checkpoint, Check
     return finish(first), finish(Run.objects.get(project=studio.project, number=first.number + 1))
 
 
-def over_optimise(claim: runs.Claim, updates: int = 12) -> None:
+def over_optimise(claim: leases.Claim, updates: int = 12) -> None:
     """The policy pleases its reward model more and more, and from the middle on its judge less and less."""
     for n in range(1, updates + 1):
         told = {"kl": float(n), "score": 0.1 * n, "judge_score": 1 - 0.05 * (n - 6) ** 2, "judge_score_error": 0.05}
-        runs.record_metrics(claim, [(n, POLICY | told)])
+        progress.record_metrics(claim, [(n, POLICY | told)])
+
+
+def train_reward_model(studio: Studio) -> Checkpoint:
+    """A reward model of twenty ratings."""
+    rate(studio, 20)
+    return finish(ask_for_reward_run(studio))
+
+
+def begin_watched_run(studio: Studio) -> leases.Claim:
+    """A policy run with a judge that goes on and has learned too much of what its reward model likes."""
+    claim = begin(ask_for_policy_run(studio, *train_with_judge(studio, minimum_ratings=4)), total_steps=40)
+    over_optimise(claim)
+    return claim
 
 
 def ask_for_sft_run(studio: Studio, minimum: int = 2, **settings: Any) -> Run:
-    return runs.start_sft_run(
+    return services.start_sft_run(
         actor=studio.admin,
         project=studio.project,
         config=SFTConfig(**settings),
@@ -109,14 +129,14 @@ def ask_for_sft_run(studio: Studio, minimum: int = 2, **settings: Any) -> Run:
     )
 
 
-def begin(run: Run, *, step: int = 0, total_steps: int = 10, metrics: dict[str, float] | None = None) -> runs.Claim:
+def begin(run: Run, *, step: int = 0, total_steps: int = 10, metrics: dict[str, float] | None = None) -> leases.Claim:
     """A supervisor has claimed the run and come to ``step``."""
-    claim = runs.claim(run.pk, "test")
+    claim = leases.claim(run.pk, "test")
     assert claim is not None
-    runs.record_progress(claim, step=step, total_steps=total_steps, phase="learning")
+    progress.record_progress(claim, step=step, total_steps=total_steps, phase="learning")
     if step:
         values = metrics or RESULTS[run.kind]
-        runs.record_metrics(claim, [(n, values) for n in range(1, step + 1)])
+        progress.record_metrics(claim, [(n, values) for n in range(1, step + 1)])
     return claim
 
 
@@ -124,7 +144,7 @@ def finish(run: Run, *, steps: int = 10) -> Checkpoint:
     """Train the run to its end; gives what it made."""
     claim = begin(run, step=steps, total_steps=steps)
     kind = "reward_model" if run.kind == Run.Kind.REWARD else "policy"
-    runs.succeed(claim, outputs=[{"kind": kind, "id": uuid.uuid4().hex * 2}], result=RESULTS[run.kind])
+    results.succeed(claim, outputs=[{"kind": kind, "id": uuid.uuid4().hex * 2}], result=RESULTS[run.kind])
     return run.outputs.get()
 
 
@@ -150,7 +170,7 @@ def evaluate(studio: Studio, version: int = 2, seed: int = 0, reward: bool = Tru
     """An evaluation that a pretended supervisor has brought to its end."""
     candidate = Checkpoint.objects.get(project=studio.project, kind="policy", version=version)
     reward_model = studio.project.checkpoints.filter(kind="reward_model").first()
-    run = runs.start_evaluation(
+    run = services.start_evaluation(
         actor=studio.admin,
         project=studio.project,
         config=EvaluateConfig(seed=seed, **settings),
@@ -158,12 +178,12 @@ def evaluate(studio: Studio, version: int = 2, seed: int = 0, reward: bool = Tru
         reward_model=reward_model if reward else None,
         request_id=uuid.uuid4(),
     )
-    claim = runs.claim(run.pk, "test")
+    claim = leases.claim(run.pk, "test")
     assert claim is not None
-    asked = {"candidate": candidate, **runs.references_of(claim.run)}
+    asked = {"candidate": candidate, **results.references_of(claim.run)}
     prompts = list(Prompt.objects.filter(project=studio.project, split="held_out"))
     answers = [
-        runs.DrawnAnswer(
+        results.DrawnAnswer(
             checkpoint=one.sha256,
             sample=NewSample(
                 prompt_id=prompt.pk,
@@ -186,5 +206,5 @@ def evaluate(studio: Studio, version: int = 2, seed: int = 0, reward: bool = Tru
         "kl": {part: {**estimate(6.25), "k3": estimate(6.5)} for part in others},
         "reward_differences": {part: estimate(0.412) for part in others} if reward else {},
     }
-    runs.succeed(claim, outputs=[], result={"kl_base": 6.25}, evaluation=runs.EvaluationResult(report, answers))
+    results.succeed(claim, outputs=[], result={"kl_base": 6.25}, evaluation=results.EvaluationResult(report, answers))
     return Evaluation.objects.get(run=run)

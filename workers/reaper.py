@@ -4,7 +4,7 @@ import logging
 from uuid import UUID
 
 from webapp import queue
-from webapp.runs import services
+from webapp.runs import leases
 from workers.locks import try_lock
 
 log = logging.getLogger(__name__)
@@ -17,7 +17,7 @@ def reap(*, ring: bool) -> list[UUID]:
     here. One worker does this at a time; the others return at once.
     """
     with try_lock("workers.reap") as had:
-        waiting = services.reap() if had else []
+        waiting = leases.reap() if had else []
         if waiting and ring:
             log.info("ringing for %d waiting run(s)", len(waiting))
             for run_id in waiting:

@@ -22,7 +22,7 @@ from webapp.quality import services as quality
 from webapp.registry.models import Checkpoint
 from webapp.registry.selectors import held_out_prompts
 from webapp.runs.models import Run
-from webapp.runs.services import DrawnAnswer, EvaluationResult, references_of
+from webapp.runs.results import DrawnAnswer, EvaluationResult, references_of
 
 PROMPTS_ON_THE_WAY = 256
 CHILD = "child.json"  # who trains here, so that a later claim can end a process that an earlier one left behind

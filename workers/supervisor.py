@@ -39,7 +39,7 @@ from rlhf_core.training.run_directory import (
 )
 from webapp.errors import FenceLost
 from webapp.local.process import birth_of, end_process, is_running
-from webapp.runs import services
+from webapp.runs import leases, progress, results
 from webapp.runs.models import Run
 from workers.run_files import read_child, read_evaluation, run_folder, write_child, write_run_directory
 
@@ -69,7 +69,7 @@ def supervise(run_id: UUID, *, should_stop: Callable[[], bool] = lambda: False) 
         should_stop: asked twice a second; true lets the training process save its state, and puts the run back into
             the queue without spending an attempt.
     """
-    claim = services.claim(run_id, f"{socket.gethostname()}:{os.getpid()}")
+    claim = leases.claim(run_id, f"{socket.gethostname()}:{os.getpid()}")
     if claim is None:
         log.info("run %s is not free: nothing to do", run_id)
         return False
@@ -86,7 +86,7 @@ def supervise(run_id: UUID, *, should_stop: Callable[[], bool] = lambda: False) 
 class Supervision:
     """One claim of one run, from its run directory to its end."""
 
-    def __init__(self, claim: services.Claim, should_stop: Callable[[], bool]) -> None:
+    def __init__(self, claim: leases.Claim, should_stop: Callable[[], bool]) -> None:
         self.claim = claim
         self.run: Run = claim.run
         self.should_stop = should_stop
@@ -111,7 +111,7 @@ class Supervision:
                 directory = self.insist(lambda: write_run_directory(self.run))
         except (SteersmanError, OSError) as error:
             message = f"The run could not begin: {error}"
-            self.insist(lambda: services.fail(self.claim, error=message))
+            self.insist(lambda: results.fail(self.claim, error=message))
             return
         self.end_predecessor()
         self.saved = max(self.saved, directory.saved_place)
@@ -119,10 +119,10 @@ class Supervision:
         while True:
             self.insist(self.renew)
             if self.is_cancelled:
-                self.insist(lambda: services.finish_cancelled(self.claim))
+                self.insist(lambda: results.finish_cancelled(self.claim))
                 return
             if self.should_stop():
-                self.insist(lambda: services.requeue(self.claim, spend_attempt=False, reason="the worker stops"))
+                self.insist(lambda: leases.requeue(self.claim, spend_attempt=False, reason="the worker stops"))
                 return
             saved_before = self.saved
             code, reason = self.train(directory)
@@ -133,9 +133,9 @@ class Supervision:
             log.warning("%s: %s", self.run, told)
             if crashes >= settings.RUN_MAX_ATTEMPTS:
                 message = f"{told} That was attempt {crashes} without progress that was saved, so the run is given up."
-                self.insist(partial(services.fail, self.claim, message))
+                self.insist(partial(results.fail, self.claim, message))
                 return
-            self.insist(partial(services.record_log, self.claim, f"{told} It is started again."))
+            self.insist(partial(progress.record_log, self.claim, f"{told} It is started again."))
             self.pause(min(2.0 ** (crashes - 1), 10.0))
 
     def settle(self, directory: RunDirectory, code: int, reason: Reason | None) -> bool:
@@ -143,13 +143,13 @@ class Supervision:
         if reason != "database":
             self.insist(self.record_new)  # what it wrote last, where the database was away just then
         if self.is_cancelled:
-            self.insist(lambda: services.finish_cancelled(self.claim))
+            self.insist(lambda: results.finish_cancelled(self.claim))
         elif code == EXIT_DONE and directory.result is not None:
             self.succeed(directory.result)
         elif code in (EXIT_REFUSED, EXIT_DIVERGED):
-            self.insist(lambda: services.fail(self.claim, error=self.stated_error()))
+            self.insist(lambda: results.fail(self.claim, error=self.stated_error()))
         elif reason == "drain":
-            self.insist(lambda: services.requeue(self.claim, spend_attempt=False, reason="the worker stops"))
+            self.insist(lambda: leases.requeue(self.claim, spend_attempt=False, reason="the worker stops"))
         elif reason == "database":
             raise DatabaseAway(f"the database has not answered for {settings.RUN_DATABASE_SECONDS} s")
         else:
@@ -170,11 +170,11 @@ class Supervision:
         except SteersmanError as error:
             what = "samples are" if self.run.kind == Run.Kind.EVALUATE else "checkpoint is"
             message = f"The run ended well, but its {what} damaged: {error}"
-            self.insist(lambda: services.fail(self.claim, error=message))
+            self.insist(lambda: results.fail(self.claim, error=message))
             return
         report = result.get("report") if found is None else None
         self.insist(
-            lambda: services.succeed(
+            lambda: results.succeed(
                 self.claim, outputs=result["outputs"], result=result["metrics"], evaluation=found, report=report
             )
         )
@@ -273,7 +273,7 @@ class Supervision:
         Raises:
             FenceLost: the run is somebody else's.
         """
-        found = services.renew(self.claim)
+        found = leases.renew(self.claim)
         if not found.alive:
             raise FenceLost(run=self.run, fence=self.claim.fence)
         self.renewed_at = time.monotonic()
@@ -290,7 +290,7 @@ class Supervision:
         def keep() -> None:
             while not is_over.wait(settings.RUN_RENEW_SECONDS):
                 try:
-                    services.renew(self.claim)
+                    leases.renew(self.claim)
                 except DATABASE_ERRORS as error:
                     log.warning("%s: the lease could not be renewed: %s", self.run, error)
                 finally:
@@ -308,24 +308,24 @@ class Supervision:
         """Write events and how far the file is recorded in one transaction: none is lost and none comes twice."""
         metrics = {int(event["step"]): event["metrics"] for event in events if event["kind"] == "metrics"}
         saved = [(int(event["step"]), int(event.get("part", 0))) for event in events if event["kind"] == "saved"]
-        progress = [event for event in events if event["kind"] == "progress"]
+        steps = [event for event in events if event["kind"] == "progress"]
         texts = [event for event in events if event["kind"] == "sample"]
         with transaction.atomic():
             if metrics:
-                services.record_metrics(self.claim, rows=list(metrics.items()))
+                progress.record_metrics(self.claim, rows=list(metrics.items()))
             for event in events:
                 if event["kind"] == "log":
-                    services.record_log(self.claim, message=str(event["message"]))
+                    progress.record_log(self.claim, message=str(event["message"]))
             if texts:
-                services.record_texts(self.claim, texts)
+                progress.record_texts(self.claim, texts)
             if saved:
-                services.record_saved(self.claim, step=saved[-1][0], is_further=max(saved) > self.saved)
-            if progress:
-                last = progress[-1]
-                services.record_progress(
+                progress.record_saved(self.claim, step=saved[-1][0], is_further=max(saved) > self.saved)
+            if steps:
+                last = steps[-1]
+                progress.record_progress(
                     self.claim, step=int(last["step"]), total_steps=int(last["total_steps"]), phase=last["phase"]
                 )
-            services.record_read(self.claim, offset)
+            progress.record_read(self.claim, offset)
         self.offset = offset
         self.saved = max([self.saved, *saved])
 

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 from django.db import connection
-from playwright.sync_api import expect
+from playwright.sync_api import BrowserContext, expect
+from pytest_django.live_server_helper import LiveServer
 
+from benchmarks.rating_watch import WATCH
 from tests.studio import Studio, open_studio
 
 expect.set_options(timeout=15_000)  # a page of a busy machine is slow, not wrong
@@ -37,3 +39,16 @@ def studio(transactional_db: None) -> Studio:
     studio = open_studio()
     studio.add_rater("ada")
     return studio
+
+
+@pytest.fixture
+def address(live_server: LiveServer, studio: Studio) -> str:
+    """Of the rater page."""
+    return f"{live_server.url}/p/{studio.project.slug}/rate/"
+
+
+@pytest.fixture
+def watched(context: BrowserContext) -> BrowserContext:
+    """A browser whose pages count what moves, how long a key waits, and whether a pointer was used."""
+    context.add_init_script(WATCH)
+    return context

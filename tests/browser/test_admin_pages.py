@@ -15,13 +15,12 @@ from tests.turns import (
     ask_for_reward_run,
     ask_for_sft_run,
     begin,
+    begin_watched_run,
     evaluate,
     finish,
     hold_out,
-    over_optimise,
     rate,
     rate_by_machine,
-    train_with_judge,
     turn,
 )
 from webapp import queue
@@ -29,7 +28,7 @@ from webapp.accounts.languages import choose_language
 from webapp.feedback.models import Report
 from webapp.projects.services import create_invitation
 from webapp.registry.services import promote
-from webapp.runs import services
+from webapp.runs import leases, progress, results
 
 pytestmark = pytest.mark.django_db(transaction=True)
 HOSTILE = '<img src=x onerror="window.hurt = 1"><script>window.hurt = 2</script> ' + "w" * 300
@@ -81,13 +80,13 @@ def studio() -> Studio:
     reward_model = studio.project.checkpoints.get(kind="reward_model")
     run = ask_for_policy_run(studio, reward_model, updates=30)
     claim = begin(run, step=5, total_steps=30)
-    services.record_log(claim, HOSTILE)
+    progress.record_log(claim, HOSTILE)
     hold_out(studio, 3)
     evaluate(studio)
     tuned = begin(ask_for_sft_run(studio), step=9)
-    services.record_texts(tuned, [{"step": 9, "prompt": "What can be said about a film", "response": HOSTILE}])
-    services.succeed(tuned, outputs=[{"kind": "policy", "id": "f" * 64}], result=SFT)
-    over_optimise(begin(ask_for_policy_run(studio, *train_with_judge(studio, minimum_ratings=4)), total_steps=40))
+    progress.record_texts(tuned, [{"step": 9, "prompt": "What can be said about a film", "response": HOSTILE}])
+    results.succeed(tuned, outputs=[{"kind": "policy", "id": "f" * 64}], result=SFT)
+    begin_watched_run(studio)
     return studio
 
 
@@ -213,14 +212,14 @@ def test_a_running_run_moves_by_itself_and_stops_asking_at_its_end(page, live_se
     assert curves.get_attribute("data-drawn") == "5"
     page.evaluate("window.canvas = document.querySelector('figure.chart canvas')")
     run = studio.project.runs.get(number=3)
-    claim = services.Claim(run=run, fence=run.fence, owner="test")
-    services.record_progress(claim, step=6, total_steps=30, phase="learning")
-    services.record_metrics(claim, [(6, POLICY | {"kl": 9.5})])
+    claim = leases.Claim(run=run, fence=run.fence, owner="test")
+    progress.record_progress(claim, step=6, total_steps=30, phase="learning")
+    progress.record_metrics(claim, [(6, POLICY | {"kl": 9.5})])
     expect(page.locator("#live")).to_contain_text("update 6 of 30", timeout=15_000)
     expect(curves).to_have_attribute("data-drawn", "6")
     assert page.evaluate("window.canvas.isConnected"), "the chart was drawn on, not made anew"
     expect(page.locator("#last-values")).to_contain_text("9.50")
-    services.fail(claim, "TrainingDiverged: too far")
+    results.fail(claim, "TrainingDiverged: too far")
     expect(page.locator("#live")).to_contain_text("This run failed", timeout=15_000)
     count = len(asked)
     page.wait_for_timeout(4000)
@@ -232,7 +231,7 @@ def test_ticks_differ_where_the_values_hardly_do(page, live_server, studio):
     run = ask_for_policy_run(studio, studio.project.checkpoints.filter(kind="reward_model").first(), updates=30)
     claim = begin(run, total_steps=30)
     values = POLICY | {"score": 0.00590001, "reward": 0.0059, "kl": -2e-5, "learning_rate": 2e-5}
-    services.record_metrics(claim, [(1, values)])
+    progress.record_metrics(claim, [(1, values)])
     page.add_init_script("""
         window.written = new Map();
         const write = CanvasRenderingContext2D.prototype.fillText;
@@ -283,7 +282,7 @@ def test_the_boards_band_follows_a_run_and_says_what_comes_next(page, live_serve
     enter(page, live_server.url)
     look(page, live_server.url, "")
     expect(page.locator("#now")).to_contain_text("step 3 of 10")
-    services.succeed(claim, outputs=[{"kind": "reward_model", "id": "c" * 64}], result={"holdout_accuracy": 0.75})
+    results.succeed(claim, outputs=[{"kind": "reward_model", "id": "c" * 64}], result={"holdout_accuracy": 0.75})
     expect(page.locator("#now")).to_contain_text("Reward model 1 has not been used yet", timeout=15_000)
     finish(ask_for_policy_run(studio, begin_run.outputs.get()))
     page.reload()

@@ -13,8 +13,7 @@ from django.test import Client
 from django.utils import timezone
 from playwright.sync_api import Page, expect
 
-from tests.browser.pages import READY, press
-from tests.browser.test_rate import texts, type_name_and_password, wait_for_leases, wait_until_sent
+from tests.browser.pages import READY, press, texts, type_name_and_password, wait_for_leases, wait_until_nothing_is_kept
 from tests.studio import Studio, open_studio, sha256
 from webapp.feedback import services as feedback
 from webapp.feedback.models import Rating, Slot
@@ -69,16 +68,16 @@ def test_49_who_comes_back_to_a_closed_laptop_is_told_that_the_late_verdict_is_k
     studio.add_items(pairs=3)
     page.keyboard.press("2")
     expect(page.locator("#told")).to_contain_text("Saved. The time for that item had run out")
-    wait_until_sent(page)
+    wait_until_nothing_is_kept(page)
     late = Rating.objects.get(rater=studio.raters["ada"])
     assert (abs(late.verdict), late.counts_toward_overlap, late.source) == (2, False, "human")
     assert Rating.objects.filter(comparison=late.comparison, counts_toward_overlap=True).count() == 1
     before = texts(page)
     press(page, "6")  # what was fetched ahead is lost as well, and kept all the same
-    wait_until_sent(page)
+    wait_until_nothing_is_kept(page)
     assert texts(page) != before
     press(page, "1")
-    wait_until_sent(page)
+    wait_until_nothing_is_kept(page)
     expect(page.locator("#progress")).to_have_text("3 rated today")
     counted = Rating.objects.filter(rater=studio.raters["ada"]).order_by("id")
     assert list(counted.values_list("counts_toward_overlap", flat=True)) == [False, False, True]
@@ -107,7 +106,7 @@ def test_a_verdict_that_waited_for_a_new_log_in_is_sent_under_the_key_that_it_ha
     page.click("#trouble a")
     type_name_and_password(page)
     page.wait_for_selector(READY)
-    wait_until_sent(page)
+    wait_until_nothing_is_kept(page)
     rating = Rating.objects.get()
     assert (str(rating.submission_id), str(rating.presentation.token)) == (kept["id"], kept["values"]["token"])
     assert {rating.comparison.first.text, rating.comparison.second.text} == set(shown[1:])
@@ -128,7 +127,7 @@ def test_a_policy_that_retires_takes_no_verdict_with_it_and_its_items_come_no_mo
     assert texts(page) == shown, "what stands before the rater stays"
     for key in "263":  # the one on the page, the one that was fetched ahead, and the next
         press(page, key)
-    wait_until_sent(page)
+    wait_until_nothing_is_kept(page)
     given = Rating.objects.filter(rater=studio.raters["ada"]).order_by("id")
     assert list(given.values_list("comparison__first__checkpoint__version", flat=True)) == [1, 1, 2]
     assert all(given.values_list("counts_toward_overlap", flat=True)), "the rater held both when it retired"

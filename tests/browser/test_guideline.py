@@ -3,8 +3,7 @@
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.pages import READY, press
-from tests.browser.test_rate import log_in, wait_until_sent
+from tests.browser.pages import READY, log_in, press, wait_until_nothing_is_kept
 from tests.studio import Studio, open_studio
 from webapp.feedback.models import Rating
 from webapp.projects.models import Membership
@@ -35,7 +34,7 @@ def test_an_open_page_follows_a_new_guideline_with_the_next_item(page: Page, liv
     expect(page.locator("#guideline-new")).to_have_count(0)
     page.keyboard.press("Escape")
     press(page, "5")
-    wait_until_sent(page)
+    wait_until_nothing_is_kept(page)
     first, *_, last = Rating.objects.order_by("id").values_list("presentation__guideline__version", flat=True)
     assert (first, last) == (1, 2)
     assert Membership.objects.get(user__username="ada").guideline_read == 2
@@ -50,7 +49,7 @@ def test_without_a_connection_the_page_stays_and_follows_once_there_is_one(page:
     for key in ("2", "3"):  # the second one may have been fetched ahead, under the first version
         press(page, key)
     page.wait_for_selector(READY)
-    wait_until_sent(page)
+    wait_until_nothing_is_kept(page)
     expect(page.locator("#guideline-title")).to_contain_text("version 1")
     assert page.evaluate("isTheSamePage")
     page.unroute(address)

@@ -3,14 +3,12 @@
 from typing import cast
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, ViewportSize, expect
+from playwright.sync_api import Page, ViewportSize, expect
 
-from benchmarks.rating_watch import WATCH
 from tests.browser import pictures
 from tests.browser.looks import findings
-from tests.browser.pages import READY
+from tests.browser.pages import READY, log_in, wait_until_nothing_is_kept
 from tests.browser.pages import press_in_turn as press
-from tests.browser.test_rate import log_in, wait_until_sent
 from webapp.feedback.models import Rating
 from webapp.projects.models import Rule
 
@@ -20,17 +18,6 @@ REVIEW = (
     "the kitchen are funny without trying, the score stays out of the way, and the last shot had the row behind me "
     "in tears."
 )
-
-
-@pytest.fixture
-def address(live_server, studio) -> str:
-    return f"{live_server.url}/p/{studio.project.slug}/rate/"
-
-
-@pytest.fixture
-def watched(context: BrowserContext) -> BrowserContext:
-    context.add_init_script(WATCH)
-    return context
 
 
 def look_at(page: Page, name: str) -> None:
@@ -58,7 +45,7 @@ def test_an_order_may_be_typed_in_full(watched, address, studio):
     expect(page.locator("#ranked")).to_have_text("2 > 1 > 4: which is next?")
     press(page, "3", "Enter")
     expect(page.locator("#progress")).to_have_text("1 rated today")
-    wait_until_sent(page)
+    wait_until_nothing_is_kept(page)
     rating = Rating.objects.get()
     assert [rating.details["places"][str(sample.pk)] for sample in rating.presentation.samples] == [2, 1, 4, 3]
 
@@ -97,13 +84,13 @@ def test_rankings_are_given_by_keys_alone_and_the_last_step_can_be_taken_back(wa
     expect(page.locator(".said")).to_contain_text("You said: 2 = 3 > 4 > 1.")
     press(page, "4", "4", "Enter")  # loses its place and, as the one that is left, becomes the last of three
     expect(page.locator("#progress")).to_have_text("2 rated today")
-    wait_until_sent(page)
+    wait_until_nothing_is_kept(page)
     changed = Rating.objects.get(presentation=rating.presentation, is_current=True)
     assert (changed.revision, sorted(changed.details["places"].values())) == (2, [1, 1, 2, 3])
     assert changed.details != rating.details
     press(page, "1", "2", "3", "Enter")
     expect(page.locator("h1")).to_have_text("That is all for now")
-    wait_until_sent(page)
+    wait_until_nothing_is_kept(page)
     assert page.evaluate("seen.pointer") == 0
     assert Rating.objects.filter(is_current=True).count() == 3
 
@@ -129,7 +116,7 @@ def test_flags_and_a_reason_take_keys_alone_and_survive_a_reload(watched, addres
     assert not Rating.objects.exists(), "no digit within the flags was a verdict"
     press(page, "5")
     expect(page.locator("#progress")).to_have_text("1 rated today")
-    wait_until_sent(page)
+    wait_until_nothing_is_kept(page)
     rating = Rating.objects.get()
     assert (rating.flags, rating.reason) == (["personal data", "harmful"], "It names a person: 12 sugpx?")
     assert page.input_value("#reason-text") == "", "the next item begins empty"
@@ -141,7 +128,7 @@ def test_flags_and_a_reason_take_keys_alone_and_survive_a_reload(watched, addres
     expect(page.locator("#reason-text")).to_have_value("It names a person: 12 sugpx?")
     press(page, "x", "3", "x", "5")  # the same verdict with one flag less
     expect(page.locator("h1")).to_have_text("That is all for now")
-    wait_until_sent(page)
+    wait_until_nothing_is_kept(page)
     changed = Rating.objects.get(comparison=rating.comparison, is_current=True)
     assert (changed.revision, changed.flags, changed.reason) == (2, ["personal data"], rating.reason)
     assert page.evaluate("seen.pointer") == 0
@@ -164,7 +151,7 @@ def test_an_answer_is_rewritten_by_keys_alone_and_the_text_survives_a_reload(wat
     assert said.endswith(" And 1 more sup?")
     press(page, "e", "Escape", "Control+Enter")
     expect(page.locator("#progress")).to_have_text("1 rated today")
-    wait_until_sent(page)
+    wait_until_nothing_is_kept(page)
     assert Rating.objects.get().details == {"text": said}
     press(page, "1")
     expect(page.locator("#progress")).to_have_text("2 rated today")
@@ -179,11 +166,11 @@ def test_an_answer_is_rewritten_by_keys_alone_and_the_text_survives_a_reload(wat
     press(page, "e")
     page.keyboard.type(" Twice.")
     press(page, "Control+Enter")
-    wait_until_sent(page)
+    wait_until_nothing_is_kept(page)
     assert Rating.objects.get(revision=2).details == {"text": f"{said} Twice."}
     press(page, "1")
     expect(page.locator("h1")).to_have_text("That is all for now")
-    wait_until_sent(page)
+    wait_until_nothing_is_kept(page)
     assert page.evaluate("seen.pointer") == 0
 
 
@@ -196,7 +183,7 @@ def test_a_long_text_of_many_bytes_is_sent_and_a_refused_one_is_not_lost(watched
     long = "Ж" * 19_000  # 114,000 bytes in a form: more than a request that outlives its page may have
     page.fill("#rewrite-text", long)
     press(page, "Control+Enter")
-    wait_until_sent(page)
+    wait_until_nothing_is_kept(page)
     assert Rating.objects.get().details == {"text": long}
     page.wait_for_function("() => ahead")  # the third one is there already when the second is refused
     page.fill("#rewrite-text", "Written with care.")
@@ -208,7 +195,7 @@ def test_a_long_text_of_many_bytes_is_sent_and_a_refused_one_is_not_lost(watched
     press(page, "1")  # of the next one; then the refused one is back, with what was written
     expect(page.locator("#rewrite-text")).to_have_value("Written with care.")
     press(page, "Control+Enter")
-    wait_until_sent(page)
+    wait_until_nothing_is_kept(page)
     assert Rating.objects.filter(details={"text": "Written with care."}, flags=[]).count() == 1
     press(page, "u")
     expect(page.locator(".said")).to_contain_text("You said: rewritten.")
@@ -236,7 +223,7 @@ def test_axes_are_scored_by_keys_alone_and_the_last_one_saves(watched, address, 
     expect(page.locator(".axis.current legend")).to_have_text("harmless")
     press(page, "1")
     expect(page.locator("#progress")).to_have_text("1 rated today")
-    wait_until_sent(page)
+    wait_until_nothing_is_kept(page)
     rating = Rating.objects.get()
     assert (rating.verdict, rating.details) == (4, {"axes": {"helpful": 3, "truthful": 5, "harmless": 1}})
     press(page, "2", "Enter")  # the overall score alone
@@ -245,11 +232,11 @@ def test_axes_are_scored_by_keys_alone_and_the_last_one_saves(watched, address, 
     press(page, "u", "u")
     expect(page.locator(".said")).to_contain_text("4 of 5: good")
     press(page, "ArrowRight", "2", "Enter")
-    wait_until_sent(page)
+    wait_until_nothing_is_kept(page)
     assert Rating.objects.get(revision=2).details == {"axes": {"helpful": 2, "truthful": 5, "harmless": 1}}
     press(page, "1", "1", "1", "1")
     expect(page.locator("h1")).to_have_text("That is all for now")
-    wait_until_sent(page)
+    wait_until_nothing_is_kept(page)
     assert Rating.objects.filter(is_current=True).count() == 3
     assert page.evaluate("seen.pointer") == 0
 
@@ -274,7 +261,7 @@ def test_a_rule_is_answered_by_keys_alone_with_a_passage_marked(watched, address
     assert page.locator("mark").all_text_contents() == ["Ask Dr Jekyll", "It is long, and nobody is"]
     press(page, "2")
     expect(page.locator("#progress")).to_have_text("1 rated today")
-    wait_until_sent(page)
+    wait_until_nothing_is_kept(page)
     rating = Rating.objects.select_related("comparison__first").get()
     assert (rating.verdict, rating.quotes) == (-1, ["Ask Dr Jekyll", "It is long, and nobody is"])
     press(page, "1")
@@ -287,7 +274,7 @@ def test_a_rule_is_answered_by_keys_alone_with_a_passage_marked(watched, address
     press(page, "m", "ArrowRight", *["Shift+ArrowLeft"] * 3, "Enter")  # a word more than before
     expect(page.locator("mark").first).to_have_text("Ask Dr Jekyll of")
     press(page, "3")
-    wait_until_sent(page)
+    wait_until_nothing_is_kept(page)
     changed = Rating.objects.select_related("comparison__first").get(revision=2)
     assert (changed.verdict, changed.quotes[0]) == (0, "Ask Dr Jekyll of")
     assert page.evaluate("seen.pointer") == 0
@@ -333,7 +320,7 @@ def test_signs_for_what_cannot_be_seen_stay_while_passages_are_marked_and_a_21st
     assert page.locator("mark").count() == 19
     press(page, "2")
     expect(page.locator("#progress")).to_have_text("1 rated today")
-    wait_until_sent(page)
+    wait_until_nothing_is_kept(page)
     rating = Rating.objects.select_related("comparison__first").get(comparison=item)
     assert rating.quotes == ["\U0001f600\u202eHidden\u200b.", *(f"Word{n}." for n in range(18))]
 
@@ -345,5 +332,5 @@ def test_the_sign_for_equal_says_so_of_a_pair_and_is_no_score_of_a_single_answer
     expect(page.locator("#item")).to_have_attribute("data-kind", "single")
     press(page, "=", "5")
     expect(page.locator("h1")).to_have_text("That is all for now")
-    wait_until_sent(page)
+    wait_until_nothing_is_kept(page)
     assert dict(Rating.objects.values_list("comparison__kind", "verdict")) == {"pair": 0, "single": 5}

@@ -4,15 +4,13 @@ import json
 from typing import cast
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, ViewportSize, expect
+from playwright.sync_api import Page, ViewportSize, expect
 
-from benchmarks.rating import WATCH
 from tests.browser import pictures
 from tests.browser.looks import findings
-from tests.browser.pages import READY, open_rater
+from tests.browser.pages import READY, open_rater, wait_until_nothing_is_kept
 from tests.browser.pages import press_in_turn as press
 from tests.browser.test_modes import REVIEW, look_at
-from tests.browser.test_rate import wait_until_sent
 from tests.conversations import FIVE, conversation
 from tests.studio import Studio, open_studio
 from webapp.feedback import services as feedback
@@ -28,12 +26,6 @@ def studio() -> Studio:
     studio.project.save()
     studio.add_rater("ada")
     return studio
-
-
-@pytest.fixture
-def watched(context: BrowserContext) -> BrowserContext:
-    context.add_init_script(WATCH)
-    return context
 
 
 def ask(studio: Studio, kind: str, *answers: str, turns: tuple[tuple[str, str], ...] = FIVE) -> None:
@@ -78,7 +70,7 @@ def test_a_conversation_of_five_turns_is_rated_by_keys_alone(watched, live_serve
     expect(page.locator("#turn-now")).to_have_text("Turn 3: good. Each turn is judged: Enter saves.")
     press(page, "Enter")
     expect(page.locator("#progress")).to_have_text("1 rated today")
-    wait_until_sent(page)
+    wait_until_nothing_is_kept(page)
     rating = Rating.objects.get()
     assert (rating.verdict, rating.details) == (1, {"turns": [0, -1, 1]})
 
@@ -96,12 +88,12 @@ def test_a_conversation_of_five_turns_is_rated_by_keys_alone(watched, live_serve
     assert said(page) == ["unsure", "bad", "good"]
     press(page, "1", "Enter")  # of the first turn, and the next two stay
     expect(page.locator("#progress")).to_have_text("2 rated today")
-    wait_until_sent(page)
+    wait_until_nothing_is_kept(page)
     assert Rating.objects.get(revision=2).details == {"turns": [1, -1, 1]}
     assert TurnVerdict.objects.count() == 9
     press(page, "3", "3", "3", "Enter")
     expect(page.locator("h1")).to_have_text("That is all for now")
-    wait_until_sent(page)
+    wait_until_nothing_is_kept(page)
     assert Rating.objects.filter(is_current=True).count() == 3
     assert page.evaluate("seen.pointer") == 0
 
@@ -136,7 +128,7 @@ def test_earlier_turns_are_folded_in_a_pair_and_keys_lead_through_them(watched, 
     expect(page.locator("#ranked")).to_have_text("2 > 1 > 3. Enter saves.")
     press(page, "Enter")
     expect(page.locator("h1")).to_have_text("That is all for now")
-    wait_until_sent(page)
+    wait_until_nothing_is_kept(page)
     assert Rating.objects.count() == 2
     assert page.evaluate("seen.pointer") == 0
 
@@ -168,7 +160,7 @@ def test_turns_are_judged_by_a_finger_with_keys_of_ones_own_and_offline(watched,
     (entries,) = (json.loads(kept[name]) for name in kept if name.startswith("steersman-unsent"))
     assert [entries[0]["values"][f"turn:{n}"] for n in (1, 2, 3)] == ["3", "1", "1"]
     page.context.set_offline(False)
-    wait_until_sent(page)
+    wait_until_nothing_is_kept(page)
     assert Rating.objects.get().details == {"turns": [0, 1, 1]}
 
 

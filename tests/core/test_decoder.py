@@ -10,23 +10,10 @@ from rlhf_core.generation import packing
 from rlhf_core.generation.cache import EXTENT_STEP, KeyValueCache
 from rlhf_core.generation.packing import PackedMatrix, PlainMatrix, can_pack, matrix_of, packing_works
 from rlhf_core.modules.palm import PaLM
+from tests.core.adapted_palm import make_palm, random_tokens
 
 PROMPTS = (3, 7, 12)  # tokens of each row's prompt
 needs_packing = pytest.mark.skipif(not packing_works(), reason="this build of PyTorch cannot pack weights")
-
-
-def make_palm(**changes) -> PaLM:
-    torch.manual_seed(0)
-    shape = {"dim": 32, "num_tokens": 50, "depth": 3, "dim_head": 8, "heads": 4, "finetune_scopes": ("actor",)}
-    palm = PaLM(**{**shape, **changes}).eval()
-    for scope in palm.lora:
-        for parameter in palm.finetune_parameters(scope):
-            torch.nn.init.normal_(parameter, std=0.3)
-    return palm
-
-
-def random_tokens(*shape: int) -> torch.Tensor:
-    return torch.randint(0, 50, shape, generator=torch.Generator().manual_seed(1))
 
 
 def prompts_of(tokens: torch.Tensor) -> list[list[int]]:

@@ -10,22 +10,9 @@ from rlhf_core.config import ModelConfig
 from rlhf_core.errors import CheckpointError, ConfigError
 from rlhf_core.modules import attention
 from rlhf_core.modules.palm import PaLM
+from tests.core.adapted_palm import make_palm, random_tokens
 
 LENGTHS = torch.tensor([3, 7, 12])
-
-
-def make_palm(**changes) -> PaLM:
-    torch.manual_seed(0)
-    shape = {"dim": 32, "num_tokens": 50, "depth": 3, "dim_head": 8, "heads": 4, "finetune_scopes": ("actor",)}
-    palm = PaLM(**{**shape, **changes}).eval()
-    for scope in palm.lora:
-        for parameter in palm.finetune_parameters(scope):
-            torch.nn.init.normal_(parameter, std=0.3)
-    return palm
-
-
-def random_tokens(*shape: int) -> torch.Tensor:
-    return torch.randint(0, 50, shape, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("scope", [None, "actor"])

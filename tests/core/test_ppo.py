@@ -21,6 +21,7 @@ from rlhf_core.training.descent import descend
 from rlhf_core.training.lessons import Lessons
 from rlhf_core.training.ppo import PolicyTrainer, train_policy
 from rlhf_core.training.run_directory import RunDirectory, RunStopped, read_events
+from tests.core.run_steps import metrics_of
 from tests.core.small_rounds import SMALL_ROUNDS, even_tokens
 
 SMALL = dict(**SMALL_ROUNDS, kl_target=None, save_interval=1)
@@ -56,15 +57,6 @@ def make_run(tmp_path, policy_path, reward_model_path, some_prompts):
         )
 
     return make
-
-
-def metrics_of(run):
-    """Step -> metrics, without the clock's."""
-    lines = [event for event in read_events(run.path / "events.jsonl")[0] if event["kind"] == "metrics"]
-    return {
-        line["step"]: {name: value for name, value in line["metrics"].items() if name != "tokens_per_second"}
-        for line in lines
-    }
 
 
 def weights_of(run):

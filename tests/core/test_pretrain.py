@@ -16,6 +16,7 @@ from rlhf_core.text.tokenizer import Tokenizer
 from rlhf_core.training import pretrain
 from rlhf_core.training.next_token import learning_rate
 from rlhf_core.training.run_directory import RunDirectory, RunStopped, read_events
+from tests.core.run_steps import metrics_of, stop_after
 
 SHAPE = ModelConfig(num_tokens=280, dim=16, depth=2, heads=2, dim_head=8)
 SETTINGS = {
@@ -45,27 +46,8 @@ def make_run(folder: Path, **changes) -> RunDirectory:
     )
 
 
-def stop_after(run: RunDirectory, step: int) -> None:
-    """Ask the run to stop once ``step`` is done, as SIGTERM would."""
-    save_or_stop = run.save_or_stop
-
-    def stopping(at, interval, capture):
-        if at == step:
-            run.stop_event.set()
-        save_or_stop(at, interval, capture)
-
-    run.save_or_stop = stopping  # type: ignore[method-assign]
-
-
 def weights_of(run: RunDirectory) -> dict[str, torch.Tensor]:
     return load_policy(run.result["outputs"][0]["path"])[0].state_dict()
-
-
-def learning_log(run: RunDirectory) -> dict[int, dict[str, float]]:
-    """Metrics of each step, the last word on each, without the clock's."""
-    events, _ = read_events(run.path / "events.jsonl")
-    found = {event["step"]: event["metrics"] for event in events if event["kind"] == "metrics"}
-    return {step: {k: v for k, v in values.items() if k != "tokens_per_second"} for step, values in found.items()}
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +69,7 @@ def test_a_run_leaves_a_policy_that_learnt_something(whole):
 
 
 def test_the_metrics_are_those_that_the_pages_chart(whole):
-    log = learning_log(whole)
+    log = metrics_of(whole)
     assert set(log) == {1, 4, 8, 10, 12}
     assert set(log[10]) == {"loss", "learning_rate", "grad_norm"}
     assert set(log[12]) == {"loss", "learning_rate", "grad_norm", "validation_loss", "bits_per_character"}
@@ -103,7 +85,7 @@ def test_a_run_stopped_and_resumed_twice_equals_one_that_was_not(whole, tmp_path
     torch.manual_seed(99)  # what another process would have
     run = RunDirectory(run.path)
     pretrain.train_pretrain(run)
-    assert learning_log(run)[12] == learning_log(whole)[12]
+    assert metrics_of(run)[12] == metrics_of(whole)[12]
     expected = weights_of(whole)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights_of(run).items())
 
@@ -112,9 +94,9 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(whole, tmp_pa
     again, other = make_run(tmp_path / "again"), make_run(tmp_path / "other", seed=1)
     pretrain.train_pretrain(again)
     pretrain.train_pretrain(other)
-    assert learning_log(again) == learning_log(whole)
+    assert metrics_of(again) == metrics_of(whole)
     assert again.result["outputs"][0]["id"] == whole.result["outputs"][0]["id"]
-    assert learning_log(other)[12]["loss"] != learning_log(whole)[12]["loss"]
+    assert metrics_of(other)[12]["loss"] != metrics_of(whole)[12]["loss"]
 
 
 def test_validation_leaves_the_training_alone(whole, tmp_path):
@@ -145,7 +127,7 @@ def test_samples_are_drawn_at_validations_from_nothing_or_from_the_prompts_given
     pretrain.train_pretrain(run)
     assert samples(run) == [(4, "the good film"), (8, "the good film"), (12, "the good film")]
     assert run.result["outputs"][0]["path"] != whole.result["outputs"][0]["path"]  # its settings differ,
-    assert learning_log(run) == learning_log(whole)  # what it learned does not
+    assert metrics_of(run) == metrics_of(whole)  # what it learned does not
 
 
 def test_data_that_was_altered_is_refused_when_a_run_goes_on(tmp_path):
@@ -179,7 +161,7 @@ def test_steps_may_be_changed_before_the_rate_falls(whole, tmp_path):
     (run.path / "run.json").write_text(json.dumps(request))
     run = RunDirectory(run.path)
     pretrain.train_pretrain(run)
-    assert learning_log(run)[12] == learning_log(whole)[12]  # 12 steps decay from step 8 on
+    assert metrics_of(run)[12] == metrics_of(whole)[12]  # 12 steps decay from step 8 on
 
 
 def test_fewer_steps_than_were_done_count_the_tokens_that_were_seen(tmp_path):

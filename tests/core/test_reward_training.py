@@ -17,6 +17,7 @@ from rlhf_core.training.feedback import check_informative, score_to_bin, split_b
 from rlhf_core.training.reward import feedback_loss, plan_steps, reference_responses, train_reward
 from rlhf_core.training.reward_measures import measure_holdout
 from rlhf_core.training.run_directory import RunDirectory, RunStopped, read_events
+from tests.core.run_steps import metrics_of
 
 FAST = dict(epochs=4, batch_size=16, learning_rate=1e-2, minimum_ratings=20)
 
@@ -35,15 +36,6 @@ def make_run(tmp_path, policy_path):
         )
 
     return make
-
-
-def metrics_of(run):
-    """Step -> metrics, without the clock's."""
-    lines = [event for event in read_events(run.path / "events.jsonl")[0] if event["kind"] == "metrics"]
-    return {
-        line["step"]: {name: value for name, value in line["metrics"].items() if name != "tokens_per_second"}
-        for line in lines
-    }
 
 
 def test_comparisons_and_ratings_train_one_model_that_agrees_with_unseen_verdicts(make_run, rated_responses):

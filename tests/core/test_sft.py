@@ -18,6 +18,7 @@ from rlhf_core.training import sft
 from rlhf_core.training.drift import drift_from
 from rlhf_core.training.next_token import learning_rate
 from rlhf_core.training.run_directory import RunDirectory, RunStopped, read_events
+from tests.core.run_steps import stop_after
 
 SETTINGS = {
     "epochs": 2,
@@ -52,17 +53,6 @@ def make_run(folder: Path, policy: Path, **changes) -> RunDirectory:
         demonstrations=[data],
         prompts=prompts,
     )
-
-
-def stop_after(run: RunDirectory, step: int) -> None:
-    save_or_stop = run.save_or_stop
-
-    def stopping(at, interval, capture):
-        if at == step:
-            run.stop_event.set()
-        save_or_stop(at, interval, capture)
-
-    run.save_or_stop = stopping  # type: ignore[method-assign]
 
 
 def events(run: RunDirectory, kind: str) -> list[dict]:

@@ -8,7 +8,7 @@ import pytest
 from tests.faults.watching import children_of, events, fresh, until
 from webapp.local.process import is_running
 from webapp.local.supervisor import Supervisor
-from webapp.runs.services import claim
+from webapp.runs.leases import claim
 
 
 @pytest.fixture

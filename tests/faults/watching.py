@@ -10,7 +10,7 @@ from rlhf_core.training.run_directory import RunDirectory
 from webapp.local.process import is_running
 from webapp.local.valkey import EmbeddedValkey
 from webapp.registry.models import Checkpoint
-from webapp.runs import services
+from webapp.runs import leases, services
 from webapp.runs.models import Run, RunEvent, RunMetrics, RunOutput
 from workers.run_files import read_child, run_folder
 
@@ -123,8 +123,8 @@ def assert_stays_cancelled(run: Run) -> None:
     """A cancelled run changes no more, whoever asks for it, and what it has saved can be read."""
     assert fresh(run).state == "cancelled"
     before = (fresh(run).fence, fresh(run).finished_at, RunEvent.objects.filter(run=run).count())
-    assert run.pk not in services.reap()
-    assert services.claim(run.pk, "a late message") is None
+    assert run.pk not in leases.reap()
+    assert leases.claim(run.pk, "a late message") is None
     assert services.cancel(actor=None, run=run).state == "cancelled"
     assert (fresh(run).fence, fresh(run).finished_at, RunEvent.objects.filter(run=run).count()) == before
     assert not run.outputs.exists()

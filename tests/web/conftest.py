@@ -9,8 +9,12 @@ from uuid import UUID, uuid4
 
 import pytest
 from django.db import connection
+from django.test import Client
 
 from rlhf_core.config import SamplingConfig
+from tests.studio import enter
+from tests.web import rater_pages
+from webapp import queue
 from webapp.accounts.models import User
 from webapp.accounts.services import ensure_admin
 from webapp.feedback.models import Comparison, Presentation, Rating, Sample, Slot
@@ -168,6 +172,37 @@ def studio(db: None) -> Studio:
 def live_studio(transactional_db: None) -> Studio:
     """The same, with real commits: for tests in which several connections meet."""
     return Studio()
+
+
+@pytest.fixture
+def admin(studio: Any) -> Client:
+    """A browser in which the studio's admin is logged in, whichever studio the test's file opens."""
+    return enter(studio.admin)
+
+
+@pytest.fixture
+def rater(studio: Any) -> Client:
+    """A browser in which ada is logged in, a rater of the studio that the test's file opens."""
+    return rater_pages.enter(studio, "ada")
+
+
+@pytest.fixture
+def no_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages to workers are sent and heard by nobody."""
+    monkeypatch.setattr(queue, "send", lambda *args, **options: True)
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What the broker was asked for."""
+    messages: list[tuple[Any, ...]] = []
+
+    def take(name: str, *args: Any, queue: str) -> bool:
+        messages.append((name, *args))
+        return True
+
+    monkeypatch.setattr(queue, "send", take)
+    return messages
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """What admins' pages say in words: each sentence whole in every language, and each figure with its origin."""
 
-import re
 from dataclasses import replace
 
 import pytest
@@ -10,25 +9,24 @@ from django.utils import translation
 from rlhf_core.config import PRESETS, PolicyConfig
 from tests.studio import Studio, open_studio
 from tests.turns import (
-    ask_for_policy_run,
-    begin,
+    begin_watched_run,
     evaluate,
     hold_out,
-    over_optimise,
     rate,
     rate_by_machine,
-    train_with_judge,
     turn,
 )
+from tests.web.admin_pages import words_of
 from webapp.errors import ImportRefused, LineError, OneSidedFeedback
 from webapp.feedback.models import Comparison, Slot
 from webapp.projects.models import Rule
 from webapp.registry.services import promote
+from webapp.runs.board import words_of_kind
 from webapp.runs.figures import say_left
 from webapp.runs.models import Run
-from webapp.runs.pages import shown_settings, words_of_kind
+from webapp.runs.run_details import shown_settings
+from webapp.runs.start_words import size_of
 from webapp.runs.steps import Steps
-from webapp.runs.views import size_of
 
 
 @pytest.fixture
@@ -46,10 +44,6 @@ def read(studio: Studio, end: str = "", language: str = "en") -> str:
     translation.activate("en")  # the request's language stays in the thread
     assert answer.status_code == 200
     return answer.content.decode()
-
-
-def words_of(html: str) -> str:
-    return " ".join(re.sub(r"<[^>]+>", " ", html).split())
 
 
 # --- Sentences -------------------------------------------------------------------------------------------------------
@@ -159,8 +153,7 @@ def test_no_caption_names_a_judge_where_there_is_none(studio):
     html = read(studio, "runs/2/")
     assert "judge: " not in words_of(html).lower()
     assert "judge_score" not in html
-    watched = begin(ask_for_policy_run(studio, *train_with_judge(studio, minimum_ratings=4)), total_steps=40)
-    over_optimise(watched)
+    watched = begin_watched_run(studio)
     assert 'data-metrics="score reward judge_score"' in read(studio, f"runs/{watched.run.number}/")
 
 

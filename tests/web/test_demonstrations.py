@@ -28,10 +28,13 @@ from webapp.quality.services import demonstration_lines, freeze, freeze_demonstr
 from webapp.registry.models import ServingPointer
 from webapp.registry.selectors import serving
 from webapp.registry.services import change_sampling
+from webapp.runs.leases import claim
 from webapp.runs.models import Run, RunSample
-from webapp.runs.pages import origin_of
+from webapp.runs.origins import origin_of
+from webapp.runs.progress import record_texts
+from webapp.runs.results import succeed
 from webapp.runs.selectors import board, fate_of, lineage_of, presets_for
-from webapp.runs.services import claim, record_texts, start_policy_run, start_reward_run, start_sft_run, succeed
+from webapp.runs.services import start_policy_run, start_reward_run, start_sft_run
 
 FEW = DemonstrationRules(minimum_demonstrations=2)
 A, B, C = (UUID(int=number) for number in (1, 2, 3))

@@ -1,11 +1,10 @@
 """A rater's first visit: consent, guideline, practice pairs with explained answers; and a guideline that changed."""
 
 import pytest
-from django.test import Client
 from django.utils import timezone
 
 from tests.studio import Studio, open_studio
-from tests.web.test_pages_rate import HTMX, enter, look, url
+from tests.web.rater_pages import HTMX, look, url
 from webapp.accounts.models import User
 from webapp.feedback.models import Rating, Skip, Slot
 from webapp.projects import welcome
@@ -21,18 +20,6 @@ def studio() -> Studio:
     studio = open_studio()
     studio.add_items(pairs=3)
     return studio
-
-
-@pytest.fixture
-def rater(studio) -> Client:
-    return enter(studio, "ada")
-
-
-@pytest.fixture
-def admin(studio) -> Client:
-    client = Client()
-    client.force_login(studio.admin, "django.contrib.auth.backends.ModelBackend")
-    return client
 
 
 def ask_consent(studio: Studio) -> None:

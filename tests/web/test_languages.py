@@ -28,7 +28,7 @@ from webapp.projects.models import PracticePair, Prompt
 from webapp.runs.calibration import Bin, Calibration
 from webapp.runs.figures import in_figures, say_difference, say_duration, say_value
 from webapp.runs.forms import field_for
-from webapp.runs.pages import read_last_values
+from webapp.runs.live import read_last_values
 from webapp.runs.templatetags.humanise import ago
 
 GERMAN = {"Accept-Language": "de-AT,de;q=0.9,en;q=0.5"}

@@ -10,10 +10,16 @@ from django.utils import timezone
 from rlhf_core.config import PolicyConfig, RewardConfig
 from webapp.accounts.services import ensure_simulated_rater
 from webapp.projects.selectors import overview_for
+from webapp.runs.leases import claim
+from webapp.runs.live import read_live
 from webapp.runs.models import Run
-from webapp.runs.pages import find_run, origin_of, ratings_in, read_live
+from webapp.runs.origins import origin_of
+from webapp.runs.progress import record_log, record_metrics
+from webapp.runs.results import succeed
+from webapp.runs.run_details import find_run
 from webapp.runs.selectors import board, curves, fate_of, lineage_of, runs_of
-from webapp.runs.services import claim, record_log, record_metrics, start_policy_run, start_reward_run, succeed
+from webapp.runs.services import start_policy_run, start_reward_run
+from webapp.runs.shown_ratings import ratings_in
 
 
 def turn(studio, project, *, pairs=4):

@@ -11,7 +11,7 @@ from django.test import Client
 from django.urls import get_resolver, reverse
 
 from tests.studio import Studio, enter, open_studio
-from tests.web.test_pages_rate import look
+from tests.web.rater_pages import look
 from webapp.accounts.models import Audit
 from webapp.feedback.models import Rating, Report
 from webapp.projects import forms as projects

@@ -8,7 +8,7 @@ import pytest
 from django.test import Client
 
 from tests.studio import open_studio
-from tests.web.test_pages_rate import enter, url
+from tests.web.rater_pages import url
 from webapp.accounts.models import User
 from webapp.feedback.keys import KEYS, own_keys, problems_with
 
@@ -21,11 +21,6 @@ def studio():
     studio = open_studio()
     studio.add_items(pairs=2)
     return studio
-
-
-@pytest.fixture
-def rater(studio) -> Client:
-    return enter(studio, "ada")
 
 
 def settings_of(rater: Client, studio, **changed):

@@ -3,55 +3,30 @@
 import re
 
 import pytest
-from django.test import Client
 
-from tests.studio import Studio, open_studio
-from tests.turns import ask_for_policy_run, ask_for_reward_run, begin, finish, rate
-from webapp import queue
+from tests.studio import Studio
+from tests.turns import ask_for_policy_run, ask_for_reward_run, begin, finish, open_rated_studio, rate
+from tests.web.admin_pages import read, words_of
 from webapp.registry.models import Checkpoint
-from webapp.runs import services
+from webapp.runs import results
 from webapp.runs.agreement import Agreement
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_broker")]
 TOO_FEW = "1 held-out comparison is too few to tell whether it has learned what raters like: rate on."
 NOTHING = "No comparison was held out, so nothing tells yet whether it has learned what raters like: rate on."
 
 
-@pytest.fixture(autouse=True)
-def no_broker(monkeypatch):
-    monkeypatch.setattr(queue, "send", lambda *args, **options: True)
-
-
 @pytest.fixture
 def studio() -> Studio:
-    studio = open_studio()
-    rate(studio, 20)
-    return studio
-
-
-@pytest.fixture
-def admin(studio) -> Client:
-    client = Client()
-    client.force_login(studio.admin)
-    return client
+    return open_rated_studio(20)
 
 
 def measured(studio: Studio, **result: float) -> Checkpoint:
     """The reward model of a run that measured ``result``."""
     run = ask_for_reward_run(studio)
     claim = begin(run, step=10, total_steps=10)
-    services.succeed(claim, outputs=[{"kind": "reward_model", "id": "ab" * 32}], result=result)
+    results.succeed(claim, outputs=[{"kind": "reward_model", "id": "ab" * 32}], result=result)
     return run.outputs.get()
-
-
-def read(client: Client, studio: Studio, end: str = "") -> str:
-    answer = client.get(f"/p/{studio.project.slug}/{end}")
-    assert answer.status_code == 200
-    return answer.content.decode()
-
-
-def words_of(html: str) -> str:
-    return " ".join(re.sub(r"<[^>]+>", " ", html).split())
 
 
 def buttons(html: str) -> dict[str, bool]:

@@ -1,15 +1,13 @@
 """A reward run's page says whether the model is as sure as it may be."""
 
 import pytest
-from django.test import Client
 
-from tests.studio import Studio, open_studio
-from tests.turns import ask_for_reward_run, begin, finish, rate
-from webapp import queue
-from webapp.runs import services
+from tests.studio import Studio
+from tests.turns import ask_for_reward_run, begin, finish, open_rated_studio
+from webapp.runs import results
 from webapp.runs.calibration import Bin, Calibration, across, calibration_of, down
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_broker")]
 REPORT = {
     "calibration": {
         "error": 0.125,
@@ -22,30 +20,16 @@ REPORT = {
 }
 
 
-@pytest.fixture(autouse=True)
-def no_broker(monkeypatch):
-    monkeypatch.setattr(queue, "send", lambda *args, **options: True)
-
-
 @pytest.fixture
 def studio() -> Studio:
-    studio = open_studio()
-    rate(studio, 20)
-    return studio
-
-
-@pytest.fixture
-def admin(studio) -> Client:
-    client = Client()
-    client.force_login(studio.admin)
-    return client
+    return open_rated_studio(20)
 
 
 def made(studio: Studio, report):
     run = ask_for_reward_run(studio)
     claim = begin(run, step=10, total_steps=10)
     outputs = [{"kind": "reward_model", "id": "ab" * 32}]
-    services.succeed(claim, outputs=outputs, result={"holdout_accuracy": 0.7, "holdout_count": 40}, report=report)
+    results.succeed(claim, outputs=outputs, result={"holdout_accuracy": 0.7, "holdout_count": 40}, report=report)
     run.refresh_from_db()
     return run
 

@@ -7,59 +7,36 @@ import pytest
 from django.test import Client
 
 from rlhf_core.config import METRICS, EvaluateConfig, SamplingConfig
-from tests.studio import Studio, open_studio, queries_of, sha256
-from tests.turns import begin, evaluate, hold_out, rate, turn
-from webapp import queue
+from tests.studio import Studio, queries_of, sha256
+from tests.turns import begin, evaluate, hold_out, open_rated_studio, turn
+from tests.web.admin_pages import read, words_of
 from webapp.projects.models import Prompt
 from webapp.registry.models import Checkpoint
 from webapp.registry.selectors import serving
 from webapp.registry.services import change_sampling, promote
-from webapp.runs import pages, services
+from webapp.runs import findings, services
 from webapp.runs.models import Run
 from webapp.runs.selectors import presets_for
 
-pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(autouse=True)
-def no_broker(monkeypatch):
-    monkeypatch.setattr(queue, "send", lambda *args, **kwargs: True)
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_broker")]
 
 
 @pytest.fixture
 def studio() -> Studio:
     """A project with a candidate v2 and four held-out prompts."""
-    studio = open_studio()
-    rate(studio, 20)
+    studio = open_rated_studio(20)
     turn(studio)
     hold_out(studio, 4)
     return studio
-
-
-@pytest.fixture
-def admin(studio) -> Client:
-    client = Client()
-    client.force_login(studio.admin)
-    return client
 
 
 def policy(studio: Studio, version: int) -> Checkpoint:
     return Checkpoint.objects.get(project=studio.project, kind="policy", version=version)
 
 
-def read(client: Client, studio: Studio, end: str = "", status: int = 200) -> str:
-    answer = client.get(f"/p/{studio.project.slug}/{end}")
-    assert answer.status_code == status
-    return answer.content.decode()
-
-
-def text_of(html: str) -> str:
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", html))
-
-
 def test_a_candidate_is_offered_to_be_evaluated_first(studio, admin):
     html = read(admin, studio)
-    assert "v2 is ready: evaluate it, then look and promote." in text_of(html)
+    assert "v2 is ready: evaluate it, then look and promote." in words_of(html)
     assert f"/p/{studio.project.slug}/policies/2/evaluate/" in html
     html = read(admin, studio, "policies/2/")
     assert "v2 was not evaluated" in html
@@ -80,7 +57,7 @@ def test_without_held_out_prompts_the_board_does_not_ask_for_an_evaluation(studi
 def test_one_click_asks_for_an_evaluation_and_two_do_not_make_two(studio, admin):
     html = read(admin, studio, "policies/2/evaluate/")
     assert "Evaluate v2" in html
-    assert "4 prompts of this project are held out" in text_of(html)
+    assert "4 prompts of this project are held out" in words_of(html)
     form = {"preset": "CPU", "request_id": re.search(r'name="request_id" value="([^"]+)"', html)[1]}
     form["reward_model"] = re.search(r'name="reward_model" value="([^"]+)"', html)[1]
     for _ in range(2):
@@ -90,7 +67,7 @@ def test_one_click_asks_for_an_evaluation_and_two_do_not_make_two(studio, admin)
     assert answer["Location"].endswith(f"/runs/{run.number}/")
     assert (run.policy.version, run.serving.version, run.reward_model.version) == (2, 1, 1)
     assert "Evaluate v2" in read(admin, studio, f"runs/{run.number}/")
-    assert "v2 is being evaluated" in text_of(read(admin, studio))
+    assert "v2 is being evaluated" in words_of(read(admin, studio))
     assert "Follow run" in read(admin, studio, "policies/2/")
 
 
@@ -115,7 +92,7 @@ def test_an_evaluation_draws_as_the_project_serves(studio):
 
 def test_what_was_found_stands_on_the_board_and_before_the_promotion(studio, admin):
     found = evaluate(studio)
-    html = text_of(read(admin, studio))
+    html = words_of(read(admin, studio))
     assert "v2 is evaluated." in html
     for words in ("+0.412 ( 0.212 to 0.612 ) over v1", "KL to v1 6.25 ± 0.100 nats", "40.0 tokens", "60.0 %"):
         assert words.replace("( ", "(").replace(" )", ")") in html
@@ -142,17 +119,17 @@ def test_many_answers_come_in_pages(studio, admin):
     found = evaluate(studio)
     first = read(admin, studio, f"runs/{found.run.number}/")
     second = read(admin, studio, f"runs/{found.run.number}/?page=3")
-    assert first.count("&lt;script&gt;v2") == pages.PAIRS_A_PAGE
-    assert second.count("&lt;script&gt;v2") == 30 - 2 * pages.PAIRS_A_PAGE
-    assert read(admin, studio, "policies/2/").count("&lt;script&gt;v2") == pages.PAIRS_AT_FIRST
+    assert first.count("&lt;script&gt;v2") == findings.PAIRS_A_PAGE
+    assert second.count("&lt;script&gt;v2") == 30 - 2 * findings.PAIRS_A_PAGE
+    assert read(admin, studio, "policies/2/").count("&lt;script&gt;v2") == findings.PAIRS_AT_FIRST
 
 
 def test_without_a_reward_model_the_table_leaves_the_reward_out(studio, admin):
     evaluate(studio, reward=False)
-    html = text_of(read(admin, studio, "policies/2/"))
+    html = words_of(read(admin, studio, "policies/2/"))
     assert "No reward model scored them" in html
     assert "reward above it" not in html
-    assert "over v1" not in text_of(read(admin, studio))
+    assert "over v1" not in words_of(read(admin, studio))
 
 
 def test_the_policy_that_serves_is_the_one_to_be_compared_with(studio, admin):
@@ -161,7 +138,7 @@ def test_the_policy_that_serves_is_the_one_to_be_compared_with(studio, admin):
     third = Checkpoint.objects.create(
         project=studio.project, kind="policy", version=3, sha256=sha256("third"), parent=policy(studio, 1)
     )
-    found = pages.findings_in(evaluate(studio, version=3))
+    found = findings.findings_in(evaluate(studio, version=3))
     assert [(str(column.policy), column.parts) for column in found.columns] == [
         ("v3", ("candidate",)),
         ("v1", ("parent", "base")),
@@ -180,7 +157,7 @@ def test_answers_of_an_evaluation_are_not_shown_as_given_to_raters(studio, admin
 
 def test_the_base_can_be_evaluated_and_has_nothing_to_be_compared_with(studio, admin):
     evaluate(studio, version=1)
-    html = text_of(read(admin, studio, "policies/1/"))
+    html = words_of(read(admin, studio, "policies/1/"))
     assert "Evaluation" in html
     assert "KL of v1" not in html
 
@@ -210,7 +187,7 @@ def test_all_that_changes_while_it_goes_on_has_its_place_on_the_page(studio, adm
 
 
 def test_every_measure_of_the_table_is_a_documented_metric():
-    assert set(pages.TOLD) <= set(METRICS["evaluate"])
+    assert set(findings.TOLD) <= set(METRICS["evaluate"])
 
 
 def test_the_cost_of_a_page_does_not_grow_with_evaluations(studio, admin):
@@ -238,7 +215,7 @@ def test_a_rater_finds_no_evaluation(studio):
 def test_what_was_drawn_from_a_narrowed_distribution_is_not_called_a_kl(studio, admin, settings, said):
     run = evaluate(studio, **settings).run
     for end in ("", "policies/2/", f"runs/{run.number}/", "lineage/"):
-        html = text_of(read(admin, studio, end))
+        html = words_of(read(admin, studio, end))
         assert "mean log-ratio" in html.lower(), end
         assert not re.search(r"KL of v2|KL (to v1 )?6\.25|KL is the sum", html), end
     said = f"What was drawn was cut by {said}, and the log-ratios were not, so their mean is no KL; it is the sum over"
@@ -252,4 +229,4 @@ def test_an_evaluation_that_cut_nothing_shows_a_kl(studio, admin):
 
 
 def html_of_run(admin, studio, run) -> str:
-    return text_of(read(admin, studio, f"runs/{run.number}/"))
+    return words_of(read(admin, studio, f"runs/{run.number}/"))

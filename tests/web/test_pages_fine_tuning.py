@@ -4,59 +4,26 @@ import re
 import uuid
 
 import pytest
-from django.test import Client
 
 from rlhf_core.config import PRESETS
 from tests.studio import Studio, open_studio, queries_of
 from tests.turns import ask_for_reward_run, ask_for_sft_run, begin, finish, rate, rate_by_machine, turn
-from webapp import queue
+from tests.web.admin_pages import next_step, read, url, words_of
 from webapp.projects.models import Project
 from webapp.quality.demonstrations import DemonstrationRules
 from webapp.quality.models import DatasetItem
 from webapp.registry.services import promote
-from webapp.runs import charts, services
+from webapp.runs import charts, progress, results, services
 from webapp.runs.forms import SFTRunForm
 from webapp.runs.models import Run
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_broker")]
 HTMX = {"HX-Request": "true"}
-
-
-@pytest.fixture(autouse=True)
-def quiet_broker(monkeypatch):
-    monkeypatch.setattr(queue, "send", lambda *args, **kwargs: True)
 
 
 @pytest.fixture
 def studio() -> Studio:
     return open_studio()
-
-
-@pytest.fixture
-def admin(studio) -> Client:
-    client = Client()
-    client.force_login(studio.admin)
-    return client
-
-
-def url(studio: Studio, end: str = "") -> str:
-    return f"/p/{studio.project.slug}/{end}"
-
-
-def read(client: Client, studio: Studio, end: str = "", status: int = 200) -> str:
-    answer = client.get(url(studio, end))
-    assert answer.status_code == status
-    return answer.content.decode()
-
-
-def words_of(html: str) -> str:
-    return " ".join(re.sub(r"<[^>]+>", " ", html).split())
-
-
-def next_step(html: str) -> str:
-    found = re.search(r'aria-label="Next step">(.*?)</section>', html, re.S)
-    assert found
-    return words_of(found[1])
 
 
 # --- The board -------------------------------------------------------------------------------------------------------
@@ -170,7 +137,7 @@ def test_the_run_page_shows_curves_texts_and_what_was_learned_from(studio, admin
     rate(studio, 6)
     run = ask_for_sft_run(studio)
     claim = begin(run, step=3)
-    services.record_texts(claim, [{"step": 3, "prompt": "A <b>film", "response": " is <i>good"}])
+    progress.record_texts(claim, [{"step": 3, "prompt": "A <b>film", "response": " is <i>good"}])
     html = read(admin, studio, "runs/1/")
     words = words_of(html)
     assert "Fine-tune v1 v1 learns to write as the 6 best-rated answers were written." in words
@@ -181,7 +148,7 @@ def test_the_run_page_shows_curves_texts_and_what_was_learned_from(studio, admin
     assert "/runs/sft/?from=1" in html
     live = admin.get(url(studio, "runs/1/live/"), headers=HTMX).content.decode()
     assert 'id="texts" hx-swap-oob="true"' in live
-    services.fail(claim, "TrainingDiverged: too far")
+    results.fail(claim, "TrainingDiverged: too far")
     assert "smaller learning rate" in read(admin, studio, "runs/1/")
 
 

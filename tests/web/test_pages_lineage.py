@@ -1,6 +1,5 @@
 """Lineage as pages: the family tree of policies, and what became of a rating."""
 
-import re
 import uuid
 
 import pytest
@@ -8,7 +7,7 @@ from django.test import Client
 
 from tests.studio import open_studio, queries_of, sha256
 from tests.turns import ask_for_reward_run, rate, rate_by_machine, turn
-from webapp import queue
+from tests.web.admin_pages import read, words_of
 from webapp.accounts.models import User
 from webapp.feedback.models import Rating
 from webapp.projects.models import Membership, Project
@@ -18,24 +17,12 @@ from webapp.registry.services import adopt_policy, promote
 from webapp.runs.models import Run
 from webapp.runs.tree import LANE, MARGIN, ROW, plant
 
-pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(autouse=True)
-def no_broker(monkeypatch):
-    monkeypatch.setattr(queue, "send", lambda *args, **kwargs: True)
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_broker")]
 
 
 @pytest.fixture
 def studio():
     return open_studio()
-
-
-@pytest.fixture
-def admin(studio):
-    client = Client()
-    client.force_login(studio.admin)
-    return client
 
 
 def family(*parents: int) -> list[Checkpoint]:
@@ -48,16 +35,6 @@ def family(*parents: int) -> list[Checkpoint]:
 
 def lanes(*parents: int) -> dict[int, int]:
     return {node.policy.version: node.lane for node in plant(family(*parents)).nodes}
-
-
-def read(client, studio, end, status=200):
-    answer = client.get(f"/p/{studio.project.slug}/{end}")
-    assert answer.status_code == status
-    return answer.content.decode()
-
-
-def text_of(html):
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", html))
 
 
 # --- The picture -----------------------------------------------------------------------------------------------------
@@ -97,7 +74,7 @@ def test_the_lineage_page_draws_every_policy_and_says_which_serves(studio, admin
     assert html.count('class="dot candidate"') == 2  # v3, and v1, which this studio let serve without a promotion
     assert html.count('<path class="branch"') == 2
     assert "style=" not in html
-    words = text_of(html)
+    words = words_of(html)
     assert "v2 serving from v1 by PPO, run 2 · 22 ratings" in words
     assert "2 simulated" in words
     assert "/lineage/" in read(admin, studio, "")
@@ -135,7 +112,7 @@ def test_a_rating_leads_to_the_policies_that_learned_from_it(studio, admin):
     turn(studio)
     rating = Rating.objects.filter(project=studio.project).first()
     html = read(admin, studio, f"ratings/{rating.pk}/")
-    words = text_of(html)
+    words = words_of(html)
     assert "policies learned from it" in words
     assert "Reward model 1 · run 1 · agrees on" in words
     assert "Policy v2 by run 2 from v1" in words
@@ -144,7 +121,9 @@ def test_a_rating_leads_to_the_policies_that_learned_from_it(studio, admin):
         assert f"/p/{studio.project.slug}/{end}" in html
     assert f"/ratings/{rating.pk}/" in read(admin, studio, "ratings/")
     assert f"/ratings/{rating.pk}/" in read(admin, studio, "policies/2/ratings/")
-    assert "run 1 (reward model 1)" in text_of(read(admin, studio, f"datasets/{Run.objects.get(number=1).dataset_id}/"))
+    assert "run 1 (reward model 1)" in words_of(
+        read(admin, studio, f"datasets/{Run.objects.get(number=1).dataset_id}/")
+    )
 
 
 def test_a_rating_says_how_far_it_came(studio, admin):
@@ -157,7 +136,7 @@ def test_a_rating_says_how_far_it_came(studio, admin):
     Project.objects.update(use_simulated_ratings=False)
     assert "Nothing: this project leaves simulated ratings out of its trainings" in read(admin, studio, simulated)
     ask_for_reward_run(studio)
-    words = text_of(read(admin, studio, f"ratings/{rating.pk}/"))
+    words = words_of(read(admin, studio, f"ratings/{rating.pk}/"))
     assert "nothing that was trained on it is finished" in words
     assert "Run 1 queued made nothing yet" in words
 

@@ -24,13 +24,6 @@ def studio() -> Studio:
     return open_studio()
 
 
-@pytest.fixture
-def admin(studio: Studio) -> Client:
-    client = Client()
-    client.force_login(studio.admin)
-    return client
-
-
 NEW = {
     "name": "Short poems",
     "slug": "",

@@ -9,16 +9,11 @@ from django.test.utils import CaptureQueriesContext
 
 from tests.studio import Studio, open_studio
 from tests.turns import rate, rate_by_machine, turn
-from webapp import queue
+from tests.web.admin_pages import words_of
 from webapp.registry.models import Promotion, ServingPointer
 from webapp.runs.models import Run
 
-pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(autouse=True)
-def quiet_broker(monkeypatch):
-    monkeypatch.setattr(queue, "send", lambda *args, **kwargs: True)
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_broker")]
 
 
 @pytest.fixture
@@ -26,21 +21,10 @@ def studio() -> Studio:
     return open_studio()
 
 
-@pytest.fixture
-def admin(studio) -> Client:
-    client = Client()
-    client.force_login(studio.admin)
-    return client
-
-
 def page(client: Client, end: str) -> str:
     answer = client.get(f"/p/film-reviews/{end}")
     assert answer.status_code == 200
     return answer.content.decode()
-
-
-def words_of(html: str) -> str:
-    return " ".join(re.sub(r"<[^>]+>", " ", html).split())
 
 
 def press_promote(client: Client, version: int, **values: object):

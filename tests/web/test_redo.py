@@ -4,7 +4,7 @@ import pytest
 from django.test import Client
 
 from tests.studio import open_studio
-from tests.web.test_pages_rate import HTMX, enter, look, url
+from tests.web.rater_pages import HTMX, enter, look, url
 
 pytestmark = pytest.mark.django_db
 
@@ -14,11 +14,6 @@ def studio():
     studio = open_studio()
     studio.add_items(pairs=4)
     return studio
-
-
-@pytest.fixture
-def rater(studio) -> Client:
-    return enter(studio, "ada")
 
 
 def judge(rater: Client, studio, act: str) -> str:

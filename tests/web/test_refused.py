@@ -3,10 +3,9 @@
 import re
 
 import pytest
-from django.test import Client
 
 from tests.studio import Studio, open_studio
-from tests.web.test_pages_rate import HTMX, enter, field_of, look, url
+from tests.web.rater_pages import HTMX, field_of, look, url
 from webapp.feedback.models import Presentation, Rating, Report, Skip
 from webapp.projects.models import Rule
 
@@ -21,11 +20,6 @@ def studio() -> Studio:
     studio.project.flags = ["spam", "rude"]
     studio.project.save()
     return studio
-
-
-@pytest.fixture
-def rater(studio) -> Client:
-    return enter(studio, "ada")
 
 
 def refused(answer, *written: str) -> str:

@@ -13,7 +13,7 @@ from django.utils import timezone
 from tests.hostile import HOSTILE
 from tests.markup import see
 from tests.studio import Studio, open_studio, until_another_waits
-from tests.web.test_pages_rate import HTMX, enter, look, url
+from tests.web.rater_pages import HTMX, enter, look, url
 from webapp.accounts.models import Audit
 from webapp.feedback.models import Rating, Report, Skip, Slot
 from webapp.feedback.reports import settle
@@ -24,18 +24,6 @@ pytestmark = pytest.mark.django_db
 @pytest.fixture
 def studio():
     return open_studio(overlap=2)
-
-
-@pytest.fixture
-def rater(studio) -> Client:
-    return enter(studio, "ada")
-
-
-@pytest.fixture
-def admin(studio) -> Client:
-    client = Client()
-    client.force_login(studio.admin, "django.contrib.auth.backends.ModelBackend")
-    return client
 
 
 def test_a_report_hides_the_item_at_once_and_reaches_the_admins(studio, rater, admin):

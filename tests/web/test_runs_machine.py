@@ -18,21 +18,11 @@ from hypothesis.stateful import (
 
 from rlhf_core.config import PolicyConfig
 from webapp.errors import FenceLost
+from webapp.runs.leases import claim, reap, renew, requeue
 from webapp.runs.models import Run, RunOutput
-from webapp.runs.services import (
-    cancel,
-    claim,
-    fail,
-    finish_cancelled,
-    reap,
-    record_metrics,
-    record_progress,
-    record_saved,
-    renew,
-    requeue,
-    start_policy_run,
-    succeed,
-)
+from webapp.runs.progress import record_metrics, record_progress, record_saved
+from webapp.runs.results import fail, finish_cancelled, succeed
+from webapp.runs.services import cancel, start_policy_run
 
 FINISHED = {"succeeded", "failed", "cancelled"}
 STARTED = {"starting", "running"}

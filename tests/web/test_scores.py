@@ -18,7 +18,7 @@ from webapp.feedback.exports import rating_lines
 from webapp.feedback.models import Sample, SampleScore
 from webapp.feedback.scores import NewScore, record_scores, without_score
 from webapp.quality.services import freeze
-from webapp.runs import services
+from webapp.runs import results, services
 from webapp.runs.models import Run
 from webapp.runs.selectors import current_reward_model
 
@@ -104,7 +104,7 @@ def test_a_judge_scores_nothing_and_a_new_reward_model_is_rung_for(db, broker_ur
     asked = {"actor": None, "project": film_reviews.project, "request_id": uuid.uuid4()}
     held = begin(services.start_reward_run(config=RewardConfig(), **asked))
     with django_capture_on_commit_callbacks() as rung:
-        services.succeed(held, outputs=[{"kind": "reward_model", "id": "c" * 64}], result={"holdout_accuracy": 0.7})
+        results.succeed(held, outputs=[{"kind": "reward_model", "id": "c" * 64}], result={"holdout_accuracy": 0.7})
     assert [(call.func, call.args) for call in rung] == [(queue.score, (film_reviews.project.pk,))]
     assert current_reward_model(film_reviews.project).sha256 == "c" * 64
     assert queue.score(film_reviews.project.pk), "the broker takes it"

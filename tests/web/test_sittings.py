@@ -6,7 +6,7 @@ import pytest
 from django.db import connection
 
 from tests.studio import open_studio
-from tests.web.test_pages_rate import HTMX, enter, look, url
+from tests.web.rater_pages import HTMX, enter, look, url
 from webapp.feedback.models import Rating
 from webapp.feedback.services import claim, submit
 from webapp.feedback.sittings import Sitting, last_sitting, words_for

@@ -6,20 +6,27 @@ import uuid
 from statistics import NormalDist
 
 import pytest
-from django.test import Client
 
 from rlhf_core.config import RewardConfig, settings_to_dict
-from tests.studio import Studio, open_studio
-from tests.turns import POLICY, ask_for_policy_run, begin, finish, over_optimise, rate, train_with_judge
-from webapp import queue
+from tests.studio import Studio
+from tests.turns import (
+    POLICY,
+    ask_for_policy_run,
+    begin,
+    finish,
+    open_rated_studio,
+    over_optimise,
+    train_with_judge,
+)
 from webapp.errors import NotEnoughFeedback, WrongCheckpoint
-from webapp.runs import charts, services
+from webapp.runs import charts, results
 from webapp.runs.law import fit_law
 from webapp.runs.models import Run
 from webapp.runs.selectors import board, parts_of
 from webapp.runs.services import start_reward_run
 from webapp.runs.watch import watch, windows_of
 
+pytestmark = pytest.mark.usefixtures("no_broker")
 HTMX = {"HX-Request": "true"}
 
 
@@ -134,23 +141,9 @@ def test_a_run_has_a_law_from_five_windows_on():
 # --- Runs ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(autouse=True)
-def quiet_broker(monkeypatch):
-    monkeypatch.setattr(queue, "send", lambda *args, **kwargs: True)
-
-
 @pytest.fixture
 def studio(db) -> Studio:
-    studio = open_studio()
-    rate(studio, 40)
-    return studio
-
-
-@pytest.fixture
-def admin(studio) -> Client:
-    client = Client()
-    client.force_login(studio.admin)
-    return client
+    return open_rated_studio(40)
 
 
 def ask_for_two(studio, key=None) -> Run:
@@ -269,7 +262,7 @@ def test_the_run_page_says_when_the_judge_has_turned_down(studio, admin):
     assert 'data-metrics="watched_score watched_judge_score watched_law"' in html
     law = fit_law([float(n) for n in range(2, 12)], [window[1] for window in metrics["watched_judge_score"]])
     assert f"it explains {100 * law.r2:.1f} % of the score’s variance. Its peak lies at KL {law.peak_kl:.2f}." in words
-    services.succeed(held, outputs=[{"kind": "policy", "id": "c" * 64}], result=POLICY)
+    results.succeed(held, outputs=[{"kind": "policy", "id": "c" * 64}], result=POLICY)
     assert "the independent judge has turned down" in admin.get("/p/film-reviews/policies/2/").content.decode()
 
 

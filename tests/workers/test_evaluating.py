@@ -24,9 +24,11 @@ from webapp.projects.models import Prompt
 from webapp.registry.models import Checkpoint
 from webapp.registry.selectors import serving
 from webapp.registry.services import promote, record_checkpoint
-from webapp.runs import services
+from webapp.runs import results
+from webapp.runs.leases import claim
 from webapp.runs.models import Evaluation, EvaluationSample, Run, RunEvent
-from webapp.runs.services import claim, references_of, start_evaluation, start_policy_run
+from webapp.runs.results import references_of
+from webapp.runs.services import start_evaluation, start_policy_run
 from workers.run_files import read_evaluation, run_folder, write_run_directory
 from workers.supervisor import supervise
 
@@ -179,15 +181,15 @@ def test_a_supervisor_that_dies_before_the_end_is_written_leaves_nothing_behind(
     assert cli.train(directory.path, "evaluate") == 0
     found = read_evaluation(held.run, directory.result)
     with monkeypatch.context() as patched:
-        patched.setattr(services, "end", lambda *_: 1 / 0)
+        patched.setattr(results, "end", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            services.succeed(held, outputs=[], result={}, evaluation=found)
+            results.succeed(held, outputs=[], result={}, evaluation=found)
     assert not Evaluation.objects.exists()
     assert not Sample.objects.exists()
-    services.succeed(held, outputs=[], result={}, evaluation=found)
+    results.succeed(held, outputs=[], result={}, evaluation=found)
     assert Evaluation.objects.get().samples.count() == 6
     with pytest.raises(FenceLost):
-        services.succeed(held, outputs=[], result={}, evaluation=found)
+        results.succeed(held, outputs=[], result={}, evaluation=found)
 
 
 def test_altered_samples_are_not_recorded(project, policies):

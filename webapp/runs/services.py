@@ -1,27 +1,15 @@
-"""What changes runs: asking for one, cancelling it, and all that its supervisor reports.
+"""What people ask for: a run of each kind, its cancelling, ratings of simulated raters.
 
-The run row is the truth. A supervisor holds it by a lease, which the database's clock ends, and a fence, a number that
-grows with every claim. Everything that a supervisor writes names its fence and is refused (FenceLost) once another has
-claimed the run, the reaper has given it up or it has ended. So however often a message comes, and however late a
-stopped process wakes up, one at most can write.
-
-  queued -> starting -> running -> succeeded | failed        a lapsed lease: back to queued, or failed after
-  queued -> cancelled   starting, running -> cancelling -> cancelled        RUN_MAX_ATTEMPTS claims without progress
+A run that was asked for waits in its row; who takes it, and what may be written on it then, is told in ``leases.py``.
 """
 
-import logging
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import replace
 from functools import partial
-from typing import Any
 from uuid import UUID
 
-from django.conf import settings
-from django.db import IntegrityError, connection, transaction
-from django.db.models import Case, F, Max, Q, QuerySet, Value, When
-from django.db.models.functions import Coalesce, Now
+from django.db import IntegrityError, transaction
+from django.db.models import Max
+from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 
 from rlhf_core.config import (
@@ -30,7 +18,6 @@ from rlhf_core.config import (
     RewardConfig,
     Settings,
     SFTConfig,
-    settings_from_dict,
     settings_hash,
     settings_to_dict,
 )
@@ -38,7 +25,6 @@ from webapp import queue
 from webapp.accounts.models import User
 from webapp.accounts.services import record_audit
 from webapp.errors import (
-    FenceLost,
     NoHeldOutPrompts,
     NoPolicy,
     NoPrompts,
@@ -47,7 +33,6 @@ from webapp.errors import (
     RequestReused,
     WrongCheckpoint,
 )
-from webapp.feedback.services import NewSample, record_samples
 from webapp.projects.models import Project
 from webapp.projects.selectors import prompts_to_train_on
 from webapp.quality.demonstrations import DemonstrationRules
@@ -55,20 +40,13 @@ from webapp.quality.models import Dataset
 from webapp.quality.selectors import usable_ratings
 from webapp.quality.services import freeze, freeze_demonstrations
 from webapp.registry.models import Checkpoint
-from webapp.registry.selectors import held_out_prompts, policies, serving
-from webapp.registry.services import record_checkpoint, sampling_settings
-from webapp.runs.models import Evaluation, EvaluationSample, Run, RunEvent, RunMetrics, RunOutput, RunSample
-from webapp.runs.selectors import JUDGES, judges_request, parts_of, simulated_ratings, simulating, wants_scores
-
-logger = logging.getLogger(__name__)
+from webapp.registry.selectors import held_out_prompts, serving
+from webapp.runs.leases import database_now
+from webapp.runs.models import Run
+from webapp.runs.notes import note
+from webapp.runs.selectors import JUDGES, judges_request, parts_of, simulated_ratings, simulating
 
 State = Run.State
-HELD = (State.STARTING, State.RUNNING, State.CANCELLING)
-"""The states in which a supervisor holds a run."""
-MAX_MESSAGE_CHARACTERS = 10_000
-
-
-# --- Asking for a run ------------------------------------------------------------------------------------------------
 
 
 def start_reward_run(
@@ -350,398 +328,3 @@ def ask_for_simulated_ratings(*, actor: User | None, project: Project, count: in
         record_audit(actor=actor, action="ratings.simulate", target=project.slug, count=count)
         transaction.on_commit(partial(queue.simulate, project.pk), robust=True)  # a hint: the beat looks too
     return True
-
-
-# --- For the supervisor ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A supervisor's hold on a run; ``run`` is as it was when claimed."""
-
-    run: Run
-    fence: int
-    owner: str
-
-    def held(self) -> QuerySet[Run]:
-        """The run, as a query that is empty once this claim holds no longer."""
-        return Run.objects.filter(pk=self.run.pk, fence=self.fence, state__in=HELD)
-
-
-@dataclass(frozen=True, slots=True)
-class RenewResult:
-    """Whether a claim still holds, and whether somebody asked to cancel the run."""
-
-    alive: bool
-    cancel_requested: bool
-
-
-def claim(run_id: UUID | str, owner: str) -> Claim | None:
-    """Take a run that waits, or whose holder is gone; None where there is nothing to take (finished, held, cancelled).
-
-    One UPDATE, so of any number of supervisors that ask at once one gets it.
-    """
-    lease = timedelta(seconds=settings.RUN_LEASE_SECONDS)
-    may_be_taken = Q(state=State.QUEUED) | (Q(state__in=[State.STARTING, State.RUNNING]) & is_expired(Now()))
-    free = Run.objects.filter(may_be_taken, pk=run_id, cancel_requested_at=None, attempt__lt=settings.RUN_MAX_ATTEMPTS)
-    with transaction.atomic():
-        taken = free.update(
-            state=State.STARTING,
-            lease_owner=owner[:120],
-            lease_until=Now() + lease,
-            fence=F("fence") + 1,
-            attempt=F("attempt") + 1,
-            started_at=Coalesce("started_at", Now()),
-        )
-        if not taken:
-            return None
-        related = ("project", "dataset", "policy", "reward_model", "judge", "serving")
-        run = Run.objects.select_related(*related).get(pk=run_id)
-        note(run, "claimed", f"by {owner}, attempt {run.attempt}")
-    return Claim(run=run, fence=run.fence, owner=owner)
-
-
-def is_expired(now: Any) -> Q:
-    """A lease that is over; one without an end (which no code of ours writes) is over too, not held for ever."""
-    return Q(lease_until__lt=now) | Q(lease_until=None)
-
-
-def renew(claim: Claim) -> RenewResult:
-    """Lengthen the lease; call it every RUN_RENEW_SECONDS. ``alive`` False: stop at once, write nothing more."""
-    with transaction.atomic():
-        lease = timedelta(seconds=settings.RUN_LEASE_SECONDS)
-        if not claim.held().update(lease_until=Now() + lease):
-            return RenewResult(alive=False, cancel_requested=False)
-        asked = Run.objects.values_list("cancel_requested_at", flat=True).get(pk=claim.run.pk)
-    return RenewResult(alive=True, cancel_requested=asked is not None)
-
-
-def record_progress(claim: Claim, *, step: int, total_steps: int | None = None, phase: str = "") -> None:
-    """The training process has spoken: the run is running, and so far it has come."""
-    is_starting = When(state=State.STARTING, then=Value(State.RUNNING))
-    update_held(
-        claim,
-        state=Case(is_starting, default=F("state")),
-        step=step,
-        phase=phase[:40],
-        **({} if total_steps is None else {"total_steps": total_steps}),
-    )
-
-
-def record_metrics(claim: Claim, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
-    """Write metrics by step; a step that comes again replaces what it said before."""
-    by_step = {step: finite(dict(values)) for step, values in rows}
-    with transaction.atomic():
-        lock_held(claim)
-        RunMetrics.objects.bulk_create(
-            [RunMetrics(run=claim.run, step=step, values=values) for step, values in by_step.items()],
-            update_conflicts=True,
-            unique_fields=["run", "step"],
-            update_fields=["values"],
-        )
-
-
-def record_read(claim: Claim, offset: int) -> None:
-    """So many bytes of the run's events are recorded; within the transaction that recorded them."""
-    update_held(claim, events_offset=offset)
-
-
-def record_log(claim: Claim, message: str) -> None:
-    """A line of the run's log."""
-    with transaction.atomic():
-        lock_held(claim)
-        note(claim.run, "log", message, fence=claim.fence)
-
-
-def record_texts(claim: Claim, texts: Iterable[Mapping[str, Any]]) -> None:
-    """What the policy in training wrote: ``step``, ``prompt``, ``response``. A text that comes twice is kept once."""
-    rows = [
-        RunSample(run=claim.run, step=text["step"], prompt=clean(text["prompt"]), response=clean(text["response"]))
-        for text in texts
-    ]
-    with transaction.atomic():
-        lock_held(claim)
-        RunSample.objects.bulk_create(rows, ignore_conflicts=True)
-
-
-def record_saved(claim: Claim, step: int, *, is_further: bool = False) -> None:
-    """The training process has saved its state at ``step``; if that is further than before, attempts count anew.
-
-    ``is_further``: it is, though ``step`` may be the same: a step may take many optimiser steps.
-    """
-    with transaction.atomic():
-        run = lock_held(claim)
-        if step > run.saved_step or is_further:
-            run.saved_step, run.attempt = max(step, run.saved_step), 0
-            run.save(update_fields=["saved_step", "attempt"])
-
-
-@dataclass(frozen=True, slots=True)
-class DrawnAnswer:
-    """A response that an evaluation drew: of which checkpoint (its SHA-256), its score, and how sure that is."""
-
-    checkpoint: str
-    sample: NewSample
-    reward: float | None
-    uncertainty: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluationResult:
-    """What an evaluation run found: the report of result.json, and every response it drew."""
-
-    report: Mapping[str, Any]
-    answers: Sequence[DrawnAnswer]
-
-
-def succeed(
-    claim: Claim,
-    *,
-    outputs: Iterable[Mapping[str, Any]],
-    result: Mapping[str, Any],
-    evaluation: EvaluationResult | None = None,
-    report: Mapping[str, Any] | None = None,
-) -> Run:
-    """Finish a run with what it made: checkpoint rows, their origin and the new state, all or nothing.
-
-    ``outputs`` are those of result.json (``kind`` and ``id``, the checkpoint's SHA-256), ``result`` its metrics; an
-    evaluation's samples and findings are written in the same transaction, so that none comes twice; another run's
-    ``report`` is kept with its numbers.
-    Where a cancel was asked for before the result came, the run ends as cancelled, with no outputs.
-    """
-    with transaction.atomic():
-        run = lock_held(claim)
-        if run.cancel_requested_at:
-            return end(claim, run, State.CANCELLED, "finished after it was cancelled; the result was left out")
-        numbers = finite(dict(result))
-        for output in outputs:
-            checkpoint = record_checkpoint(
-                project=run.project,
-                kind=output["kind"],
-                sha256=output["id"],
-                parent=run.policy if output["kind"] == Checkpoint.Kind.POLICY else None,
-                metrics=numbers,
-            )
-            origin, _ = RunOutput.objects.get_or_create(checkpoint=checkpoint, defaults={"run": run})
-            if origin.run_id != run.pk:
-                note(run, "log", f"this is bit for bit {checkpoint}, which run {origin.run.number} made")
-        if run.kind == Run.Kind.REWARD and wants_scores(run.project):
-            transaction.on_commit(partial(queue.score, run.project_id), robust=True)  # a hint: the beat looks too
-        if evaluation is not None:
-            record_evaluation(run, evaluation)
-        run.result = numbers if report is None else {**numbers, "report": finite(dict(report))}
-        run.save(update_fields=["result"])
-        return end(claim, run, State.SUCCEEDED, "")
-
-
-def record_evaluation(run: Run, found: EvaluationResult) -> Evaluation:
-    """Write down what an evaluation found and drew; within the caller's transaction, which holds the run.
-
-    Raises:
-        WrongCheckpoint: it has answers of a policy that was not asked.
-    """
-    config = settings_from_dict(EvaluateConfig, run.config)
-    sampling = sampling_settings(config.sampling)
-    references = references_of(run)
-    evaluation = Evaluation.objects.create(
-        run=run,
-        checkpoint=run.policy,
-        parent=references.get("parent"),
-        base=references.get("base"),
-        serving=references.get("serving"),
-        reward_model=run.reward_model,
-        sampling=sampling,
-        prompts=found.report["prompts"],
-        metrics=finite(dict(found.report)),
-    )
-    asked = {policy.sha256: policy for policy in (run.policy, *references.values())}
-    by_policy: dict[str, list[DrawnAnswer]] = {}
-    for answer in found.answers:
-        by_policy.setdefault(answer.checkpoint, []).append(answer)
-    for sha256, answers in by_policy.items():
-        if sha256 not in asked:
-            raise WrongCheckpoint(
-                _("The evaluation has answers of checkpoint %(sha256)s, which was not asked.") % {"sha256": sha256[:12]}
-            )
-        samples = record_samples(
-            checkpoint=asked[sha256], sampling=sampling, samples=[answer.sample for answer in answers]
-        )
-        EvaluationSample.objects.bulk_create(
-            [
-                EvaluationSample(
-                    evaluation=evaluation, sample=sample, reward=answer.reward, uncertainty=answer.uncertainty
-                )
-                for sample, answer in zip(samples, answers, strict=True)
-            ],
-            batch_size=500,
-        )
-    return evaluation
-
-
-def references_of(run: Run) -> dict[str, Checkpoint]:
-    """The policies that an evaluation compares its candidate with, by their part (one query, however long the lineage).
-
-    Parent and base follow from the candidate's lineage, which never changes; a base policy has neither.
-    """
-    known = {policy.pk: policy for policy in policies(run.project)}
-    base = parent = known.get(run.policy.parent_id) if run.policy.parent_id else None
-    while base is not None and base.parent_id is not None:
-        base = known[base.parent_id]
-    found = {"parent": parent, "base": base, "serving": run.serving}
-    return {part: policy for part, policy in found.items() if policy is not None and policy != run.policy}
-
-
-def fail(claim: Claim, error: str) -> Run:
-    """Finish a run that cannot go on, with the reason for people; cancelled where a cancel was asked for before."""
-    with transaction.atomic():
-        run = lock_held(claim)
-        state = State.CANCELLED if run.cancel_requested_at else State.FAILED
-        return end(claim, run, state, error)
-
-
-def finish_cancelled(claim: Claim) -> Run:
-    """Finish a run whose training process was stopped because a cancel was asked for."""
-    with transaction.atomic():
-        return end(claim, lock_held(claim), State.CANCELLED, "")
-
-
-def requeue(claim: Claim, *, spend_attempt: bool, reason: str = "") -> Run:
-    """Give a run back, to go on from its last saved state.
-
-    ``spend_attempt``: True after a crash, which counts (the run fails where no attempt is left); False where the
-    worker itself is asked to stop, which does not.
-    """
-    with transaction.atomic():
-        run = lock_held(claim)
-        if run.cancel_requested_at:
-            return end(claim, run, State.CANCELLED, reason)
-        if spend_attempt and run.attempt >= settings.RUN_MAX_ATTEMPTS:
-            return end(claim, run, State.FAILED, given_up(run, reason))
-        run.state, run.lease_owner, run.lease_until = State.QUEUED, "", None
-        run.attempt = run.attempt if spend_attempt else max(run.attempt - 1, 0)
-        run.save(update_fields=["state", "lease_owner", "lease_until", "attempt"])
-        note(run, "requeued", reason)
-        transaction.on_commit(partial(queue.ring, run.pk), robust=True)
-    return run
-
-
-def reap(now: datetime | None = None) -> list[UUID]:
-    """Give up the leases of holders that are gone, and say which runs wait for a worker, longest first.
-
-    A run whose attempts are spent fails, also one that waits while the limit is lowered, since nobody could claim it;
-    one that was being cancelled is cancelled, also where its holder lives and has not stopped for RUN_CANCEL_SECONDS;
-    the others wait again. ``now`` is the database's clock unless a test gives another. Where the database itself has
-    only just started, holders had no chance to renew: then no lease is given up until one lease time after its start.
-    """
-    if now is not None or not database_is_fresh():
-        moment: Any = Now() if now is None else now
-        limit = timedelta(seconds=settings.RUN_CANCEL_SECONDS)
-        does_not_stop = Q(state=State.CANCELLING, cancel_requested_at__lt=moment - limit)
-        lapsed = Run.objects.filter(is_expired(moment) | does_not_stop, state__in=HELD)
-        for run_id in lapsed.order_by("created_at").values_list("pk", flat=True):
-            with transaction.atomic():
-                run = lapsed.select_for_update(no_key=True, skip_locked=True).filter(pk=run_id).first()
-                if run:
-                    give_up_lease(run)
-    spent = Run.objects.filter(state=State.QUEUED, attempt__gte=settings.RUN_MAX_ATTEMPTS)
-    for run_id in spent.values_list("pk", flat=True):
-        with transaction.atomic():
-            run = spent.select_for_update(no_key=True, skip_locked=True).filter(pk=run_id).first()
-            if run:
-                end(None, run, State.FAILED, given_up(run, f"at most {settings.RUN_MAX_ATTEMPTS} are permitted now"))
-    return list(Run.objects.filter(state=State.QUEUED).order_by("created_at").values_list("pk", flat=True))
-
-
-def give_up_lease(run: Run) -> None:
-    """Let a run whose holder is gone wait again, or end it; within the caller's transaction, which holds the row."""
-    message = f"{run.lease_owner or 'its holder'} is gone"
-    if run.cancel_requested_at or run.state == State.CANCELLING:
-        end(None, run, State.CANCELLED, f"{message} or does not stop")
-    elif run.attempt >= settings.RUN_MAX_ATTEMPTS:
-        end(None, run, State.FAILED, given_up(run, message))
-    else:
-        run.state, run.lease_owner, run.lease_until = State.QUEUED, "", None
-        run.save(update_fields=["state", "lease_owner", "lease_until"])
-        note(run, "lost", message)
-
-
-# --- Shared by the above ---------------------------------------------------------------------------------------------
-
-
-def lock_held(claim: Claim) -> Run:
-    """The run as it is now, kept from others until the transaction ends.
-
-    Raises:
-        FenceLost: the claim holds no longer.
-    """
-    related = ("project", "policy", "reward_model", "serving")
-    run = claim.held().select_for_update(no_key=True, of=("self",)).select_related(*related).first()
-    if run is None:
-        raise FenceLost(run=claim.run, fence=claim.fence)
-    return run
-
-
-def update_held(claim: Claim, **values: Any) -> None:
-    """Change the run under its fence, in one statement.
-
-    Raises:
-        FenceLost: the claim holds no longer.
-    """
-    if not claim.held().update(**values):
-        raise FenceLost(run=claim.run, fence=claim.fence)
-
-
-def end(claim: Claim | None, run: Run, state: Run.State, message: str) -> Run:
-    """Bring a locked run into a final state."""
-    run.state, run.lease_owner, run.lease_until, run.finished_at = state, "", None, database_now()
-    run.error = clean(message) if state != State.SUCCEEDED else ""
-    run.save(update_fields=["state", "lease_owner", "lease_until", "finished_at", "error"])
-    note(run, str(state), message)
-    return run
-
-
-def given_up(run: Run, reason: str) -> str:
-    """Why a run fails that was tried too often."""
-    tries = f"given up after {run.attempt} attempts without saved progress between them"
-    return f"{tries}; the last: {reason}" if reason else tries
-
-
-def note(run: Run, kind: str, message: str, fence: int | None = None) -> None:
-    """Append to the run's events."""
-    RunEvent.objects.create(run=run, kind=kind, message=clean(message), fence=run.fence if fence is None else fence)
-
-
-def clean(message: str) -> str:
-    """Text that the database can hold, of bounded length; of a longer one, the end tells more than the beginning."""
-    text = message.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
-    return text if len(text) <= MAX_MESSAGE_CHARACTERS else "... " + text[-MAX_MESSAGE_CHARACTERS:]
-
-
-def finite(values: dict[str, Any]) -> dict[str, Any]:
-    """Values for a JSON column, which has no NaN and no infinity: they become null."""
-    return {name: finite_value(value) for name, value in values.items()}
-
-
-def finite_value(value: Any) -> Any:
-    """One value of ``finite``, however deep."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return finite(value)
-    if isinstance(value, list | tuple):
-        return [finite_value(item) for item in value]
-    return value.replace("\0", "\ufffd") if isinstance(value, str) else value
-
-
-def database_now() -> datetime:
-    """The database's clock, the only one that decides."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT now()")
-        return cursor.fetchone()[0]
-
-
-def database_is_fresh() -> bool:
-    """Whether the database server started less than one lease ago."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT now() - pg_postmaster_start_time()")
-        return cursor.fetchone()[0] < timedelta(seconds=settings.RUN_LEASE_SECONDS)
