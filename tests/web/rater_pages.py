@@ -33,3 +33,7 @@ def look(client: Client, studio: Studio) -> tuple[str, dict[str, str]]:
 
 def texts_of(html: str) -> list[str]:
     return re.findall(r'class="shown"[^>]*>([^<]*)<', html)
+
+
+def checked(html: str) -> list[str]:
+    return re.findall(r'value="([^"]*)"[^>]* checked', html)

@@ -3,11 +3,9 @@
 import re
 
 import pytest
-from django.test import Client
 
 from tests.studio import Studio, open_studio
-from tests.web.test_pages_rate import HTMX, enter, look, url
-from tests.web.test_refused import checked
+from tests.web.rater_pages import HTMX, checked, look, url
 from webapp.feedback.models import Rating, Report, Skip
 from webapp.projects.models import Rule
 
@@ -30,11 +28,6 @@ def studio() -> Studio:
     studio.project.save()
     Rule.objects.create(project=studio.project, text="It is short.")
     return studio
-
-
-@pytest.fixture
-def rater(studio) -> Client:
-    return enter(studio, "ada")
 
 
 def add(studio: Studio, kind: str) -> None:

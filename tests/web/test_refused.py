@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tests.studio import Studio, open_studio
-from tests.web.rater_pages import HTMX, field_of, look, url
+from tests.web.rater_pages import HTMX, checked, field_of, look, url
 from webapp.feedback.models import Presentation, Rating, Report, Skip
 from webapp.projects.models import Rule
 
@@ -30,10 +30,6 @@ def refused(answer, *written: str) -> str:
     assert [piece for piece in written if piece not in html] == []
     assert not Rating.objects.exists()
     return html
-
-
-def checked(html: str) -> list[str]:
-    return re.findall(r'value="([^"]*)"[^>]* checked', html)
 
 
 def test_a_reason_that_is_too_long_is_named_and_stays(studio, rater):
