@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Count, Exists, Max, OuterRef, Q, QuerySet, Subquery
+from django.db.models import Case, Count, Exists, F, Max, OuterRef, Q, QuerySet, Subquery, Value, When
 from django.db.models.functions import Now, TruncDay
 
 from webapp.accounts.models import User
@@ -311,21 +311,18 @@ class QueueCounts:
 
 
 def queue_counts(project: Project) -> QueueCounts:
-    """The state of the queue (two queries: most slots are done, and only of those that wait the mode is looked up)."""
+    """The state of the queue (one query: most slots are done, and only of those that wait the mode is looked up)."""
     slots = Slot.objects.filter(project=project)
-    is_leased = Q(state=Slot.State.LEASED)
-    is_over = Q(lease_until__lt=Now()) | Q(lease_until=None)
-    states = {
-        "open": Q(state=Slot.State.OPEN),
-        "leased": is_leased & ~is_over,
-        "expired": is_leased & is_over,
-        "done": Q(state=Slot.State.DONE),
-        "void": Q(state=Slot.State.VOID),
-    }
-    counts = slots.aggregate(**{name: Count("id", filter=state) for name, state in states.items()})
-    waiting = slots.filter(states["open"] | states["expired"])
-    kinds = waiting.values_list("comparison__kind").order_by("comparison__kind").annotate(count=Count("id"))
-    return QueueCounts(**counts, waiting_kinds=dict(kinds))
+    is_over = Q(state=Slot.State.LEASED) & (Q(lease_until__lt=Now()) | Q(lease_until=None))
+    named = slots.annotate(named=Case(When(is_over, then=Value("expired")), default=F("state")))
+    states = named.order_by().values_list(Value("state"), "named").annotate(count=Count("id"))
+    waiting = slots.filter(is_over | Q(state=Slot.State.OPEN))
+    kinds = waiting.order_by().values_list(Value("kind"), "comparison__kind").annotate(count=Count("id"))
+    found: dict[str, dict[str, int]] = {"state": {}, "kind": {}}
+    for what, name, count in states.union(kinds, all=True):
+        found[what][name] = count
+    counts = {name: found["state"].get(name, 0) for name in ("open", "leased", "expired", "done", "void")}
+    return QueueCounts(**counts, waiting_kinds=dict(sorted(found["kind"].items())))
 
 
 def ratings_of(
