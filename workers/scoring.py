@@ -58,6 +58,8 @@ def ring() -> None:
 
     Called after each tick of this worker, several times a minute, it would else try what has no score again and again.
     """
+    if not queue.hears_nothing("sample"):
+        return  # asked first: the backlog takes some queries a project
     now = time.monotonic()
     ask([project_id for project_id in with_backlog() if resting.get(project_id, now) <= now])
 

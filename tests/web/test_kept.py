@@ -1,12 +1,13 @@
 """Plain forms lose nothing that was begun: by a skip, by a report, or where another tab has judged the item."""
 
 import re
+import uuid
 
 import pytest
 
 from tests.studio import Studio, open_studio
 from tests.web.rater_pages import HTMX, checked, look, url
-from webapp.feedback.models import Rating, Report, Skip
+from webapp.feedback.models import Presentation, Rating, Report, Skip, Slot
 from webapp.projects.models import Rule
 
 pytestmark = pytest.mark.django_db
@@ -168,3 +169,55 @@ def test_what_was_written_into_an_item_that_can_no_longer_be_changed_is_shown_to
     assert 'id="verdict"' not in html
     assert "This was not saved; copy it if you need it." in html
     assert "“Much &lt;i&gt;thought&lt;/i&gt;.”" in html
+
+
+def test_closed_where_no_words_were_written_leads_to_the_next(studio, rater, monkeypatch):
+    add(studio, "rewrite")
+    _, fields = look(rater, studio)
+    rater.post(url(studio), {**fields, "choice": "1"}, headers=HTMX)
+    monkeypatch.setattr("webapp.feedback.selectors.may_revise", lambda *_: False)
+    sent = {**fields, "because": "", "text": "A text. " * 9, "flags": "rude"}
+    assert rater.post(url(studio, "rate/skip/"), sent).status_code == 302, "the answer as it was is not written"
+
+
+def test_what_was_begun_outlives_that_the_item_was_drawn_anew(studio, rater):
+    add(studio, "single")
+    _, fields = look(rater, studio)
+    again = Presentation.objects.get(token=fields["token"])
+    again.pk, again.token = None, uuid.uuid4()
+    again.save()
+    Slot.objects.filter(pk=again.slot_id).update(token=again.token)
+    rater.post(url(studio), {**fields, "token": again.token, "choice": "5"}, headers=HTMX)
+    sent = {**fields, "overall": "2", "axis:helpful": "3", "reason": "A is short.", "because": ""}
+    answer = rater.post(url(studio, "rate/skip/"), sent)
+    html = answer.content.decode()
+    assert answer.status_code == 409
+    assert re.findall(r'name="([^"]*)" value="(\d)" checked', html) == [("overall", "2"), ("axis:helpful", "3")]
+    assert '<p id="reason-order">' in html
+
+
+def test_a_key_that_was_used_for_another_item_costs_nothing(studio, rater):
+    add(studio, "pair")
+    add(studio, "rule")
+    _, first = look(rater, studio)
+    rater.post(url(studio), {**first, "choice": "2"}, headers=HTMX)
+    _, second = look(rater, studio)
+    sent = {**second, "submission_id": first["submission_id"], "choice": "1", "reason": "Written."}
+    answer = rater.post(url(studio), sent)
+    assert answer.status_code == 409
+    assert ">Written.</textarea>" in answer.content.decode()
+    assert Rating.objects.count() == 1
+
+
+@pytest.mark.parametrize("kind", BEGUN)
+def test_enter_presses_no_verdict_on_the_page_that_changes_one_either(studio, rater, kind):
+    add(studio, kind)
+    html, fields = look(rater, studio)
+    default = re.compile(
+        r'<button[^>]* form="verdict"[^>]*>|<button form="verdict"[^>]*>|<button[^>]*name="choice"[^>]*>'
+    )
+    assert "hidden" in default.search(html)[0]
+    sent = {"ranking": "1,2,3", "turns": "1", "rewrite": "1", "single": "5"}.get(kind, "2")
+    rater.post(url(studio), {**fields, "choice": sent}, headers=HTMX)
+    page = rater.get(url(studio, "rate/undo/"), follow=True).content.decode()
+    assert "hidden" in default.search(page)[0]

@@ -83,11 +83,13 @@ class ChoiceForm(forms.Form):
         """What was written to go along with a report."""
         return cleaned(self.data.get("words", ""))
 
-    def unsent(self, *, is_saved_below: bool) -> list[str]:
-        """What was written and has no field on the page that changes a verdict, which has none where it is closed."""
-        said = self.extras
-        texts = [self.report_words] if is_saved_below else [self.report_words, said.reason, said.text, said.quote]
-        return [text for text in texts if text.strip()]
+    def unsent(self, begun: Mapping[str, Any], *, is_saved_below: bool) -> list[str]:
+        """What was written and has no field on the page that changes a verdict, which has none where it is closed.
+
+        ``begun``: of it, what is not as it stood there before (see ``kept.begun``).
+        """
+        beside = [] if is_saved_below else [begun.get(name, "") for name in ("reason", "text", "quote")]
+        return [text for text in (self.report_words, *beside) if text.strip()]
 
     def clean_active_ms(self) -> int | None:
         """A clock of the browser's: what it can not have measured is no reason to refuse the verdict."""

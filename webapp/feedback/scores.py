@@ -97,8 +97,8 @@ def want_no_more(reward_model: Checkpoint, samples: Sequence[UUID]) -> None:
 
     The lock lets whoever makes the queue anew for another reward model wait, and find them all.
     """
-    queue = ScoreQueue.objects.select_for_update(no_key=True).filter(project=reward_model.project_id)
-    if queue.filter(reward_model=reward_model).first() is not None:
+    queue = ScoreQueue.objects.select_for_update(no_key=True).filter(project=reward_model.project_id).first()
+    if queue is not None and queue.reward_model_id == reward_model.pk:
         ScoreWanted.objects.filter(sample__in=samples).delete()
 
 

@@ -402,11 +402,12 @@ def written_answer(rating: Rating) -> WrittenAnswer:
 
 @dataclass(frozen=True, slots=True)
 class RaterRow:
-    """A member of a project and what came of the membership."""
+    """A member of a project and what came of the membership; what was reported is not among the skips."""
 
     membership: Membership
     ratings: int
     skips: int
+    reports: int
     last_rating_at: datetime | None
 
 
@@ -419,11 +420,17 @@ def raters_of(project: Project) -> list[RaterRow]:
         .values_list("rater")
         .annotate(count=Count("id"), last=Max("created_at"))
     }
-    skipped = dict(
-        Skip.objects.filter(comparison__project=project).values_list("rater").annotate(count=Count("id")).order_by()
-    )
+    is_reported = Exists(Report.objects.filter(comparison=OuterRef("comparison"), rater=OuterRef("rater")))
+    passed_by = {
+        rater: (skips, reports)
+        for rater, skips, reports in Skip.objects.filter(comparison__project=project)
+        .order_by()
+        .values_list("rater")
+        .annotate(skips=Count("id", filter=~Q(is_reported)), reports=Count("id", filter=Q(is_reported)))
+    }
     rows = []
     for member in Membership.objects.filter(project=project).select_related("user"):
         count, last = rated.get(member.user_id, (0, None))
-        rows.append(RaterRow(member, ratings=count, skips=skipped.get(member.user_id, 0), last_rating_at=last))
+        skips, reports = passed_by.get(member.user_id, (0, 0))
+        rows.append(RaterRow(member, ratings=count, skips=skips, reports=reports, last_rating_at=last))
     return sorted(rows, key=lambda row: (-row.ratings, row.membership.user.username))

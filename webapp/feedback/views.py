@@ -30,7 +30,7 @@ from webapp.feedback.forms import (
     VerdictForm,
 )
 from webapp.feedback.keys import page_context
-from webapp.feedback.models import Presentation, Rating, load_rankings
+from webapp.feedback.models import Comparison, Presentation, Rating, load_rankings
 from webapp.feedback.modes import mode_of, verdict_in_words
 from webapp.feedback.modes.base import NOTHING_MORE, REASON_LENGTH, Extras
 from webapp.feedback.page_words import page_words
@@ -151,16 +151,32 @@ def show_conflict(request: MemberRequest, project: Project, told: Told, token: u
     What was written into it then stands in the form that changes the verdict: beside what is stored, and not yet saved.
     """
     form = ChoiceForm(request.POST)
-    entry = selectors.own_item(request.user, project, token)
+    try:
+        entry = selectors.own_item(request.user, project, token)
+    except Presentation.DoesNotExist:  # the key of the form was used for another item; this one is still to be judged
+        found = services.find_presentation(rater=request.user, project=project, token=token)
+        return show_again(request, project, told, selectors.shown(found, project), form)
     is_in_place = entry.item.token == token  # else it was drawn anew, perhaps in another order
-    pieces = form.begun(entry.item.kind) if is_in_place else None
+    pieces = form.begun(entry.item.kind) if is_in_place or entry.item.kind != Comparison.Kind.RANKING else None
     begun = kept.begun(entry.item, form.extras, pieces, project)
-    if not begun and not form.report_words:
+    unsent = form.unsent(begun, is_saved_below=entry.may_revise)
+    if not (begun if entry.may_revise else unsent) and not form.report_words:
         return say_and_go_on(request, project, told)
     say(request, JUDGED_BEFORE)
-    choice, extras = kept.added(begun, entry.choice, entry.extras)
-    unsent = form.unsent(is_saved_below=entry.may_revise)
-    return show_judged(request, project, entry, choice, extras, then="rate", status=409, unsent=unsent)
+    choice, extras = entry.choice, entry.extras
+    if entry.may_revise:
+        choice, extras = kept.added(begun, choice, extras)
+    return show_judged(
+        request,
+        project,
+        entry,
+        choice,
+        extras,
+        then="rate",
+        status=409,
+        unsent=unsent,
+        is_other_order=not is_in_place and bool(begun.get("reason")),
+    )
 
 
 def say_and_go_on(request: MemberRequest, project: Project, told: Told | None, to: str = "rate") -> HttpResponse:
@@ -345,7 +361,7 @@ def judged(request: MemberRequest, project: Project, token: uuid.UUID) -> HttpRe
         return show_judged(request, project, entry, choice, extras, then=then)
     say(request, told)  # refused: what was written is shown again
     choice = form.begun(entry.item.kind) or choice
-    unsent = form.unsent(is_saved_below=entry.may_revise)
+    unsent = form.unsent(kept.begun(entry.item, form.extras, choice, project), is_saved_below=entry.may_revise)
     return show_judged(request, project, entry, choice, form.extras, then=then, status=told.status, unsent=unsent)
 
 
@@ -359,10 +375,12 @@ def show_judged(
     then: str,
     status: int = 200,
     unsent: Sequence[str] = (),
+    is_other_order: bool = False,
 ) -> HttpResponse:
     """An item that was judged or passed by, with ``choice`` and ``extras`` in the form that changes it.
 
-    ``unsent``: what was written and has no place in that form.
+    ``unsent``: what was written and has no place in that form. ``is_other_order``: a reason was written when the
+    answers may have stood in another one.
     """
     context = item_context(request, project, entry.item, choice, extras, given=entry.extras.flags) | {
         "entry": entry,
@@ -371,6 +389,7 @@ def show_judged(
         "hours": selectors.REVISION_HOURS,
         "then": then,
         "unsent": unsent,
+        "is_other_order": is_other_order,
         "is_fragment": bool(request.htmx),
     }
     if request.htmx:

@@ -159,7 +159,7 @@ def prompt_counts(project: Project) -> PromptCounts:
 def prompts_of(project: Project, words: str = "") -> QuerySet[Prompt]:
     """A project's prompts, the newest first: all, or those whose text or source has ``words`` in it.
 
-    Each knows as ``times_asked`` of how many items it is the prompt.
+    Each knows as ``times_asked`` of how many items it is the prompt, be they judged or not.
     """
     found = project.prompts.filter(Q(text__icontains=words) | Q(source__icontains=words)) if words else project.prompts
     return found.annotate(times_asked=Count("comparisons")).order_by("-pk")  # the keys rise with time

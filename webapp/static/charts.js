@@ -74,7 +74,7 @@
     return ticks;
   }
 
-  const LEAST_RANGE = { "nats/response": 0.02, "%": 0.02 }; // less is rounding: a first KL of -2e-5 is drawn at 0
+  const LEAST_RANGE = { "nats/response": 0.02, "%": 0.02 }; // a first KL of -2e-5, which is rounding, stands at 0; two percent
 
   /** What the upright axis spans: the values with some room, and never so little that ticks could not be told apart. */
   function rangeOf(low, high, unit) {
@@ -84,10 +84,10 @@
     if (high - low < least) {
       const room = Math.max(least / 2, size * 0.1) || 0.5;
       const middle = (low + high) / 2;
-      return [middle - room, middle + room];
+      return [low >= 0 ? Math.max(0, middle - room) : middle - room, middle + room];
     }
     const room = (high - low) * 0.08;
-    return [low >= 0 && low - room < 0 ? 0 : low - room, high + room];
+    return [low >= 0 ? Math.max(0, low - room) : low - room, high + room];
   }
 
   const square = (root) => Math.round(100 * root * root) / 100;
