@@ -120,7 +120,7 @@ def describe(training: Sequence[Feedback], holdout: Sequence[Feedback]) -> str:
     scores = sum(isinstance(item, ScoredResponse) for item in training)
     return (
         f"training on {len(training) - scores} comparisons and {scores} scores; "
-        f"{len(holdout)} ratings of other prompts are held out"
+        f"held out, of other prompts: {len(holdout)} ratings"
     )
 
 

@@ -86,7 +86,7 @@ def test_a_digit_that_means_nothing_is_answered_with_those_that_do(context, live
         page.keyboard.press("s")
         page.wait_for_function("old => document.querySelector('[name=token]')?.value !== old", arg=token)
     assert said == {
-        "pair": "Y to 7 choose; ? shows all keys",
+        "pair": "Y to 7 and 0 choose; ? shows all keys",
         "single": "Y to 5 choose; ? shows all keys",
         "rewrite": "Y chooses; ? shows all keys",
     }

@@ -367,3 +367,15 @@ def test_reading_the_prompts_takes_as_many_queries_for_many_as_for_few(studio, c
             assert client.get(f"/p/{project.slug}/import/").status_code == 200
         seen.append(len(queries))
     assert seen[0] == seen[1]
+
+
+def test_lines_of_json_below_a_line_of_text_are_not_taken_for_texts_unasked(studio, client):
+    project = studio.project()
+    client.force_login(studio.admin)
+    sent = {"text": 'My aunt said\n{"prompt": "So"}', "format": "", "held_out_percent": 20}
+    refused = client.post(f"/p/{project.slug}/import/", sent)
+    assert refused.status_code == 422
+    assert "Line 2 is an object of JSON" in refused.content.decode()
+    assert not Prompt.objects.exists()
+    assert client.post(f"/p/{project.slug}/import/", {**sent, "format": "text"}).status_code == 302
+    assert Prompt.objects.count() == 2

@@ -49,6 +49,7 @@ def change_password(request: HttpRequest) -> HttpResponse:
     assert isinstance(user, User)
     form_class = PasswordChangeForm if user.has_usable_password() else SetPasswordForm
     form = form_class(user, request.POST or None)
+    next(iter(form.fields.values())).widget.attrs["autofocus"] = True  # SetPasswordForm has none
     if form.is_valid():
         form.save()
         update_session_auth_hash(request, user)  # this log-in stays, the others of this person end

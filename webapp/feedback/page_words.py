@@ -58,6 +58,7 @@ def page_words() -> str:
             "undo_error": _("undo failed (error %(status)s)"),
             "undo_foreign": _("undo failed: reload the page"),
             "digits": _("%(first)s to %(last)s choose; %(help)s shows all keys"),
+            "digits_zero": _("%(first)s to %(last)s and %(zero)s choose; %(help)s shows all keys"),
             "digit": _("%(first)s chooses; %(help)s shows all keys"),
             # rest.js
             "rested": forms(

@@ -1,6 +1,8 @@
 """Forms of projects: create, settings, import, invitations, guideline."""
 
+import json
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -243,6 +245,16 @@ class CreateForm(SettingsForm):
         return cleaned
 
 
+def first_object(text: str) -> int | None:
+    """The number of the first line that is an object of JSON; None: there is none."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip().startswith("{"):
+            with suppress(ValueError, RecursionError):
+                if isinstance(json.loads(line), dict):
+                    return number
+    return None
+
+
 class ImportForm(forms.Form):
     """Prompts from a file or from the clipboard."""
 
@@ -305,6 +317,9 @@ class ImportForm(forms.Form):
             )
         if not cleaned.get("format"):
             cleaned["format"] = self.guess_format(file.name if file else "", text)
+            if cleaned["format"] == "text" and (line := first_object(text)):
+                told = _("Line %(line)s is an object of JSON, the first one is not: choose the format.")
+                self.add_error("format", told % {"line": line})
         return cleaned
 
     @staticmethod

@@ -215,7 +215,8 @@ def prompt_of_json(line: str) -> PromptLine:
         raise LineRefused(_("this is nested too deeply")) from None
     except json.JSONDecodeError as error:
         raise LineRefused(
-            _("this is no JSON: %(msg)s at character %(at)s") % {"msg": error.msg, "at": error.pos + 1}
+            _("this is no JSON: %(msg)s at character %(at)s")
+            % {"msg": error.msg.removesuffix(" at"), "at": error.pos + 1}
         ) from None
     priority = None
     if isinstance(value, dict):

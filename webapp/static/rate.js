@@ -548,7 +548,9 @@ function tellDigits(where) {
   const digits = buttons.map(({ dataset, textContent }) => dataset.reason ?? dataset.key ?? dataset.of ?? textContent);
   const last = Math.max(0, ...digits.map(Number).filter(Boolean));
   if (!last || byId("saved").classList.contains("trouble")) return;
-  say(word(last > 1 ? "digits" : "digit", { first: keyName("1"), last: keyName(String(last)), help: keyName("?") }));
+  const several = digits.includes("0") ? "digits_zero" : "digits";
+  const names = { first: keyName("1"), last: keyName(String(last)), zero: keyName("0"), help: keyName("?") };
+  say(word(last > 1 ? several : "digit", names));
   hintTimer = setTimeout(say, HINT_MS, "");
 }
 
