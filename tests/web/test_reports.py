@@ -17,6 +17,7 @@ from tests.web.rater_pages import HTMX, enter, look, url
 from webapp.accounts.models import Audit
 from webapp.feedback.models import Rating, Report, Skip, Slot
 from webapp.feedback.reports import settle
+from webapp.feedback.selectors import raters_of
 
 pytestmark = pytest.mark.django_db
 
@@ -69,6 +70,8 @@ def test_the_own_list_says_what_was_reported_and_why_apart_from_what_was_skipped
     assert "You reported 1 item." in html
     assert "it &lt;b&gt;names" not in html, "it stands among the ratings"
     assert Report.objects.count() == 2, "an admin still looks at it"
+    row = next(row for row in raters_of(studio.project) if row.ratings)
+    assert (row.ratings, row.skips, row.reports) == (1, 1, 1)
 
 
 def test_a_report_is_kept_once_and_not_of_what_was_judged_or_never_shown(studio, rater):

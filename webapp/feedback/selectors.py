@@ -402,7 +402,7 @@ def written_answer(rating: Rating) -> WrittenAnswer:
 
 @dataclass(frozen=True, slots=True)
 class RaterRow:
-    """A member of a project and what came of the membership; what was reported is not among the skips."""
+    """A member of a project and what came of the membership; what was reported, or judged after all, is no skip."""
 
     membership: Membership
     ratings: int
@@ -420,10 +420,12 @@ def raters_of(project: Project) -> list[RaterRow]:
         .values_list("rater")
         .annotate(count=Count("id"), last=Max("created_at"))
     }
-    is_reported = Exists(Report.objects.filter(comparison=OuterRef("comparison"), rater=OuterRef("rater")))
+    same = {"comparison": OuterRef("comparison"), "rater": OuterRef("rater")}
+    is_reported = Exists(Report.objects.filter(**same))
+    is_judged = Exists(Rating.objects.filter(**same))  # after all
     passed_by = {
         rater: (skips, reports)
-        for rater, skips, reports in Skip.objects.filter(comparison__project=project)
+        for rater, skips, reports in Skip.objects.filter(~is_judged, comparison__project=project)
         .order_by()
         .values_list("rater")
         .annotate(skips=Count("id", filter=~Q(is_reported)), reports=Count("id", filter=Q(is_reported)))
