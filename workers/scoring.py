@@ -16,7 +16,7 @@ from rlhf_core.errors import CheckpointError, QueueFull
 from webapp import queue
 from webapp.feedback.models import NoScore, Sample
 from webapp.feedback.ordering import order_queue
-from webapp.feedback.scores import NewScore, record_no_score, record_scores, without_score
+from webapp.feedback.scores import NewScore, next_without_score, record_no_score, record_scores, without_score
 from webapp.projects.models import Project
 from webapp.registry.models import Checkpoint
 from webapp.runs.selectors import current_reward_model, wants_scores
@@ -109,8 +109,9 @@ def score(
             reward_model = current_reward_model(project)  # anew each time: a newer one may have come
             if reward_model is None:
                 break
-            waiting = without_score(project, reward_model, but_of=policies).exclude(pk__in=unscored.keys())
-            batch = of_one_policy(list(waiting.select_related("checkpoint")[:BATCH_ROWS]))
+            batch = of_one_policy(
+                next_without_score(project, reward_model, BATCH_ROWS, but_of=policies, but=unscored.keys())
+            )
             if not batch:
                 break
             is_late = time.monotonic() > end
@@ -125,6 +126,7 @@ def score(
                     "project %s: %s does not score %s: %s", project.slug, reward_model, batch[0].checkpoint, error
                 )
                 if type(error) in FOR_GOOD:
+                    waiting = without_score(project, reward_model).exclude(pk__in=unscored.keys())
                     of_policy = list(waiting.filter(checkpoint=batch[0].checkpoint_id).values_list("pk", flat=True))
                     record_no_score(reward_model=reward_model, reason=FOR_GOOD[type(error)], samples=of_policy)
                     given_up += len(of_policy)

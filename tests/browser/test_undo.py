@@ -4,7 +4,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser import pictures
-from tests.browser.pages import READY, SAVED, log_in, press, texts
+from tests.browser.pages import READY, SAVED, log_in, press, texts, wait_until_sent
 from tests.studio import PASSWORD
 from webapp.feedback.models import Rating, Slot
 
@@ -76,6 +76,7 @@ def test_the_last_verdict_can_be_undone_when_nothing_is_left(page, address, stud
     studio.add_items(pairs=2)
     page.keyboard.press("4")
     expect(page.locator("h1")).to_have_text("Which continuation is the better review?")
+    wait_until_sent(page)  # the page may have the next item before
     assert list(Rating.objects.order_by("revision").values_list("verdict", flat=True)) == [5, 4]
     press(page, "1")
     expect(page.locator("#progress")).to_have_text("2 rated today")

@@ -12,6 +12,7 @@ from webapp.feedback.models import NoScore, Sample, SampleScore, ScoreWanted
 from webapp.feedback.scores import (
     NewScore,
     may_want_scores,
+    next_without_score,
     open_queue,
     record_no_score,
     record_scores,
@@ -81,7 +82,7 @@ def look(project, reward_model) -> list[Sample]:
     """What a worker asks at each ring and for each batch, which reads no more than it finds; returns the batch."""
     asked = (
         lambda: may_want_scores(project, reward_model),
-        lambda: list(without_score(project, reward_model, but_of={project.pk}).select_related("checkpoint")[:16]),
+        lambda: next_without_score(project, reward_model, 16, but_of={project.pk}, but={project.pk}),
     )
     found = asked[-1]()
     for act in asked:
@@ -104,6 +105,18 @@ def test_those_without_a_score_are_found_and_no_others_looked_at(large, studio):
     newer = studio.checkpoint(large[0], "reward_model")
     assert len(look(large[0], newer)) == 16, "nothing is scored"
     assert ScoreWanted.objects.count() == Sample.objects.filter(checkpoint__project=large[0]).count()
+
+
+def test_a_policy_that_is_left_out_is_stepped_past(studio):
+    project = studio.ready_project()
+    old = [drawn(studio, project) for _ in range(3)]
+    studio.promoted(project)
+    new = [drawn(studio, project) for _ in range(5)]
+    reward_model = studio.checkpoint(project, "reward_model")
+    refused = {new[0].checkpoint_id}
+    assert next_without_score(project, reward_model, 2) == new[:-3:-1]
+    assert next_without_score(project, reward_model, 2, but_of=refused) == old[:0:-1]
+    assert next_without_score(project, reward_model, 9, but_of=refused, but={old[1].pk}) == [old[2], old[0]]
 
 
 # --- Rows ------------------------------------------------------------------------------------------------------------

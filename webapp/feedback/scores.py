@@ -146,6 +146,36 @@ def without_score(project: Project, reward_model: Checkpoint, *, but_of: Collect
     return Sample.objects.filter(wanted__project=project).exclude(checkpoint__in=but_of).order_by("-wanted")
 
 
+def next_without_score(
+    project: Project,
+    reward_model: Checkpoint,
+    count: int,
+    *,
+    but_of: Collection[UUID] = (),
+    but: Collection[UUID] = (),
+) -> list[Sample]:
+    """The first ``count`` of ``without_score``, with their policies; reads no more of the queue than it steps past.
+
+    By key first and the samples then: of the two tables in one statement, PostgreSQL may walk all samples from the
+    newest on, those of other projects too, if it takes what waits for evenly spread among them.
+
+    ``but``: the ids of samples that are left out.
+    """
+    open_queue(project, reward_model)
+    wanted = ScoreWanted.objects.filter(project=project).exclude(sample__in=but).order_by("-sample")
+    found: list[Sample] = []
+    size = count
+    keys = list(wanted.values_list("sample", flat=True)[:size])
+    while keys:
+        samples = Sample.objects.filter(pk__in=keys).exclude(checkpoint__in=but_of)
+        found += samples.select_related("checkpoint").order_by("-pk")
+        if len(found) >= count or len(keys) < size:
+            break
+        size = ROWS_AT_ONCE  # all of a policy that is left out may wait here
+        keys = list(wanted.filter(sample__lt=keys[-1]).values_list("sample", flat=True)[:size])
+    return found[:count]
+
+
 # --- What is read ----------------------------------------------------------------------------------------------------
 
 
