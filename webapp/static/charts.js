@@ -74,7 +74,7 @@
     return ticks;
   }
 
-  const LEAST_RANGE = { "nats/response": 0.02, "%": 0.02 }; // a first KL of -2e-5, which is rounding, stands at 0; two percent
+  const LEAST_RANGE = { "nats/response": 0.02, "%": 0.02 }; // a first KL of -2e-5 is rounding and stands at 0
 
   /** What the upright axis spans: the values with some room, and never so little that ticks could not be told apart. */
   function rangeOf(low, high, unit) {
